@@ -1,0 +1,70 @@
+"""ImageReward: human-preference scores for generated images.
+
+    import imagereward_core as RM
+    model = RM.load("ImageReward-v1.0")
+    model.score("a cat", ["1.png", "2.png"])
+
+Importing this package imports neither torch nor anything else heavy; models load at the first call.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .scorers.base import Scorer
+    from .scorers.imagereward import ImageRewardScorer
+
+__all__ = ["__version__", "available_models", "available_scores", "load", "load_score"]
+
+
+def load(
+    name: str | os.PathLike[str] = "ImageReward-v1.0",
+    device: Any = None,
+    download_root: str | os.PathLike[str] | None = None,
+    med_config: str | os.PathLike[str] | None = None,
+    *,
+    precision: str = "auto",
+    models_dir: str | os.PathLike[str] | None = None,
+) -> ImageRewardScorer:
+    """Load a reward model by registry name or from a .pt/.safetensors file.
+
+    device: torch device or its name; default CUDA if there is one, else CPU. precision: "auto" (fp16 on CUDA, else fp32),
+    "fp32", "fp16", "bf16". download_root, models_dir: folders to look in first. med_config: BERT config JSON as the
+    reference takes it; only needed for a checkpoint of another text size that carries no config of its own.
+    Raises ModelNotFoundError, WeightsError, DownloadError, ConfigError.
+    """
+    from .scorers.imagereward import load_imagereward
+
+    return load_imagereward(name, device=device, download_root=download_root, med_config=med_config, precision=precision, models_dir=models_dir)
+
+
+def load_score(
+    name: str = "CLIP",
+    device: Any = None,
+    download_root: str | os.PathLike[str] | None = None,
+    *,
+    precision: str = "auto",
+    models_dir: str | os.PathLike[str] | None = None,
+) -> Scorer:
+    """Load one of `available_scores()`; the arguments are those of `load`."""
+    from .scorers import load_scorer
+
+    return load_scorer(name, device=device, download_root=download_root, precision=precision, models_dir=models_dir)
+
+
+def available_models() -> list[str]:
+    """Names of the reward models `load` knows."""
+    from .registry import names
+
+    return names("imagereward")
+
+
+def available_scores() -> list[str]:
+    """Names of the other scorers `load_score` knows."""
+    from .registry import names
+
+    return [name for name in names() if name not in names("imagereward")]

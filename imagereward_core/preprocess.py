@@ -1,0 +1,146 @@
+"""Images to normalised pixels, exactly as the published preprocessing does it, and a differentiable twin for tensors.
+
+Order matters: shorter side to `size` with bicubic resampling on the image *in its own mode* (Pillow samples palette images
+with nearest neighbour, RGBA with premultiplied alpha), centre crop, then RGB, then CLIP's mean and standard deviation.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from .errors import ImageError
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP (Radford et al. 2021)
+STD = (0.26862954, 0.26130258, 0.27577711)
+HUGE = 1 << 24  # pixels of the resized image above which only the part that survives the crop is resampled
+
+
+def open_image(source: Any, exif_transpose: bool = False) -> Image.Image:
+    """A PIL image from a PIL image, a path or a numpy array [H, W], [H, W, 1|3|4] of uint8; first frame of animations.
+
+    `exif_transpose` turns the image as its camera says; the published model was trained without, so it is off.
+    Raises ImageError with the path and the cause for whatever cannot be read.
+    """
+    from PIL import Image, ImageOps
+
+    if isinstance(source, Image.Image):
+        image, name = source, getattr(source, "filename", "") or "image"
+    elif isinstance(source, (str, os.PathLike)):
+        name = os.fspath(source)
+        image = _open_file(name)
+    elif type(source).__module__ == "numpy" and hasattr(source, "dtype"):
+        image, name = _from_array(source), "array"
+    else:
+        raise ImageError(f"an image must be a PIL image, a path or a numpy array, found {type(source).__name__}")
+    try:
+        image.load()
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ImageError(f"cannot read {name}: {error}. The file is damaged or incomplete; save it again or leave it out") from error
+    if exif_transpose:
+        image = ImageOps.exif_transpose(image)
+    return _eight_bit(image, str(name))
+
+
+def _open_file(path: str) -> Image.Image:
+    from PIL import Image
+
+    if os.path.isdir(path):
+        raise ImageError(f"{path} is a folder: pass the image files in it")
+    try:
+        if os.path.getsize(path) == 0:
+            raise ImageError(f"{path} is empty (0 bytes)")
+        return Image.open(path)
+    except FileNotFoundError as error:
+        raise ImageError(f"no such image: {path}") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path} is larger than Pillow's safety limit: {error}") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"{path} is not an image that Pillow {_pillow_version()} can read: {error}") from error
+
+
+def _pillow_version() -> str:
+    import PIL
+
+    return PIL.__version__
+
+
+def _from_array(array: Any) -> Image.Image:
+    from PIL import Image
+
+    shape = tuple(array.shape)
+    if str(array.dtype) != "uint8" or len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3, 4)) or 0 in shape:
+        raise ImageError(f"a numpy image must be uint8 [height, width, 3], found {array.dtype} {list(shape)}")
+    return Image.fromarray(array[:, :, 0] if len(shape) == 3 and shape[2] == 1 else array)
+
+
+def _eight_bit(image: Image.Image, name: str) -> Image.Image:
+    """16-bit greyscale becomes 8-bit by its high byte; Pillow's own conversion would clip it to white."""
+    if image.mode == "F":
+        raise ImageError(f"{name} holds floating-point pixels of unknown range: convert it to 8 bits first")
+    if image.mode == "I" or image.mode.startswith("I;"):
+        return image.convert("I").point(lambda value: value / 256).convert("L")
+    return image
+
+
+def resize_and_crop(image: Image.Image, size: int = 224) -> Image.Image:
+    """Shorter side to `size` (longer side truncated to an integer), then the centre `size` × `size`, as RGB."""
+    from PIL import Image
+
+    width, height = image.size
+    short = min(width, height)
+    new_width, new_height = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
+    left, top = round((new_width - size) / 2), round((new_height - size) / 2)
+    if new_width * new_height > HUGE:
+        scale_x, scale_y = width / new_width, height / new_height
+        box = (left * scale_x, top * scale_y, (left + size) * scale_x, (top + size) * scale_y)
+        image = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    else:
+        if short != size:
+            image = image.resize((new_width, new_height), Image.Resampling.BICUBIC)
+        image = image.crop((left, top, left + size, top + size))
+    with warnings.catch_warnings():  # "palette images with transparency expressed in bytes": dropped on purpose, as published
+        warnings.simplefilter("ignore", UserWarning)
+        return image.convert("RGB")
+
+
+def pil_to_pixels(image: Image.Image, size: int = 224) -> torch.Tensor:
+    """A PIL image → normalised pixels [3, size, size], float32."""
+    import numpy as np
+    import torch
+
+    array = np.array(resize_and_crop(image, size), dtype=np.uint8)  # [S, S, 3]
+    pixels = torch.from_numpy(array).permute(2, 0, 1).contiguous().float().div_(255)
+    return normalize(pixels)
+
+
+def normalize(pixels: torch.Tensor) -> torch.Tensor:
+    """Values in [0, 1], [..., 3, H, W] → CLIP-normalised."""
+    mean = pixels.new_tensor(MEAN).view(3, 1, 1)
+    std = pixels.new_tensor(STD).view(3, 1, 1)
+    return (pixels - mean) / std
+
+
+def tensor_to_pixels(images: torch.Tensor, size: int = 224) -> torch.Tensor:
+    """Differentiable twin of `pil_to_pixels`: [B, 3, H, W] in [0, 1] → normalised [B, 3, size, size], float32.
+
+    Resampling runs in fp32 with antialiasing, which stays within 2/255 of Pillow's 8-bit result.
+    """
+    import torch.nn.functional as F
+
+    if images.dim() != 4 or images.shape[1] != 3:
+        raise ImageError(f"expected images [B, 3, H, W] in [0, 1], found {list(images.shape)}")
+    images = images.float()
+    height, width = images.shape[-2:]
+    if min(height, width) != size:
+        target = (int(size * height / width), size) if width <= height else (size, int(size * width / height))
+        images = F.interpolate(images, target, mode="bicubic", antialias=True, align_corners=False)
+        images = images.clamp(0, 1)  # bicubic overshoots; Pillow clips to 8 bits
+    height, width = images.shape[-2:]
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return normalize(images[..., top : top + size, left : left + size])

@@ -1,0 +1,116 @@
+"""ONE table of models: where each comes from, what it weighs, what its numbers mean. A new scorer is one entry here and
+one file in `scorers/`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .errors import ModelNotFoundError
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file of a model. `repo` is a Hugging Face repository id, or empty where `url` says it all.
+
+    `size` in bytes and `sha256` are what we know of the file ourselves; what is None is taken from the hub's own metadata
+    at download. `about` is the rounded size in bytes, for messages and the free-space check before anything is asked.
+    """
+
+    filename: str
+    repo: str = ""
+    url: str = ""
+    revision: str = "main"
+    about: int = 0
+    size: int | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A scorer. `mean` and `std` describe its raw scores on the data it was standardised on, None where nobody published them."""
+
+    name: str
+    kind: str
+    sources: tuple[Source, ...]
+    licence: str
+    description: str
+    mean: float | None = None
+    std: float | None = None
+    higher_is_better: bool = True
+    uses_prompt: bool = True
+    differentiable: bool = True
+
+
+CLIP_L14 = tuple(
+    Source(filename, repo="openai/clip-vit-large-patch14", about=about)
+    for filename, about in (
+        ("model.safetensors", 1_710_000_000),
+        ("config.json", 5_000),
+        ("tokenizer.json", 2_230_000),
+    )
+)
+
+MODELS = (
+    ModelInfo(
+        name="ImageReward-v1.0",
+        kind="imagereward",
+        sources=(Source("ImageReward.pt", repo="THUDM/ImageReward", about=1_790_000_000),),
+        licence="Apache-2.0",
+        description="ImageReward (Xu et al. 2023): BLIP-large trained on 137k expert comparisons; mean 0, std 1 on the authors' data",
+        mean=0.0,
+        std=1.0,
+    ),
+    ModelInfo(
+        name="CLIP",
+        kind="clip",
+        sources=CLIP_L14,
+        licence="MIT",
+        description="Cosine of CLIP ViT-L/14 text and image features (Radford et al. 2021)",
+    ),
+    ModelInfo(
+        name="BLIP",
+        kind="blip",
+        sources=(
+            Source(
+                "model_large.pth",
+                url="https://storage.googleapis.com/sfr-vision-language-research/BLIP/models/model_large.pth",
+                about=1_920_000_000,
+            ),
+        ),
+        licence="BSD-3-Clause",
+        description="Cosine of BLIP-large's image-text contrast (Li et al. 2022)",
+    ),
+    ModelInfo(
+        name="Aesthetic",
+        kind="aesthetic",
+        sources=(
+            Source(
+                "sac+logos+ava1-l14-linearMSE.pth",
+                url="https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main/sac%2Blogos%2Bava1-l14-linearMSE.pth",
+                about=3_714_759,
+                size=3_714_759,
+                sha256="21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0",
+            ),
+            *CLIP_L14,
+        ),
+        licence="Apache-2.0",
+        description="LAION aesthetic head (1 to 10) on CLIP ViT-L/14 image features; it does not read the prompt",
+        uses_prompt=False,
+    ),
+)
+
+
+def names(kind: str | None = None) -> list[str]:
+    """Names in the order of the table, of one kind or of all."""
+    return [info.name for info in MODELS if kind in (None, info.kind)]
+
+
+def get(name: str) -> ModelInfo:
+    """The entry of that name (exact, then ignoring case). Raises ModelNotFoundError naming what there is."""
+    for info in MODELS:
+        if info.name == name:
+            return info
+    for info in MODELS:
+        if info.name.lower() == str(name).lower():
+            return info
+    raise ModelNotFoundError(f"no model is called {name!r}; there are {', '.join(names())}, and any path to a .pt or .safetensors file")

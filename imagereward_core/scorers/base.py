@@ -1,0 +1,191 @@
+"""What every scorer can do. A scorer says how to encode images and prompts and how to combine them; reading files,
+batching, sharing work between pairs and checking the result live here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError, PromptError, ScoreError
+from ..preprocess import open_image, pil_to_pixels, tensor_to_pixels
+from ..registry import ModelInfo
+from ..tokenizer import check_prompt
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+Progress = Callable[[int, int], None]
+
+
+def pick_device(device: Any = None) -> torch.device:
+    """The device asked for; by default CUDA where there is one, else the CPU."""
+    return torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype of the weights. "auto" is fp16 on CUDA and fp32 elsewhere."""
+    if precision == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if precision not in DTYPES:
+        raise ConfigError(f"precision must be auto, {', '.join(DTYPES)}; found {precision!r}")
+    return DTYPES[precision]
+
+
+def as_list(images: Any) -> tuple[list[Any], bool]:
+    """(images as a list, whether one image was given on its own)."""
+    if isinstance(images, (list, tuple)):
+        return list(images), False
+    return [images], True
+
+
+class Scorer(ABC):
+    """Scores images against prompts. Higher is better. Images: PIL, path, numpy uint8 [H, W, 3]."""
+
+    def __init__(self, net: nn.Module, info: ModelInfo, device: torch.device, *, batch_size: int = 8, size: int = 224):
+        self.net = net
+        self.info = info
+        self.device = device
+        self.batch_size = batch_size
+        self.size = size
+        self.exif_transpose = False
+
+    @property
+    def name(self) -> str:
+        """The name that is shown and stored beside scores."""
+        return self.info.name
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """dtype of the pixels the network takes."""
+        return next(self.net.parameters()).dtype
+
+    def to(self, device: Any) -> Scorer:
+        """Move the weights; scores are the same on every device up to rounding."""
+        self.device = torch.device(device)
+        self.net.to(self.device)
+        return self
+
+    # --- what a scorer defines -------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """[B, 3, S, S] → features [B, …]; computed once per image."""
+
+    @abstractmethod
+    def combine(self, prompts: Sequence[str], images: Tensor) -> Tensor:
+        """N prompts with N feature rows → scores [N]. One prompt serves many rows, one row serves many prompts."""
+
+    # --- scoring ---------------------------------------------------------------------------------------------------
+
+    def score(self, prompt: str, images: Any, *, progress: Progress | None = None) -> float | list[float]:
+        """Score images against one prompt: one image gives a float, a list gives a list of floats."""
+        check_prompt(prompt)
+        items, single = as_list(images)
+        scores = self.score_pairs([prompt] * len(items), items, progress=progress)
+        return scores[0] if single else scores
+
+    def inference_rank(self, prompt: str, images: Sequence[Any]) -> tuple[list[int], list[float]]:
+        """(ranking, scores) of the images in their order; rank 1 is the best, equal scores rank in order of appearance."""
+        items, _ = as_list(images)
+        scores = self.score_pairs([prompt] * len(items), items)
+        order = sorted(range(len(items)), key=lambda index: -scores[index])
+        ranking = [0] * len(items)
+        for rank, index in enumerate(order, start=1):
+            ranking[index] = rank
+        return ranking, scores
+
+    def score_matrix(self, prompts: Sequence[str], images: Sequence[Any]) -> list[list[float]]:
+        """Every prompt with every image: one row of scores per prompt. Each image is encoded once."""
+        prompts, images = list(prompts), list(images)
+        flat = self.score_pairs([p for _ in images for p in prompts], [image for image in images for _ in prompts])
+        return [flat[row :: len(prompts)] for row in range(len(prompts))]
+
+    def score_pairs(self, prompts: Sequence[str], images: Sequence[Any], *, progress: Progress | None = None) -> list[float]:
+        """N prompts with N images, pair by pair. `progress(done, total)` is called after each batch of images.
+
+        An image that occurs several times in a row (the same object or path) is read and encoded once.
+        Raises PromptError if the numbers differ, ImageError for an unreadable image, ScoreError for NaN.
+        """
+        if isinstance(prompts, str) or isinstance(images, (str, os.PathLike)):
+            raise PromptError("score_pairs takes a list of prompts and a list of images; for one prompt use score(prompt, images)")
+        prompts, images = [check_prompt(prompt) for prompt in prompts], list(images)
+        if len(prompts) != len(images):
+            raise PromptError(f"score_pairs needs one prompt per image, found {len(prompts)} prompts and {len(images)} images")
+        runs: list[list[int]] = []  # pairs that share one image
+        for index, image in enumerate(images):
+            if runs and _same(image, images[runs[-1][0]]):
+                runs[-1].append(index)
+            else:
+                runs.append([index])
+        scores: list[float] = []
+        with torch.no_grad():
+            for chunk, pixels in self._batches(runs, images):
+                features = self.encode_images(pixels)
+                for row, run in _groups(chunk, prompts):
+                    for start in range(0, len(run), self.batch_size):
+                        part = run[start : start + self.batch_size]
+                        scores += self._combine(prompts, part, features[row])
+                if progress:
+                    progress(len(scores), len(images))
+        return scores
+
+    def _combine(self, prompts: list[str], part: list[int], features: Tensor) -> list[float]:
+        texts = [prompts[index] for index in part]
+        values = self.combine(texts[:1] if len(set(texts)) == 1 else texts, features).float()
+        if not torch.isfinite(values).all():
+            raise ScoreError(f"{self.name} returned {values.tolist()}: the weights are damaged or {self.dtype} is too narrow for them; try precision fp32")
+        return values.tolist()
+
+    def _batches(self, runs: list[list[int]], images: list[Any]) -> Iterator[tuple[list[list[int]], Tensor]]:
+        """Batches of distinct images with their pixels; the next batch is read while this one is computed."""
+        chunks = [runs[start : start + self.batch_size] for start in range(0, len(runs), self.batch_size)]
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="imagereward-read") as pool:
+            pending = pool.submit(self._read, [images[run[0]] for run in chunks[0]]) if chunks else None
+            for index, chunk in enumerate(chunks):
+                pixels = pending.result()
+                if index + 1 < len(chunks):
+                    pending = pool.submit(self._read, [images[run[0]] for run in chunks[index + 1]])
+                yield chunk, pixels.to(self.device, self.dtype)
+
+    def _read(self, images: list[Any]) -> Tensor:
+        return torch.stack([pil_to_pixels(open_image(image, self.exif_transpose), self.size) for image in images])
+
+    # --- gradients -------------------------------------------------------------------------------------------------
+
+    def differentiable(self, prompts: Sequence[str], images: Tensor) -> Tensor:
+        """Scores [B] of images [B, 3, H, W] in [0, 1] with a gradient to the images (for reward fine-tuning)."""
+        pixels = self.pixels_from_tensor(images)
+        return self.combine([check_prompt(prompt) for prompt in prompts], self.encode_images(pixels)).float()
+
+    def pixels_from_tensor(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] in [0, 1] → the network's pixels, differentiable."""
+        return tensor_to_pixels(images.to(self.device), self.size).to(self.dtype)
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or (isinstance(a, (str, os.PathLike)) and isinstance(b, (str, os.PathLike)) and os.fspath(a) == os.fspath(b))
+
+
+def _groups(chunk: list[list[int]], prompts: list[str]) -> Iterator[tuple[slice, list[int]]]:
+    """(feature rows, pairs) that can be combined in one call: a whole batch of single pairs, or one image's many prompts."""
+    start = 0
+    for end in range(1, len(chunk) + 1):
+        if len(chunk[end - 1]) > 1:
+            if start < end - 1:
+                yield slice(start, end - 1), [run[0] for run in chunk[start : end - 1]]
+            yield slice(end - 1, end), chunk[end - 1]
+            start = end
+    if start < len(chunk):
+        yield slice(start, len(chunk)), [run[0] for run in chunk[start:]]
+
+
+@contextlib.contextmanager
+def building() -> Iterator[None]:
+    """Weights made under a host's inference mode could never be moved or trained later: leave it while building."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield

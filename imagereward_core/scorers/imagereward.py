@@ -1,0 +1,103 @@
+"""ImageReward: the published model, or any checkpoint of its form that this project trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import registry, weights
+from ..config import METADATA_KEY, ModelConfig, TextConfig
+from ..errors import ConfigError
+from ..model import ALLOWED_MISSING, RewardModel
+from ..tokenizer import tokenize
+from .base import Scorer, building, pick_device, pick_dtype
+
+
+class ImageRewardScorer(Scorer):
+    """Scores with a RewardModel. `net` is the torch module."""
+
+    net: RewardModel
+
+    def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """(input_ids, attention_mask) [B, T] on the scorer's device."""
+        ids, mask = tokenize(prompts, self.net.config.max_tokens)
+        return ids.to(self.device), mask.to(self.device)
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        return self.net.encode_image(pixels)
+
+    def combine(self, prompts: Sequence[str], images: Tensor) -> Tensor:
+        return self.net.head(self.net.features(*self.tokenize(prompts), images))[:, 0]
+
+    def reward(self, input_ids: Tensor, attention_mask: Tensor, pixels: Tensor) -> Tensor:
+        """Reward [B, 1] with gradient, from token ids [B, T] and preprocessed pixels [B, 3, S, S]."""
+        return self.net(input_ids, attention_mask, pixels.to(self.dtype))
+
+    score_gard = reward  # the reference's spelling, kept for its callers
+
+
+def text_config(med_config: str | os.PathLike[str]) -> TextConfig:
+    """The text encoder's sizes from a BERT config JSON in the reference's format (BLIP's med_config.json)."""
+    try:
+        with open(med_config, encoding="utf-8") as file:
+            data = json.load(file)
+        return TextConfig(
+            vocab_size=data["vocab_size"],
+            width=data["hidden_size"],
+            depth=data["num_hidden_layers"],
+            heads=data["num_attention_heads"],
+            intermediate=data["intermediate_size"],
+            max_positions=data["max_position_embeddings"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"med_config {os.fspath(med_config)} is not a BERT config: {type(error).__name__}: {error}") from error
+
+
+def build(state: dict[str, Tensor], config: ModelConfig, dtype: torch.dtype, device: torch.device, path: str) -> RewardModel:
+    """A RewardModel on `device` holding `state`. No weight is initialised or copied that need not be; head in fp32."""
+    with building():
+        with torch.device("meta"):
+            net = RewardModel(config)
+        state = weights.checked(state, net, ALLOWED_MISSING, path)
+        for key in ALLOWED_MISSING:
+            if key not in state:
+                state[key] = torch.arange(config.text.max_positions).expand(1, -1).clone()
+        for key, tensor in state.items():
+            if tensor.is_floating_point():
+                state[key] = tensor.to(device, torch.float32 if key.startswith("mlp.") else dtype)
+            else:
+                state[key] = tensor.to(device)
+        net.load_state_dict(state, strict=True, assign=True)
+    return net.eval().requires_grad_(False)
+
+
+def load_imagereward(
+    name: str | os.PathLike[str],
+    *,
+    device: Any = None,
+    download_root: str | os.PathLike[str] | None = None,
+    med_config: str | os.PathLike[str] | None = None,
+    precision: str = "auto",
+    models_dir: str | os.PathLike[str] | None = None,
+) -> ImageRewardScorer:
+    """See `imagereward_core.load`."""
+    device = pick_device(device)
+    dtype = pick_dtype(precision, device)
+    if os.path.exists(name):
+        path = os.fspath(name)
+        info = dataclasses.replace(registry.MODELS[0], name=os.path.splitext(os.path.basename(path))[0], sources=(), description=f"reward model from {path}")
+    else:
+        info = registry.get(str(name))
+        path = os.fspath(weights.locate(info.sources[0], download_root=download_root, models_dir=models_dir))
+    state, metadata = weights.read_state(path)
+    config = ModelConfig.from_json(metadata[METADATA_KEY]) if METADATA_KEY in metadata else ModelConfig()
+    if med_config is not None:
+        config = dataclasses.replace(config, text=text_config(med_config))
+    net = build(state, config, dtype, device, path)
+    return ImageRewardScorer(net, info, device, size=config.vision.image_size)
