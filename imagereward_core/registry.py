@@ -13,13 +13,14 @@ class Source:
     """One file of a model. `repo` is a Hugging Face repository id, or empty where `url` says it all.
 
     `size` in bytes and `sha256` are what we know of the file ourselves; what is None is taken from the hub's own metadata
-    at download. `about` is the rounded size in bytes, for messages and the free-space check before anything is asked.
+    at download. `folder` keeps apart what has the same name in many models. `about` is the rounded size in bytes, for messages and the free-space check before anything is asked.
     """
 
     filename: str
     repo: str = ""
     url: str = ""
     revision: str = "main"
+    folder: str = ""
     about: int = 0
     size: int | None = None
     sha256: str | None = None
@@ -42,7 +43,7 @@ class ModelInfo:
 
 
 CLIP_L14 = tuple(
-    Source(filename, repo="openai/clip-vit-large-patch14", about=about)
+    Source(filename, repo="openai/clip-vit-large-patch14", folder="clip-vit-large-patch14", about=about)
     for filename, about in (
         ("model.safetensors", 1_710_000_000),
         ("config.json", 5_000),
