@@ -49,9 +49,7 @@ class ModelInfo:
     differentiable: bool = True
 
 
-CLIP_L14 = Source(
-    "model.safetensors", repo="openai/clip-vit-large-patch14", local="clip-vit-large-patch14.safetensors", about=1_710_000_000
-)
+CLIP_L14 = Source("model.safetensors", repo="openai/clip-vit-large-patch14", local="clip-vit-large-patch14.safetensors", about=1_710_000_000)
 
 MODELS = (
     ModelInfo(

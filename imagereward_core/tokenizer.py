@@ -31,7 +31,7 @@ def _wordpiece():
 def check_prompt(prompt: object) -> str:
     """The prompt itself, or PromptError naming what came instead of a string."""
     if not isinstance(prompt, str):
-        raise PromptError(f"a prompt must be a string, found {type(prompt).__name__}: pass \"\" to score an image without one")
+        raise PromptError(f'a prompt must be a string, found {type(prompt).__name__}: pass "" to score an image without one')
     return prompt
 
 

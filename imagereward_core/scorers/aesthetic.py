@@ -34,14 +34,15 @@ class AestheticScorer(ClipScorer):
         return scores.expand(len(prompts)) if len(scores) == 1 else scores
 
 
+@building()
 def build_head(state: dict[str, Tensor], device: torch.device, path: str) -> RewardHead:
     """The head with its weights, fp32."""
-    with building():
-        head = RewardHead(L14_PROJECTION, HIDDEN)
-        head.load_state_dict(weights.checked(state, head, (), path), strict=True)
+    head = RewardHead(L14_PROJECTION, HIDDEN)
+    head.load_state_dict(weights.checked(state, head, (), path), strict=True)
     return head.to(device).eval().requires_grad_(False)
 
 
+@building()
 def load_aesthetic(
     name: str = "Aesthetic",
     *,

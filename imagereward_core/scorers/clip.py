@@ -53,29 +53,28 @@ def clip_config(text: dict[str, int], vision: dict[str, int], projection: int) -
             f"the CLIP and Aesthetic scorers need the package transformers, which cannot be imported here ({error}): "
             "install transformers>=4.30, or use ImageReward or BLIP, which do without"
         ) from error
-    text = {**text, "projection_dim": projection, "hidden_act": "quick_gelu"}
-    vision = {**vision, "projection_dim": projection, "hidden_act": "quick_gelu"}
-    return CLIPConfig(text_config=text, vision_config=vision, projection_dim=projection)
+    shared: dict[str, Any] = {"projection_dim": projection, "hidden_act": "quick_gelu"}
+    return CLIPConfig(text_config=text | shared, vision_config=vision | shared, projection_dim=projection)
 
 
+@building()
 def build_clip(state: dict[str, Tensor], config: Any, dtype: torch.dtype, device: torch.device, path: str) -> CLIPModel:
     """A CLIPModel on `device` holding `state` (Hugging Face key names)."""
     from transformers import CLIPModel
 
-    with building():
-        with torch.device("meta"):
-            net = CLIPModel(config)
-        missing = [key for key in net.state_dict() if CONSTANT.match(key)]
-        state = {key: tensor for key, tensor in state.items() if not CONSTANT.match(key)}
-        state = weights.checked(state, net, missing, path)
-        for key in missing:
-            state[key] = torch.arange(net.state_dict()[key].shape[-1]).expand(1, -1).clone()
-        state = {key: tensor.to(device, dtype if tensor.is_floating_point() else None) for key, tensor in state.items()}
-        net.load_state_dict(state, strict=True, assign=True)
-        for part in net.modules():  # buffers that are in no checkpoint are still on the meta device
-            for name, buffer in part.named_buffers(recurse=False):
-                if buffer.is_meta:
-                    setattr(part, name, torch.arange(buffer.shape[-1], device=device).expand(1, -1).clone())
+    with torch.device("meta"):
+        net = CLIPModel(config)
+    missing = [key for key in net.state_dict() if CONSTANT.match(key)]
+    state = {key: tensor for key, tensor in state.items() if not CONSTANT.match(key)}
+    state = weights.checked(state, net, missing, path)
+    for key in missing:
+        state[key] = torch.arange(net.state_dict()[key].shape[-1]).expand(1, -1).clone()
+    state = {key: tensor.to(device, dtype if tensor.is_floating_point() else None) for key, tensor in state.items()}
+    net.load_state_dict(state, strict=True, assign=True)
+    for part in net.modules():  # buffers that are in no checkpoint are still on the meta device
+        for name, buffer in part.named_buffers(recurse=False):
+            if buffer.is_meta:
+                setattr(part, name, torch.arange(buffer.shape[-1], device=device).expand(1, -1).clone())
     return net.eval().requires_grad_(False)
 
 
@@ -86,6 +85,7 @@ def load_clip_net(source: registry.Source, device: torch.device, precision: str,
     return build_clip(weights.read_state(path)[0], config, pick_dtype(precision, device), device, path)
 
 
+@building()
 def load_clip(
     name: str = "CLIP",
     *,

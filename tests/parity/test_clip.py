@@ -42,10 +42,23 @@ def pair():
     from imagereward_core.scorers.clip import ClipScorer, build_clip, clip_config
 
     torch.manual_seed(0)
-    theirs = original("model").CLIP(
-        embed_dim=48, image_resolution=56, vision_layers=2, vision_width=64, vision_patch_size=14,
-        context_length=77, vocab_size=49408, transformer_width=64, transformer_heads=1, transformer_layers=2,
-    ).float().eval()
+    theirs = (
+        original("model")
+        .CLIP(
+            embed_dim=48,
+            image_resolution=56,
+            vision_layers=2,
+            vision_width=64,
+            vision_patch_size=14,
+            context_length=77,
+            vocab_size=49408,
+            transformer_width=64,
+            transformer_heads=1,
+            transformer_layers=2,
+        )
+        .float()
+        .eval()
+    )
     for parameter in theirs.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.2 if parameter.shape[0] != 49408 else 1.0)
@@ -68,7 +81,11 @@ def hub_names(state):
         "vision_model.embeddings.patch_embedding.weight": state["visual.conv1.weight"],
         "vision_model.embeddings.position_embedding.weight": state["visual.positional_embedding"],
     }
-    for old, new in (("ln_final", "text_model.final_layer_norm"), ("visual.ln_pre", "vision_model.pre_layrnorm"), ("visual.ln_post", "vision_model.post_layernorm")):
+    for old, new in (
+        ("ln_final", "text_model.final_layer_norm"),
+        ("visual.ln_pre", "vision_model.pre_layrnorm"),
+        ("visual.ln_post", "vision_model.post_layernorm"),
+    ):
         for part in ("weight", "bias"):
             out[f"{new}.{part}"] = state[f"{old}.{part}"]
     for old, new in (("transformer", "text_model"), ("visual.transformer", "vision_model")):
@@ -77,7 +94,13 @@ def hub_names(state):
             for part in ("weight", "bias"):
                 for name, chunk in zip("qkv", state[f"{source}.attn.in_proj_{part}"].chunk(3)):
                     out[f"{target}.self_attn.{name}_proj.{part}"] = chunk.contiguous()
-                for a, b in (("attn.out_proj", "self_attn.out_proj"), ("ln_1", "layer_norm1"), ("ln_2", "layer_norm2"), ("mlp.c_fc", "mlp.fc1"), ("mlp.c_proj", "mlp.fc2")):
+                for a, b in (
+                    ("attn.out_proj", "self_attn.out_proj"),
+                    ("ln_1", "layer_norm1"),
+                    ("ln_2", "layer_norm2"),
+                    ("mlp.c_fc", "mlp.fc1"),
+                    ("mlp.c_proj", "mlp.fc2"),
+                ):
                     out[f"{target}.{b}.{part}"] = state[f"{source}.{a}.{part}"]
     return out
 
