@@ -59,8 +59,7 @@ def cached(source: Source) -> Path | None:
 def ask(source: Source) -> Remote:
     """Size, checksum and exact revision of a hub file. Raises DownloadError saying what stands in the way."""
     from huggingface_hub import get_hf_file_metadata
-    from huggingface_hub.errors import HfHubHTTPError
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils import HfHubHTTPError, build_hf_headers
 
     url = address(source)
     unreachable = (OSError, *HfHubHTTPError.__bases__)  # its base classes are those of the client's HTTP library

@@ -68,7 +68,7 @@ def locate(
     """
     places = folders(download_root, models_dir)
     for folder in places:
-        found = _in_place(folder / source.folder / source.filename, half)
+        found = _in_place(folder / source.local_name, half)
         if found is not None:
             return found
     kept = hub.cached(source)
@@ -108,7 +108,7 @@ def fetch(
 def _original(source: Source, places: list[Path]) -> Path | None:
     """The file as it was published, or a safetensors file in its place; None if it is nowhere."""
     for folder in places:
-        path = folder / source.folder / source.filename
+        path = folder / source.local_name
         if path.is_file():
             return path
         found = _in_place(path, half=False)
@@ -119,7 +119,7 @@ def _original(source: Source, places: list[Path]) -> Path | None:
 
 def by_hand(source: Source, folder: Path) -> str:
     """What to do where the download cannot be done by us."""
-    return f"To do it by hand, download {hub.address(source)} and put it, as {source.filename}, into {folder / source.folder}"
+    return f"To do it by hand, download {hub.address(source)} and put it as {source.local_name} into {folder}"
 
 
 def _in_place(path: Path, half: bool, foreign: bool = True) -> Path | None:
@@ -149,8 +149,8 @@ def _sound(path: Path | None) -> Path | None:
 
 
 def _missing(source: Source, places: list[Path], why: str) -> ModelNotFoundError:
-    looked = ", ".join(str(folder / source.folder) for folder in places)
-    return ModelNotFoundError(f"no sound {source.filename} is on this machine, and {why}. Looked in {looked} and the Hugging Face cache. {by_hand(source, places[0])}")
+    looked = ", ".join(str(folder) for folder in places)
+    return ModelNotFoundError(f"no sound {source.local_name} is on this machine, and {why}. Looked in {looked} and the Hugging Face cache. {by_hand(source, places[0])}")
 
 
 def _download(source: Source, places: list[Path], progress: Progress | None) -> Path:
@@ -158,11 +158,11 @@ def _download(source: Source, places: list[Path], progress: Progress | None) -> 
         raise _missing(source, places, "offline mode is on (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE)")
     from . import download  # here, not above: finding weights that are there needs no network library
 
-    target = places[0] / source.folder / source.filename
+    target = places[0] / source.local_name
     try:
         remote = hub.ask(source) if source.repo else download.ask(source.url, source.size, source.sha256)
         logger.info("downloading %s to %s", remote.url, target)
-        with download.Bar(source.filename) as bar:
+        with download.Bar(source.local_name) as bar:
             return download.download(remote, target, progress=progress or bar, check=lambda path: inspect(path, target.suffix)[1])
     except DownloadError as error:
         raise DownloadError(f"{error}. {by_hand(source, places[0])}") from error
