@@ -40,13 +40,15 @@ KINDS = (
 
 
 def file_format(path: str | os.PathLike[str]) -> str:
-    """"safetensors", "zip" (torch.save), "pickle" (torch.save before 1.6) or "json", by the content and not by the name.
+    """ "safetensors", "zip" (torch.save), "pickle" (torch.save before 1.6) or "json", by the content and not by the name.
 
     Costs a few reads whatever the size. Raises WeightsError saying what the file is instead, or how much of it is missing.
     """
     kind, problem = inspect(path)
     if problem:
-        raise WeightsError(f"{os.fspath(path)} {problem}. Download it again; `imagereward fetch` replaces a damaged file once the new one is verified.")
+        raise WeightsError(
+            f"{os.fspath(path)} {problem}. Download it again; `imagereward fetch` replaces a damaged file once the new one is verified."
+        )
     return kind
 
 
@@ -158,11 +160,18 @@ def _read_pickled(path: str, mmap: bool) -> Any:
     """torch.load that never runs code of the file."""
     import torch
 
+    options = {"map_location": "cpu", "weights_only": True}
     try:
-        found = _torch_load()(path, map_location="cpu", weights_only=True, **({"mmap": True} if mmap else {}))
+        if path.endswith(".safetensors"):  # torch.load goes by the name here, unless it sees none
+            with open(path, "rb") as file:
+                found = _torch_load()(file, **options)
+        else:
+            found = _torch_load()(path, **options, **({"mmap": True} if mmap else {}))
     except Exception as error:  # what a damaged pickle raises is anybody's guess
-        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-        if re.search(r"weights[_ ]only|Unsupported (global|class|operand)", str(error), re.IGNORECASE):
+        text = str(error).strip()
+        inner = re.search(r"WeightsUnpickler error:\s*(.+)", text)  # torch puts long advice around its own reason
+        reason = (inner[1] if inner else text).partition("\n")[0].partition(". ")[0][:300] or type(error).__name__
+        if re.search(r"Unsupported (global|class)|reduce for unrecognized function|instantiate unrecognized", text, re.IGNORECASE):
             raise WeightsError(f"{path} holds Python objects besides tensors; reading these could run code, so it is not loaded: {reason}") from error
         raise WeightsError(f"{path} is damaged ({os.path.getsize(path)} bytes): {reason}") from error
     if isinstance(found, torch.Tensor) or not isinstance(found, dict):
@@ -210,7 +219,9 @@ def checked(state: dict[str, Tensor], net: nn.Module, allowed_missing: Sequence[
     found = {key: tuple(tensor.shape) for key, tensor in state.items()}
     missing = sorted(wanted.keys() - found.keys() - set(allowed_missing))
     unexpected = sorted(found.keys() - wanted.keys())
-    reshaped = [f"{key} {list(found[key])} where {list(wanted[key])} is wanted" for key in sorted(wanted.keys() & found.keys()) if wanted[key] != found[key]]
+    reshaped = [
+        f"{key} {list(found[key])} where {list(wanted[key])} is wanted" for key in sorted(wanted.keys() & found.keys()) if wanted[key] != found[key]
+    ]
     if not (missing or unexpected or reshaped):
         return dict(state)
     kind = recognise(found)
@@ -220,7 +231,9 @@ def checked(state: dict[str, Tensor], net: nn.Module, allowed_missing: Sequence[
         if names
     ]
     what = f"This is {kind}{' of other sizes' if reshaped and not unexpected else ''}." if kind else "It is no kind of file known here."
-    raise WeightsError(f"{os.fspath(path)} does not fit the network. {what} Of the {len(wanted)} tensors wanted and {len(found)} found: {'; '.join(parts)}.")
+    raise WeightsError(
+        f"{os.fspath(path)} does not fit the network. {what} Of the {len(wanted)} tensors wanted and {len(found)} found: {'; '.join(parts)}."
+    )
 
 
 def non_finite(state: dict[str, Tensor]) -> list[str]:

@@ -161,7 +161,7 @@ def write_safetensors(path: Path, state: dict[str, Tensor], metadata: dict[str, 
             tensor = state[name].detach().to(_dtype(name, state[name], precision)).contiguous()
             if not finite(tensor):
                 raise WeightsError(f"{name} holds {'values beyond the 65504 of fp16; convert to fp32' if finite(state[name]) else 'NaN or infinity'}")
-            file.write(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+            file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
         file.flush()
         os.fsync(file.fileno())
 

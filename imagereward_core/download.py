@@ -13,8 +13,10 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import requests
 from filelock import FileLock, Timeout
@@ -25,7 +27,8 @@ from .log import logger
 
 Progress = Callable[[int, "int | None"], None]  # (bytes done, bytes in total if known); may raise to cancel
 Check = Callable[[Path], str]  # what is wrong with a complete file, or ""
-CHUNK = 1 << 20
+CHUNK = 1 << 16  # bytes; what is lost at most when a connection breaks
+PROGRESS = 1 << 20  # bytes; a try that brings as many is no failure, however it ended
 TIMEOUT = (15, 60)  # seconds to connect, and without a byte
 SPARE = 64 * 1024 * 1024  # bytes that stay free on the disk
 
@@ -39,7 +42,7 @@ class Bar:
 
     def __init__(self, label: str):
         self.label = label
-        self.bar = None
+        self.bar: Any = None
 
     def __call__(self, done: int, total: int | None) -> None:
         if self.bar is None:
@@ -139,7 +142,7 @@ def _receive(remote: Remote, part: Path, progress: Progress | None) -> None:
             _transfer(remote, part, progress)
             return
         except (_Broken, requests.RequestException) as error:
-            failures = failures + 1 if _size(part) < before + CHUNK else 0
+            failures = failures + 1 if _size(part) < before + PROGRESS else 0
             if failures > len(DELAYS):
                 had = f"{_size(part)} of {remote.size or 'unknown'} bytes are here and will not be asked for again"
                 raise DownloadError(f"{remote.url} broke off {failures} times ({error}); {had}") from error
@@ -168,7 +171,7 @@ def _transfer(remote: Remote, part: Path, progress: Progress | None) -> None:
         length = response.headers.get("Content-Length", "")
         total = remote.size if remote.size is not None else done + int(length) if length.isdigit() else None
         _require_space(part.parent, (total or 0) - done)
-        with open(part, "ab" if done else "wb") as file:
+        with open(part, "ab" if done else "wb", buffering=0) as file:
             for chunk in response.iter_content(CHUNK):
                 _write(file, chunk, part)
                 done += len(chunk)
@@ -176,16 +179,15 @@ def _transfer(remote: Remote, part: Path, progress: Progress | None) -> None:
                     break  # the size check says so
                 if progress:
                     progress(done, total)
-            file.flush()
             os.fsync(file.fileno())
     if total is not None and done < total:
         raise _Broken(f"the connection ended after {done} of {total} bytes")
 
 
-def _write(file: object, chunk: bytes, part: Path) -> None:
+def _write(file: FileIO, chunk: bytes, part: Path) -> None:
     try:
-        file.write(chunk)  # type: ignore[attr-defined]
-        file.flush()  # type: ignore[attr-defined]
+        while chunk:
+            chunk = chunk[file.write(chunk) :]
     except OSError as error:
         full = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
         raise DownloadError(f"{part} cannot be written: {full}. What arrived is kept; the next try goes on from there") from error
@@ -194,7 +196,9 @@ def _write(file: object, chunk: bytes, part: Path) -> None:
 def _require_space(folder: Path, wanted: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < wanted + SPARE:
-        raise DownloadError(f"{folder} has {free / 1e9:.2f} GB free and {(wanted + SPARE) / 1e9:.2f} GB are needed; free some, or choose another download_root")
+        raise DownloadError(
+            f"{folder} has {free / 1e9:.2f} GB free and {(wanted + SPARE) / 1e9:.2f} GB are needed; free some, or choose another download_root"
+        )
 
 
 def _verify(path: Path, remote: Remote) -> str:
@@ -214,7 +218,7 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
     if algorithm == "git-sha1":
         hasher.update(b"blob %d\0" % _size(path))
     with open(path, "rb") as file:
-        while block := file.read(CHUNK):
+        while block := file.read(1 << 20):
             hasher.update(block)
     return hasher.hexdigest()
 
@@ -223,7 +227,9 @@ def _replace(part: Path, target: Path) -> None:
     try:
         os.replace(part, target)
     except OSError as error:
-        raise DownloadError(f"{target} could not be put in place ({error.strerror or error}); close the programs that use it and try again") from error
+        raise DownloadError(
+            f"{target} could not be put in place ({error.strerror or error}); close the programs that use it and try again"
+        ) from error
     if os.name == "posix":  # so that the name survives a power cut, too
         folder = os.open(target.parent, os.O_RDONLY)
         try:

@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from .errors import DownloadError
 from .registry import Source
@@ -62,7 +63,7 @@ def ask(source: Source) -> Remote:
     from huggingface_hub.utils import HfHubHTTPError, build_hf_headers
 
     url = address(source)
-    unreachable = (OSError, *HfHubHTTPError.__bases__)  # its base classes are those of the client's HTTP library
+    unreachable: tuple[Any, ...] = (OSError, *HfHubHTTPError.__bases__)  # its base classes are those of the client's HTTP library
     for delay in (*DELAYS, None):
         try:
             found = get_hf_file_metadata(url, token=None, timeout=15)
@@ -70,7 +71,7 @@ def ask(source: Source) -> Remote:
         except HfHubHTTPError as error:
             status = getattr(error.response, "status_code", 0)
             if delay is None or not transient(status):
-                raise DownloadError(refusal(status, url, source.repo)) from error
+                raise DownloadError(refusal(status, url)) from error
             time.sleep(delay)
         except unreachable as error:
             raise DownloadError(f"{url} cannot be reached ({type(error).__name__}: {error})") from error
@@ -90,11 +91,11 @@ def transient(status: int) -> bool:
     return status in (408, 425, 429) or status >= 500
 
 
-def refusal(status: int, url: str, repo: str = "") -> str:
+def refusal(status: int, url: str) -> str:
     """What an HTTP error status means for the user."""
     if status in (401, 403):
-        where = f"https://huggingface.co/{repo}" if repo else url
-        return f"{url} answers {status}: it needs a login. Accept its terms at {where}, then set HF_TOKEN or run `hf auth login`"
+        page = url.partition("/resolve/")[0]
+        return f"{url} answers {status}: it needs a login. Accept its terms at {page}, then set HF_TOKEN or run `hf auth login`"
     if status in (404, 410):
         return f"{url} answers {status}: there is no such file"
     if status == 429:

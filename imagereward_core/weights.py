@@ -48,7 +48,9 @@ def resolve(path: str | os.PathLike[str], *, half: bool = False) -> Path:
     if found is None:
         if path.is_dir():
             return path  # reading it says that it is a folder
-        raise ModelNotFoundError(f"{path} does not exist; give the path of a .pt or .safetensors file, or one of the names `imagereward_core.available_models()` lists")
+        raise ModelNotFoundError(
+            f"{path} does not exist; give the path of a .pt or .safetensors file, or one of the names `imagereward_core.available_models()` lists"
+        )
     return found
 
 
@@ -150,7 +152,9 @@ def _sound(path: Path | None) -> Path | None:
 
 def _missing(source: Source, places: list[Path], why: str) -> ModelNotFoundError:
     looked = ", ".join(str(folder) for folder in places)
-    return ModelNotFoundError(f"no sound {source.local_name} is on this machine, and {why}. Looked in {looked} and the Hugging Face cache. {by_hand(source, places[0])}")
+    return ModelNotFoundError(
+        f"no sound {source.local_name} is on this machine, and {why}. Looked in {looked} and the Hugging Face cache. {by_hand(source, places[0])}"
+    )
 
 
 def _download(source: Source, places: list[Path], progress: Progress | None) -> Path:
