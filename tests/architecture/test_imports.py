@@ -63,7 +63,9 @@ def test_no_print_outside_the_command_lines():
             if "cli" in path.name or path.name == "__main__.py" or path.parent.name == "commands":
                 continue
             tree = ast.parse(path.read_text(encoding="utf-8"))
-            found += [f"{path.name}:{node.lineno}" for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"]
+            found += [
+                f"{path.name}:{node.lineno}" for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"
+            ]
     assert not found
 
 

@@ -193,7 +193,8 @@ def test_med_config(tmp_path, pictures):
     config = tiny_config(vision=VisionConfig(), head=ModelConfig().head, projection=256)
     path = tmp_path / "m.json"
     path.write_text(
-        '{"vocab_size": 30524, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 64}'
+        '{"vocab_size": 30524, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,'
+        ' "intermediate_size": 64, "max_position_embeddings": 64}'
     )
     from imagereward_core.scorers.imagereward import text_config
 

@@ -137,7 +137,9 @@ def test_settings_that_would_swallow_the_score_are_refused():
         with_score('cat\nSteps: 1, Seed: 2, Note: "never closed', StoredScore(1, "m", ", cat"))
 
 
-@pytest.mark.parametrize(("name", "key"), [("ImageReward", "ImageReward"), ("HPSv2.1", "HPSv2_1"), ("my (best) model", "my_best_model"), ("X", "X score")])
+@pytest.mark.parametrize(
+    ("name", "key"), [("ImageReward", "ImageReward"), ("HPSv2.1", "HPSv2_1"), ("my (best) model", "my_best_model"), ("X", "X score")]
+)
 def test_score_key(name, key):
     assert score_key(name) == key
     assert host_pairs(f"Steps: 1, Seed: 2, {key}: 0.5")[-1] == (key, "0.5")
@@ -155,7 +157,15 @@ TEXT = st.one_of(
     st.text(st.characters(blacklist_categories=("Cs",)), max_size=60),
     st.text('abc ,:"\\\n\t{}()ü猫', max_size=60),
     st.sampled_from(
-        [A1111, "Steps: 1, Seed: 2, Size: 3x3", "x\nSteps: 1, Seed: 2, Size: 3x3\nTemplate: y", "a\n\nb", "Template: x", '"a"', "ImageReward: 1, ab: c, de: f"]
+        [
+            A1111,
+            "Steps: 1, Seed: 2, Size: 3x3",
+            "x\nSteps: 1, Seed: 2, Size: 3x3\nTemplate: y",
+            "a\n\nb",
+            "Template: x",
+            '"a"',
+            "ImageReward: 1, ab: c, de: f",
+        ]
     ),
 )
 KEYS = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_ \-/]*[A-Za-z0-9_]", fullmatch=True)
@@ -186,7 +196,9 @@ def test_without_settings_the_result_is_the_same_or_an_error(prompt, negative):
     assert parse_infotext(text) == info
 
 
-SCORES = st.builds(StoredScore, st.floats(-9, 9).map(lambda v: round(v, 4) + 0.0), TEXT.filter(bool), TEXT, st.sampled_from(["ImageReward", "CLIP", "HPSv2_1"]))
+SCORES = st.builds(
+    StoredScore, st.floats(-9, 9).map(lambda v: round(v, 4) + 0.0), TEXT.filter(bool), TEXT, st.sampled_from(["ImageReward", "CLIP", "HPSv2_1"])
+)
 
 
 @given(TEXT, TEXT, st.one_of(st.just(()), SETTINGS), SCORES, SCORES)
