@@ -20,6 +20,7 @@ from itertools import islice
 
 from .errors import MetadataError
 from .prompts import plain_prompt
+from .registry import ModelInfo
 
 ENOUGH = 3  # pairs that make a line a settings line
 KEY = re.compile(r"[\w \-/]+")
@@ -55,10 +56,16 @@ class StoredScore:
     key: str = "ImageReward"
 
 
-def score_key(name: str) -> str:
-    """The setting's name for a scorer: its name with whatever web UIs cannot read in a key replaced by `_`."""
-    key = re.sub(r"\W+", "_", name).strip("_")
-    return f"{key} score" if len(key) < 2 else key
+def score_key(info: ModelInfo) -> str:
+    """The setting's name for a scorer: "ImageReward" for every reward model of that form, "CLIP score" and the like for the
+    others, with whatever web UIs cannot read in a key replaced by `_`."""
+    return "ImageReward" if info.kind == "imagereward" else re.sub(r"\W+", "_", info.name).strip("_") + " score"
+
+
+def format_score(value: float) -> str:
+    """A score as stored: four decimals, never "-0.0000"."""
+    text = f"{value:.4f}"
+    return "0.0000" if text == "-0.0000" else text
 
 
 def quote(value: str) -> str:
@@ -142,7 +149,7 @@ def with_score(text: str, score: StoredScore, size: tuple[int, int] | None = Non
     if score.key == "ImageReward":
         tail = OLD_SCORE.sub("", tail)
     kept = _without(line, {score.key, f"{score.key} model", f"{score.key} prompt"})
-    pairs = [f"{score.key}: {score.value:.4f}", f"{score.key} model: {quote(score.model or 'unknown')}"]
+    pairs = [f"{score.key}: {format_score(score.value)}", f"{score.key} model: {quote(score.model or 'unknown')}"]
     if not line and size is not None:
         pairs.insert(0, f"Size: {size[0]}x{size[1]}")
     if score.prompt is not None and score.prompt != plain_prompt(own):
@@ -154,7 +161,7 @@ def with_score(text: str, score: StoredScore, size: tuple[int, int] | None = Non
         head = head.rstrip() + "\n" if text.strip() else f"{head}\n" if head else ""
     result = head + settings + tail
     written = get_score(result, score.key)
-    if written is None or f"{written.value:.4f}" != f"{score.value:.4f}" or score.prompt not in (None, written.prompt):
+    if written is None or format_score(written.value) != format_score(score.value) or score.prompt not in (None, written.prompt):
         raise MetadataError(f"a score cannot be added to these settings so that it is read back the same: {line[-200:]!r}")
     return result
 

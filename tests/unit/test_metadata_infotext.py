@@ -1,5 +1,6 @@
 """The text format: parse and build are inverses, a score goes in without disturbing anything, AUTOMATIC1111 reads it all."""
 
+import dataclasses
 import re
 import time
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from imagereward_core.errors import MetadataError
 from imagereward_core.infotext import Infotext, StoredScore, build_infotext, get_score, parse_infotext, quote, score_key, unquote, with_score
 from imagereward_core.prompts import plain_prompt
+from imagereward_core.registry import MODELS
 
 A1111 = """a cat, (sharp:1.2), <lora:fur:0.8>
 second line: with a colon
@@ -137,12 +139,15 @@ def test_settings_that_would_swallow_the_score_are_refused():
         with_score('cat\nSteps: 1, Seed: 2, Note: "never closed', StoredScore(1, "m", ", cat"))
 
 
-@pytest.mark.parametrize(
-    ("name", "key"), [("ImageReward", "ImageReward"), ("HPSv2.1", "HPSv2_1"), ("my (best) model", "my_best_model"), ("X", "X score")]
-)
-def test_score_key(name, key):
-    assert score_key(name) == key
-    assert host_pairs(f"Steps: 1, Seed: 2, {key}: 0.5")[-1] == (key, "0.5")
+def test_score_keys_are_ones_the_host_can_read():
+    assert [score_key(info) for info in MODELS[:4]] == ["ImageReward", "CLIP score", "BLIP score", "Aesthetic score"]
+    assert score_key(dataclasses.replace(MODELS[1], name="HPSv2.1 (best)")) == "HPSv2_1_best score"
+    for info in MODELS:
+        assert host_pairs(f"Steps: 1, Seed: 2, {score_key(info)}: 0.5")[-1] == (score_key(info), "0.5")
+
+
+def test_no_negative_zero():
+    assert "ImageReward: 0.0000," in with_score(A1111, StoredScore(-0.00001, "m", "x"))
 
 
 def test_a_long_prompt_line_takes_linear_time():
