@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import ImageError, MetadataError
+from .errors import ConfigError, ImageError, MetadataError
 from .infotext import StoredScore, score_key
 from .metadata import read_prompt, read_score, write_score
 from .preprocess import open_image
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from .scorers.base import Scorer
 
-SUFFIXES = frozenset(".png .apng .jpg .jpeg .jpe .jfif .webp .avif .avifs .gif .bmp .tif .tiff".split())
+SUFFIXES = frozenset((".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".avifs", ".gif", ".bmp", ".tif", ".tiff"))
 READERS = 4  # threads that read and decode ahead of the network; Pillow decodes outside Python's lock
 
 
@@ -123,7 +123,9 @@ def _prepare(path: Path, job: ScoreJob) -> tuple[FileScore, Image.Image | None]:
                 open_image(path)  # says what is wrong
             found = read_prompt(path)
             if found is None:
-                return replace(result, source="", error="no prompt: the image has no infotext and no text file beside it; give one with --prompt"), None
+                return replace(
+                    result, source="", error="no prompt: the image has no infotext and no text file beside it; give one with --prompt"
+                ), None
             result = replace(result, prompt=plain_prompt(found.text), source=found.source)
         stored = None if job.rescore else _stored(path, result.prompt, job)
         if stored is not None:
@@ -145,7 +147,14 @@ def _stored(path: Path, prompt: str | None, job: ScoreJob) -> StoredScore | None
 
 
 def _scored(batch: list[tuple[FileScore, Image.Image]], job: ScoreJob, scorer: Scorer) -> Iterator[FileScore]:
-    scores = scorer.score_pairs([result.prompt or "" for result, _ in batch], [image for _, image in batch])
+    try:
+        scores = scorer.score_pairs([result.prompt or "" for result, _ in batch], [image for _, image in batch])
+    except RuntimeError as error:
+        if "out of memory" not in str(error):
+            raise
+        raise ConfigError(
+            f"{scorer.device} has not enough memory for {len(batch)} images at once: use a smaller batch size or another device"
+        ) from error
     for (result, _), score in zip(batch, scores):
         result = replace(result, score=score)
         if job.write:

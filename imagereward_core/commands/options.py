@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import hashlib
 import os
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import registry
+from ..errors import ConfigError, ImageRewardError
 from ..files import ScoreJob
 
 if TYPE_CHECKING:
@@ -72,10 +72,20 @@ def job_of(args: argparse.Namespace, prompt: str | None, **changes: Any) -> Scor
 
 def loader_of(args: argparse.Namespace) -> Callable[[], Scorer]:
     """A function that loads the model these arguments name."""
-    from ..scorers import load_scorer
 
-    name: Any = model_path(args.model) or args.model
-    return functools.partial(load_scorer, name, device=args.device, download_root=args.download_root, precision=args.precision)
+    def load() -> Scorer:
+        from ..scorers import load_scorer
+
+        name: Any = model_path(args.model) or args.model
+        try:
+            return load_scorer(name, device=args.device, download_root=args.download_root, precision=args.precision)
+        except ImageRewardError:
+            raise
+        except (RuntimeError, AssertionError) as error:  # torch raises both for a device it does not have
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ConfigError(f"cannot load {args.model} on {args.device or 'the default device'}: {reason}; choose another with --device") from error
+
+    return load
 
 
 def model_path(name: str) -> Path | None:

@@ -36,7 +36,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | Non
     return "\n".join(lines)
 
 
-def emit(form: str, target: str | None, header: Sequence[str], rows: Sequence[Sequence[str]], records: Sequence[dict[str, Any]], summary: dict[str, Any]) -> None:
+def emit(
+    form: str, target: str | None, header: Sequence[str], rows: Sequence[Sequence[str]], records: Sequence[dict[str, Any]], summary: dict[str, Any]
+) -> None:
     """Print or save a result. `rows` are the table's; `records` the complete ones, of JSON together with `summary`."""
     if target is None:
         encoding = (getattr(sys.stdout, "encoding", "") or "").lower().replace("-", "")

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         "failed": [{"file": os.fspath(result.path), "error": result.error} for result in outcome.failed],
     }
     output.emit(output.form_of(args.form, args.output), args.output, ("rank", "score", "to best", "file"), rows, records, summary)
-    return outcome.code
+    return outcome.finish()
 
 
 def _one_prompt(outcome: Outcome) -> None:

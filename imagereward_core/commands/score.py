@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..cli import INTERRUPTED, OK, SOME_FAILED
-from ..errors import ConfigError
+from ..errors import ConfigError, ImageRewardError
 from ..files import FileScore, ScoreJob, find_images, natural, score_files
 from . import options, output
 
@@ -28,10 +28,14 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_image_arguments(parser)
     parser.add_argument("-p", "--prompt", help="the prompt for all images (default: each image's own)")
-    parser.add_argument("--write", action="store_true", help="put the score into the image's metadata (PNG, JPEG, WebP, AVIF; pixels stay as they are)")
+    parser.add_argument(
+        "--write", action="store_true", help="put the score into the image's metadata (PNG, JPEG, WebP, AVIF; pixels stay as they are)"
+    )
     parser.add_argument("--rescore", action="store_true", help="compute again what has a score already")
     chosen = parser.add_argument_group("result")
-    chosen.add_argument("--sort", nargs="?", const="best", choices=("best", "worst", "name", "given"), help="order (default: as given; best first with --top)")
+    chosen.add_argument(
+        "--sort", nargs="?", const="best", choices=("best", "worst", "name", "given"), help="order (default: as given; best first with --top)"
+    )
     chosen.add_argument("--min-score", type=float, metavar="X", help="list only images with at least this score")
     chosen.add_argument("--top", type=options.positive, metavar="K", help="list only the K best")
     options.add_output_arguments(parser)
@@ -43,15 +47,16 @@ def run(args: argparse.Namespace) -> int:
     outcome = score_all(args, job, options.loader_of(args))
     listed = select(outcome.scored, args.sort, args.min_score, args.top)
     report(args, job, outcome, listed)
-    return outcome.code
+    return outcome.finish()
 
 
 @dataclass
 class Outcome:
-    """What became of all files."""
+    """What became of all files. `fatal` ended the run early: an error of the model, which no other image would escape."""
 
     results: list[FileScore] = field(default_factory=list)
     interrupted: bool = False
+    fatal: ImageRewardError | None = None
     seconds: float = 0.0
 
     @property
@@ -62,8 +67,10 @@ class Outcome:
     def failed(self) -> list[FileScore]:
         return [result for result in self.results if result.error]
 
-    @property
-    def code(self) -> int:
+    def finish(self) -> int:
+        """The exit code, once what is done is printed. Raises what ended the run."""
+        if self.fatal is not None:
+            raise self.fatal
         return INTERRUPTED if self.interrupted else SOME_FAILED if self.failed else OK
 
 
@@ -73,7 +80,9 @@ def score_all(args: argparse.Namespace, job: ScoreJob, load: Callable[[], Scorer
 
     paths = find_images(args.images, args.recursive)
     if not paths:
-        raise ConfigError(f"no images in {', '.join(map(str, args.images))}" + ("" if args.recursive else "; --recursive also looks in the folders below"))
+        raise ConfigError(
+            f"no images in {', '.join(map(str, args.images))}" + ("" if args.recursive else "; --recursive also looks in the folders below")
+        )
     outcome, start = Outcome(), time.monotonic()
     with tqdm(total=len(paths), unit="img", disable=True if args.quiet else None, file=sys.stderr, dynamic_ncols=True) as bar:
         try:
@@ -85,6 +94,10 @@ def score_all(args: argparse.Namespace, job: ScoreJob, load: Callable[[], Scorer
                         options.say(result.error if os.fspath(result.path) in result.error else f"{result.path}: {result.error}")
         except KeyboardInterrupt:
             outcome.interrupted = True
+        except ImageRewardError as error:
+            if not outcome.results:
+                raise
+            outcome.fatal = error
     outcome.seconds = time.monotonic() - start
     order = {path: index for index, path in enumerate(paths)}
     outcome.results.sort(key=lambda result: order[result.path])
@@ -97,7 +110,8 @@ def _summary(outcome: Outcome, total: int) -> str:
     computed = sum(not result.stored for result in outcome.scored)
     rate = f", {computed / outcome.seconds:.1f} img/s" if computed and outcome.seconds else ""
     parts = [f"{computed} scored", f"{len(outcome.scored) - computed} had a score", f"{len(outcome.failed)} with errors"]
-    return ("interrupted: " if outcome.interrupted else "") + f"{', '.join(parts)}, of {total} images in {outcome.seconds:.1f} s{rate}"
+    ended = "interrupted: " if outcome.interrupted else "ended early: " if outcome.fatal else ""
+    return ended + f"{', '.join(parts)}, of {total} images in {outcome.seconds:.1f} s{rate}"
 
 
 def select(scored: Sequence[FileScore], sort: str | None, min_score: float | None, top: int | None) -> list[FileScore]:
