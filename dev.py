@@ -72,6 +72,9 @@ def environment(extras: str) -> pathlib.Path:
     constraints = folder / "constraints.txt"
     constraints.write_text("\n".join(lines) + "\n")
     must(*pip, "-e", f".[{extras}]", "-c", constraints)
+    if "dev" in extras.split(","):
+        # OpenAI's original code, the oracle of the CLIP tests; its dependency torchvision is not needed for that.
+        must(*pip, "--no-deps", "clip-anytorch==2.6.0")
     stamp.write_text(key)
     return python
 
@@ -85,7 +88,7 @@ def overlay(python: pathlib.Path, name: str, file: str) -> pathlib.Path | None:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     say(f"installing the pins of {name}")
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip = [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
     if run(*pip, "--only-binary", ":all:", "--target", folder, "-r", requirements):
         return None
     (folder / ".installed").write_text(key)

@@ -168,12 +168,11 @@ def _read_pickled(path: str, mmap: bool) -> Any:
         else:
             found = _torch_load()(path, **options, **({"mmap": True} if mmap else {}))
     except Exception as error:  # what a damaged pickle raises is anybody's guess
-        text = str(error).strip()
-        inner = re.search(r"WeightsUnpickler error:\s*(.+)", text)  # torch puts long advice around its own reason
-        reason = (inner[1] if inner else text).partition("\n")[0].partition(". ")[0][:300] or type(error).__name__
-        if re.search(r"Unsupported (global|class)|reduce for unrecognized function|instantiate unrecognized", text, re.IGNORECASE):
-            raise WeightsError(f"{path} holds Python objects besides tensors; reading these could run code, so it is not loaded: {reason}") from error
-        raise WeightsError(f"{path} is damaged ({os.path.getsize(path)} bytes): {reason}") from error
+        reason = str(error.__context__ or error)  # torch wraps its own reason in long advice
+        short = reason.strip().partition("\n")[0].partition(". ")[0][:300] or type(error).__name__
+        if re.search(r"Unsupported (global|class)|reduce for unrecognized function|instantiate unrecognized", reason, re.IGNORECASE):
+            raise WeightsError(f"{path} holds Python objects besides tensors; reading these could run code, so it is not loaded: {short}") from error
+        raise WeightsError(f"{path} is damaged ({os.path.getsize(path)} bytes): {short}") from error
     if isinstance(found, torch.Tensor) or not isinstance(found, dict):
         raise WeightsError(f"{path} holds a {type(found).__name__}, not a state dict")
     return found

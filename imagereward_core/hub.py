@@ -68,13 +68,13 @@ def ask(source: Source) -> Remote:
         try:
             found = get_hf_file_metadata(url, token=None, timeout=15)
             break
-        except HfHubHTTPError as error:
-            status = getattr(error.response, "status_code", 0)
-            if delay is None or not transient(status):
+        except unreachable as error:
+            status = getattr(getattr(error, "response", None), "status_code", 0)
+            if not status:
+                raise DownloadError(f"{url} cannot be reached ({type(error).__name__}: {error})") from error
+            if delay is None or not transient(status) or not isinstance(error, HfHubHTTPError):  # of another type: it has tried again itself
                 raise DownloadError(refusal(status, url)) from error
             time.sleep(delay)
-        except unreachable as error:
-            raise DownloadError(f"{url} cannot be reached ({type(error).__name__}: {error})") from error
     etag = (found.etag or "").lower()
     algorithm = DIGESTS.get(len(etag)) if re.fullmatch("[0-9a-f]+", etag) else None
     return Remote(
