@@ -311,25 +311,31 @@ def test_an_error_of_the_model_midway_prints_what_is_done(run, folder, monkeypat
     assert "ended early" in err and "not enough memory for 2 images at once" in err
 
 
-def process(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "imagereward_core", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        env={**os.environ, **environment},
-        timeout=120,
-        check=False,
-    )
-
-
-def test_a_console_without_unicode_does_not_crash(folder, tiny_file):
+@pytest.mark.parametrize("form", [[], ["--json"], ["--csv"]])
+def test_a_console_without_unicode_does_not_crash(folder, tiny_file, monkeypatch, form):
     save(folder / "猫ü.png", 7, "a 猫, ünï")
-    for form in ([], ["--json"], ["--csv"]):
-        done = process("score", folder, "--model", tiny_file, "--device", "cpu", *form, PYTHONIOENCODING="cp1252", PYTHONUTF8="0")
-        assert done.returncode == cli.SOME_FAILED, done.stderr
-        assert b"Traceback" not in done.stderr
-        if form == ["--json"]:
-            assert "a 猫, ünï" in [image["prompt"] for image in json.loads(done.stdout)["images"]]
+    consoles = [io.TextIOWrapper(io.BytesIO(), encoding="cp1252") for _ in range(2)]
+    monkeypatch.setattr(sys, "stdout", consoles[0])
+    monkeypatch.setattr(sys, "stderr", consoles[1])
+    (folder / "坏.png").write_bytes(b"damaged")
+    code = cli.main(["score", str(folder), "--model", str(tiny_file), "--device", "cpu", *form])
+    consoles[1].flush()
+    out, err = (console.buffer.getvalue().decode("cp1252") for console in consoles)
+    assert code == cli.SOME_FAILED
+    assert "\\u574f.png" in err
+    assert "\\u732b" in out
+    if form == ["--json"]:
+        assert "a 猫, ünï" in [image["prompt"] for image in json.loads(out)["images"]]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_file_name_that_is_no_text(run, folder):
+    name = os.fsencode(folder) + b"/\xff.png"
+    with open(name, "wb") as file:
+        file.write((folder / "2.png").read_bytes())
+    code, out, _ = run("score", os.fsdecode(name), "--json")
+    assert code == cli.OK
+    assert os.fsencode(json.loads(out)["images"][0]["file"]) == name
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes end otherwise on Windows")

@@ -77,7 +77,7 @@ def test_not_a_string():
 @pytest.mark.parametrize("unit", ["(", "[a:", ")", "(a:1)", "[a|", " ", ":", "<lora:", "\\", ", ", "a AND ", "(a)]["])
 def test_long_prompts_take_linear_time(unit):
     start = time.perf_counter()
-    plain_prompt(unit * 300_000)
+    plain_prompt(unit * 100_000)
     assert time.perf_counter() - start < 30  # quadratic time would take hours
 
 
