@@ -30,7 +30,8 @@ def summarise(items: Sequence[Item], rewards: Sequence[Sequence[float]]) -> Vali
     """Validation values from the rewards of each item's images."""
     differences = np.array([r[better] - r[worse] for item, r in zip(items, rewards) for better, worse in item.pairs], dtype=np.float64)
     flat = np.array([value for r in rewards for value in r], dtype=np.float64)
-    loss = float(np.mean(np.logaddexp(0, -differences)))
+    with np.errstate(invalid="ignore"):  # a NaN stays one, and the caller says what it means
+        loss = float(np.mean(np.logaddexp(0, -differences)))
     return Validation(loss, float(np.mean(differences > 0)), float(flat.mean()), float(flat.std()), len(differences))
 
 

@@ -257,6 +257,8 @@ def make_accelerator(config: TrainConfig) -> Any:
         )
     except ValueError as error:
         raise ConfigError(f"precision {config.precision} cannot be used here: {error}") from error
+    if config.precision == "fp16" and accelerator.device.type != "cuda":
+        raise ConfigError(f"precision fp16 needs a CUDA GPU, found {accelerator.device}: use bf16 or fp32")
     if config.ema and accelerator.distributed_type == DistributedType.FSDP:
         raise ConfigError("ema needs whole weights on every device: set ema 0 with FSDP")
     return accelerator

@@ -1,11 +1,12 @@
 """A small architecture and quick settings for the tests of training."""
 
 import dataclasses
-
-from drawn import write_rankings
+import json
 
 from imagereward_core.config import ModelConfig, TextConfig, VisionConfig
 from imagereward_core.training import TrainConfig
+
+from .drawn import write_rankings
 
 MODEL = ModelConfig(
     vision=VisionConfig(image_size=32, patch_size=8, width=64, depth=2, heads=4, mlp_ratio=2.0, stem="conv"),
@@ -46,3 +47,13 @@ def quick(tmp_path, prompts=12, **changes) -> TrainConfig:
         device="cpu",
     )
     return dataclasses.replace(settings, **changes)
+
+
+def events(folder, kind):
+    """The events of one kind in a run's metrics.jsonl."""
+    return [event for event in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if event["kind"] == kind]
+
+
+def losses(folder):
+    """The loss of every update, in order."""
+    return [event["loss"] for event in events(folder, "train")]

@@ -2,11 +2,11 @@
 
 import json
 
-from drawn import draw, write_rankings
-from small import MODEL
-
 import imagereward_core as RM
 from imagereward_core.training import TrainConfig, train
+
+from .drawn import draw, write_rankings
+from .small import MODEL, events
 
 
 def test_held_out_accuracy_rises_from_chance_to_ninety_percent(tmp_path):
@@ -31,8 +31,7 @@ def test_held_out_accuracy_rises_from_chance_to_ninety_percent(tmp_path):
         device="cpu",
     )
     best = train(config)
-    events = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    valid = [event for event in events if event["kind"] == "valid"]
+    valid = events(tmp_path / "run", "valid")
     assert 0.35 < valid[0]["accuracy"] < 0.65
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert result["test"]["accuracy"] >= 0.9 and result["test"]["pairs"] >= 100
