@@ -224,7 +224,10 @@ def _folders(path: Path, reading: Reading) -> None:
             found = [re.match(r"(\d+)(?=[_.\-])", name) for name in names]
             if not names or not all(found):
                 bad = [name for name, match in zip(names, found) if not match]
-                reading.problem(f"folder {folder.name}", f"images must be called <rank>_anything, 1 = best, or be listed in ranking.json; found {bad or 'no image'}")
+                reading.problem(
+                    f"folder {folder.name}",
+                    f"images must be called <rank>_anything, 1 = best, or be listed in ranking.json; found {bad or 'no image'}",
+                )
                 continue
             ranking = [float(match.group(1)) for match in found if match]
         _add(reading, folder.name, prompt, names, folder, pairs_of(ranking), tuple(ranking))

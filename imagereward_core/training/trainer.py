@@ -73,7 +73,9 @@ class Trainer:
             self.accelerator.load_state(str(found[0]))
             self.position = found[1]
         self.watch = Watch(config.stall_steps, self.position.stalled)
-        self.records = Records(self.folder, config.tensorboard, None if found is None else self.position.update) if self.accelerator.is_main_process else None
+        self.records = (
+            Records(self.folder, config.tensorboard, None if found is None else self.position.update) if self.accelerator.is_main_process else None
+        )
         self.started_at = None if found is None else self.position.update
 
     def _collators(self, data: DataSets) -> tuple[Collator, Collator]:
@@ -192,7 +194,14 @@ class Trainer:
         with self.ema.applied() if self.ema is not None else contextlib.nullcontext():
             result = validate(self.model, self.collate_valid, self.accelerator, config.batch_size)
             state = {**self.frozen, **self.accelerator.get_state_dict(self.model)}
-        logger.info("update %d: validation loss %.4f, accuracy %.4f, rewards %.3f ± %.3f", position.update, result.loss, result.accuracy, result.mean, result.std)
+        logger.info(
+            "update %d: validation loss %.4f, accuracy %.4f, rewards %.3f ± %.3f",
+            position.update,
+            result.loss,
+            result.accuracy,
+            result.mean,
+            result.std,
+        )
         if result.loss != result.loss:
             raise TrainingError(f"the validation loss is NaN at update {position.update}: lower lr, or set max_grad_norm 1")
         value = -result.loss if config.best_by == "loss" else result.accuracy
@@ -210,7 +219,11 @@ class Trainer:
     def _finish(self) -> None:
         """Test the best checkpoint through the same door scoring uses, write result.json, draw the curve."""
         if self.accelerator.is_main_process:
-            result: dict[str, Any] = {"updates": self.position.update, "best_update": self.position.best_update, "best": str(self.folder / "best.safetensors")}
+            result: dict[str, Any] = {
+                "updates": self.position.update,
+                "best_update": self.position.best_update,
+                "best": str(self.folder / "best.safetensors"),
+            }
             if self.data.test:
                 result["test"] = self._test()
             _write_atomically(self.folder / "result.json", json.dumps(result, indent=1) + "\n")

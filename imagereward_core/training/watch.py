@@ -21,7 +21,9 @@ class Watch:
     def check(self, update: int, loss: float, spread: float, largest: float) -> None:
         """`spread`: standard deviation of the update's rewards; `largest`: the largest |reward|."""
         if not (math.isfinite(loss) and math.isfinite(spread)):
-            raise TrainingError(f"the loss became {loss} at update {update}: lower lr, set max_grad_norm 1, or use precision bf16 or fp32 instead of fp16")
+            raise TrainingError(
+                f"the loss became {loss} at update {update}: lower lr, set max_grad_norm 1, or use precision bf16 or fp32 instead of fp16"
+            )
         if largest > EXPLODED:
             raise TrainingError(f"a reward reached {largest:.3g} at update {update}: the run is exploding; lower lr or set max_grad_norm 1")
         self.stalled = self.stalled + 1 if abs(loss - LN2) < STALL_LOSS and spread < STALL_SPREAD else 0

@@ -50,7 +50,14 @@ def write_rankings(folder: Path, prompts: int, seed: int = 0, size: int = 32, k:
             names.append(name)
             utility.append(2 * match - (clutter > 0))
         order = sorted(set(utility), reverse=True)
-        items.append({"id": f"{number:04d}", "prompt": f"a {colour} {shape}, number {number}", "generations": names, "ranking": [order.index(u) + 1 for u in utility]})
+        items.append(
+            {
+                "id": f"{number:04d}",
+                "prompt": f"a {colour} {shape}, number {number}",
+                "generations": names,
+                "ranking": [order.index(u) + 1 for u in utility],
+            }
+        )
     path = folder / "rankings.json"
     path.write_text(json.dumps(items))
     return path

@@ -43,7 +43,9 @@ def test_public_test_set_counts():
 def test_ranking_json_and_jsonl(tmp_path):
     path = write(tmp_path / "r.json", [row()])
     (item,) = read_items(path, tmp_path / "pics").items
-    assert item == Item("1", "a cat", tuple(str(tmp_path / "pics" / n) for n in ("a.png", "b.png", "c.png")), ((1, 0), (1, 2)), (2, 1, 2), ("a.png", "b.png", "c.png"))
+    assert item == Item(
+        "1", "a cat", tuple(str(tmp_path / "pics" / n) for n in ("a.png", "b.png", "c.png")), ((1, 0), (1, 2)), (2, 1, 2), ("a.png", "b.png", "c.png")
+    )
     lines = tmp_path / "r.jsonl"
     lines.write_text(json.dumps(row()) + "\n\n" + json.dumps(row(id="2", ranking=[1, 2, 3])) + "\n")
     assert [len(item.pairs) for item in read_items(lines).items] == [2, 3]
@@ -57,7 +59,9 @@ def test_explicit_pairs(tmp_path):
 
 
 def test_imagerewarddb_records(tmp_path):
-    records = [{"prompt_id": "7", "prompt": "a dog", "image_path": f"{k}.webp", "rank": rank, "overall_rating": 4} for k, rank in enumerate((3, 1, 3))]
+    records = [
+        {"prompt_id": "7", "prompt": "a dog", "image_path": f"{k}.webp", "rank": rank, "overall_rating": 4} for k, rank in enumerate((3, 1, 3))
+    ]
     (item,) = read_items(write(tmp_path / "train_1.json", records)).items
     assert (item.id, item.pairs, item.ranking) == ("7", ((1, 0), (1, 2)), (3.0, 1.0, 3.0))
 
@@ -155,7 +159,11 @@ def test_build_lists_missing_and_corrupt_files_by_name(tmp_path):
 def test_skip_bad_keeps_what_can_be_used(tmp_path):
     for name in ("a.png", "b.png", "d.png"):
         picture(tmp_path / name)
-    rows = [row(), row(id="2", prompt="a dog", generations=["a.png", "b.png"], ranking=[1, 1]), row(id="3", prompt="an owl", generations=["d.png", "e.png", "c.png"])]
+    rows = [
+        row(),
+        row(id="2", prompt="a dog", generations=["a.png", "b.png"], ranking=[1, 1]),
+        row(id="3", prompt="an owl", generations=["d.png", "e.png", "c.png"]),
+    ]
     rows.append(row(id="4", prompt="a cow", generations=[str(picture(tmp_path / "f.png")), str(picture(tmp_path / "g.png"))], ranking=[1, 2]))
     manifest = build_dataset(write(tmp_path / "r.json", rows), tmp_path / "out", size=16, skip_bad=True, valid_fraction=0.5)
     parts = manifest["parts"]

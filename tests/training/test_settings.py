@@ -121,11 +121,19 @@ def test_frozen_tensors_of_the_published_model():
         "blip.text_encoder.encoder.layer.8.attention.self.query.weight",
         "blip.visual_encoder.blocks.16.norm1.weight",
     }
-    assert {"blip.vision_proj.weight", "blip.text_proj.bias", "blip.visual_encoder.pos_embed", "blip.text_encoder.embeddings.word_embeddings.weight"} <= frozen
+    assert {
+        "blip.vision_proj.weight",
+        "blip.text_proj.bias",
+        "blip.visual_encoder.pos_embed",
+        "blip.text_encoder.embeddings.word_embeddings.weight",
+    } <= frozen
     assert not any(name.startswith("mlp.") for name in frozen)
 
 
-@pytest.mark.parametrize(("rate", "base", "free"), [(0.0, False, {"blip.text_encoder", "blip.visual_encoder", "mlp.layers"}), (1.0, False, {"mlp.layers"}), (0.5, True, {"mlp.layers"})])
+@pytest.mark.parametrize(
+    ("rate", "base", "free"),
+    [(0.0, False, {"blip.text_encoder", "blip.visual_encoder", "mlp.layers"}), (1.0, False, {"mlp.layers"}), (0.5, True, {"mlp.layers"})],
+)
 def test_freezing_nothing_and_everything(rate, base, free):
     net = RewardModel(TINY)
     assert {".".join(name.split(".")[:2]) for name in freeze(net, rate, base)} == free

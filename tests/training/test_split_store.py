@@ -22,7 +22,10 @@ def items_of(spec):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 12), st.lists(st.integers(0, 60), min_size=2, max_size=3, unique=True)), min_size=4, max_size=40), st.integers(0, 5))
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.lists(st.integers(0, 60), min_size=2, max_size=3, unique=True)), min_size=4, max_size=40),
+    st.integers(0, 5),
+)
 def test_no_prompt_and_no_image_on_both_sides(spec, seed):
     items = items_of([(f"Prompt  {p}" if i % 2 else f"prompt {p} ", tuple(map(str, images))) for i, (p, images) in enumerate(spec)])
     try:

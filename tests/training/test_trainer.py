@@ -196,7 +196,9 @@ def test_preload_path_brings_architecture_and_weights(tmp_path):
     saved = load_file(first)
     assert all(torch.equal(tensor, saved[name]) for name, tensor in start.state_dict().items())
     train(config)
-    assert events(tmp_path / "second", "valid")[0]["loss"] == pytest.approx(min(event["loss"] for event in events(tmp_path / "first", "valid")), abs=1e-6)
+    assert events(tmp_path / "second", "valid")[0]["loss"] == pytest.approx(
+        min(event["loss"] for event in events(tmp_path / "first", "valid")), abs=1e-6
+    )
     with pytest.raises(ConfigError, match="holds another architecture than `model`"):
         initial_model(dataclasses.replace(config, model=dataclasses.replace(TINY, max_tokens=9)))
 
@@ -209,7 +211,12 @@ def test_blip_initialisation_takes_the_backbone_and_leaves_the_rest(tmp_path, mo
     torch.manual_seed(5)
     initialise(donor)
     state = {name.removeprefix("blip."): tensor for name, tensor in donor.state_dict().items() if name.startswith("blip.")}
-    state |= {"visual_encoder_m.cls_token": torch.zeros(1), "image_queue": torch.zeros(2, 2), "temp": torch.zeros(1), "itm_head.weight": torch.zeros(2, 2)}
+    state |= {
+        "visual_encoder_m.cls_token": torch.zeros(1),
+        "image_queue": torch.zeros(2, 2),
+        "temp": torch.zeros(1),
+        "itm_head.weight": torch.zeros(2, 2),
+    }
     state["text_decoder.bert.embeddings.word_embeddings.weight"] = torch.zeros(2)
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "model_large.safetensors")
     monkeypatch.setattr(settings, "ModelConfig", lambda: TINY)  # the check that BLIP's file fits the architecture
