@@ -139,8 +139,8 @@ def tensor_to_pixels(images: torch.Tensor, size: int = 224) -> torch.Tensor:
     height, width = images.shape[-2:]
     if min(height, width) != size:
         target = (int(size * height / width), size) if width <= height else (size, int(size * width / height))
-        images = F.interpolate(images, target, mode="bicubic", antialias=True, align_corners=False)
-        images = images.clamp(0, 1)  # bicubic overshoots; Pillow clips to 8 bits
+        for step in ((height, target[1]), target):  # as Pillow: first along x, then along y, the overshoot clipped each time
+            images = F.interpolate(images, step, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
     height, width = images.shape[-2:]
     top, left = round((height - size) / 2), round((width - size) / 2)
     return normalize(images[..., top : top + size, left : left + size])

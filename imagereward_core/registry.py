@@ -12,6 +12,8 @@ from .errors import ModelNotFoundError
 class Source:
     """One file of a model. `repo` is a Hugging Face repository id, or empty where `url` says it all.
 
+    `local` is the file's name in our own folders (the hub calls many files model.safetensors); default `filename`.
+
     `size` in bytes and `sha256` are what we know of the file ourselves; what is None is taken from the hub's own metadata
     at download. `about` is the rounded size in bytes, for messages and the free-space check before anything is asked.
     """
@@ -19,10 +21,16 @@ class Source:
     filename: str
     repo: str = ""
     url: str = ""
+    local: str = ""
     revision: str = "main"
     about: int = 0
     size: int | None = None
     sha256: str | None = None
+
+    @property
+    def local_name(self) -> str:
+        """The file's name in a models folder."""
+        return self.local or self.filename
 
 
 @dataclass(frozen=True)
@@ -41,14 +49,7 @@ class ModelInfo:
     differentiable: bool = True
 
 
-CLIP_L14 = tuple(
-    Source(filename, repo="openai/clip-vit-large-patch14", about=about)
-    for filename, about in (
-        ("model.safetensors", 1_710_000_000),
-        ("config.json", 5_000),
-        ("tokenizer.json", 2_230_000),
-    )
-)
+CLIP_L14 = Source("model.safetensors", repo="openai/clip-vit-large-patch14", local="clip-vit-large-patch14.safetensors", about=1_710_000_000)
 
 MODELS = (
     ModelInfo(
@@ -63,7 +64,7 @@ MODELS = (
     ModelInfo(
         name="CLIP",
         kind="clip",
-        sources=CLIP_L14,
+        sources=(CLIP_L14,),
         licence="MIT",
         description="Cosine of CLIP ViT-L/14 text and image features (Radford et al. 2021)",
     ),
@@ -91,7 +92,7 @@ MODELS = (
                 size=3_714_759,
                 sha256="21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0",
             ),
-            *CLIP_L14,
+            CLIP_L14,
         ),
         licence="Apache-2.0",
         description="LAION aesthetic head (1 to 10) on CLIP ViT-L/14 image features; it does not read the prompt",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
+import unicodedata
 from collections.abc import Sequence
 
 from .errors import PromptError
 
 PAD, CLS, SEP = 0, 101, 102
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]")  # BLIP adds the last two: 30522 and 30523
 CHUNK = 4096  # characters looked at first; a prompt is read further only while it has not filled the tokens
 
 
@@ -30,8 +31,15 @@ def _wordpiece():
 def check_prompt(prompt: object) -> str:
     """The prompt itself, or PromptError naming what came instead of a string."""
     if not isinstance(prompt, str):
-        raise PromptError(f"a prompt must be a string, found {type(prompt).__name__}: pass \"\" to score an image without one")
+        raise PromptError(f'a prompt must be a string, found {type(prompt).__name__}: pass "" to score an image without one')
     return prompt
+
+
+def _visible(text: str) -> str:
+    """Without control, format, private and unassigned characters, as BERT's own clean-up does; the library keeps some of them."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(char for char in text if char in "\t\n\r" or not unicodedata.category(char).startswith("C"))
 
 
 def token_ids(prompt: str, limit: int | None = None) -> list[int]:
@@ -46,7 +54,7 @@ def token_ids(prompt: str, limit: int | None = None) -> list[int]:
         piece, rest = prompt[:size], size < len(prompt)
         if rest:
             piece = piece[: max(piece.rfind(" "), piece.rfind("\n"), 0)]
-        ids = _wordpiece().encode(piece, add_special_tokens=False).ids
+        ids = _wordpiece().encode(_visible(piece), add_special_tokens=False).ids
         if not rest or len(ids) >= (limit or 0):
             return ids if limit is None else ids[:limit]
         size *= 8

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 def locate(source: Source, *, download_root: Any = None, models_dir: Any = None) -> Path:
     """The file of `source` on this machine."""
     folders = [Path(folder) for folder in (download_root, models_dir, os.environ.get("IMAGEREWARD_HOME")) if folder]
-    stem = Path(source.filename).stem
+    stem = Path(source.local_name).stem
     for folder in folders:
-        for name in (f"{stem}.safetensors", source.filename):
+        for name in (f"{stem}.safetensors", source.local_name):
             if (folder / name).is_file():
                 return folder / name
     raise ModelNotFoundError(f"{source.filename} is in none of {[str(folder) for folder in folders]}")

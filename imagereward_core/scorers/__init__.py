@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import Any
 
@@ -14,12 +15,5 @@ __all__ = ["Scorer", "load_scorer"]
 def load_scorer(name: str | os.PathLike[str], **options: Any) -> Scorer:
     """Load any scorer: a registry name, or the path of a reward model. Options are those of `imagereward_core.load`."""
     kind = "imagereward" if os.path.exists(name) else get(str(name)).kind
-    if kind == "imagereward":
-        from .imagereward import load_imagereward as loader
-    elif kind == "blip":
-        from .blip import load_blip as loader
-    elif kind == "clip":
-        from .clip import load_clip as loader
-    else:
-        from .aesthetic import load_aesthetic as loader
-    return loader(name, **options)
+    module = importlib.import_module(f".{kind}", __package__)  # the registry's kinds are this package's files
+    return getattr(module, f"load_{kind}")(name, **options)

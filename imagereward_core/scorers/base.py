@@ -6,8 +6,9 @@ from __future__ import annotations
 import contextlib
 import os
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -136,21 +137,23 @@ class Scorer(ABC):
 
     def _combine(self, prompts: list[str], part: list[int], features: Tensor) -> list[float]:
         texts = [prompts[index] for index in part]
-        values = self.combine(texts[:1] if len(set(texts)) == 1 else texts, features).float()
+        shared = len(set(texts)) == 1 and len(features) == len(part)
+        values = self.combine(texts[:1] if shared else texts, features).float()
         if not torch.isfinite(values).all():
-            raise ScoreError(f"{self.name} returned {values.tolist()}: the weights are damaged or {self.dtype} is too narrow for them; try precision fp32")
+            raise ScoreError(
+                f"{self.name} returned {values.tolist()}: the weights are damaged or {self.dtype} is too narrow for them; try precision fp32"
+            )
         return values.tolist()
 
     def _batches(self, runs: list[list[int]], images: list[Any]) -> Iterator[tuple[list[list[int]], Tensor]]:
         """Batches of distinct images with their pixels; the next batch is read while this one is computed."""
         chunks = [runs[start : start + self.batch_size] for start in range(0, len(runs), self.batch_size)]
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="imagereward-read") as pool:
-            pending = pool.submit(self._read, [images[run[0]] for run in chunks[0]]) if chunks else None
+            ahead: deque[Future[Tensor]] = deque()
             for index, chunk in enumerate(chunks):
-                pixels = pending.result()
-                if index + 1 < len(chunks):
-                    pending = pool.submit(self._read, [images[run[0]] for run in chunks[index + 1]])
-                yield chunk, pixels.to(self.device, self.dtype)
+                for later in chunks[index + len(ahead) : index + 2]:
+                    ahead.append(pool.submit(self._read, [images[run[0]] for run in later]))
+                yield chunk, ahead.popleft().result().to(self.device, self.dtype)
 
     def _read(self, images: list[Any]) -> Tensor:
         return torch.stack([pil_to_pixels(open_image(image, self.exif_transpose), self.size) for image in images])
@@ -186,6 +189,6 @@ def _groups(chunk: list[list[int]], prompts: list[str]) -> Iterator[tuple[slice,
 
 @contextlib.contextmanager
 def building() -> Iterator[None]:
-    """Weights made under a host's inference mode could never be moved or trained later: leave it while building."""
+    """Weights read or made under a host's inference mode could never be moved or differentiated later: leave it meanwhile."""
     with torch.inference_mode(False), torch.no_grad():
         yield

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import registry, weights
 from ..config import ModelConfig
-from .base import Scorer, pick_device, pick_dtype
+from .base import Scorer, building, pick_device, pick_dtype
 from .imagereward import ImageRewardScorer, build
 
 # Parts of BLIP's pre-training checkpoint that have no place here: momentum copies, queues, the captioner, the matching head.
@@ -25,6 +25,7 @@ class BlipScorer(ImageRewardScorer):
         return self.net.contrast(*self.tokenize(prompts), images)
 
 
+@building()
 def load_blip(
     name: str = "BLIP",
     *,

@@ -59,24 +59,25 @@ def text_config(med_config: str | os.PathLike[str]) -> TextConfig:
         raise ConfigError(f"med_config {os.fspath(med_config)} is not a BERT config: {type(error).__name__}: {error}") from error
 
 
+@building()
 def build(state: dict[str, Tensor], config: ModelConfig, dtype: torch.dtype, device: torch.device, path: str) -> RewardModel:
     """A RewardModel on `device` holding `state`. No weight is initialised or copied that need not be; head in fp32."""
-    with building():
-        with torch.device("meta"):
-            net = RewardModel(config)
-        state = weights.checked(state, net, ALLOWED_MISSING, path)
-        for key in ALLOWED_MISSING:
-            if key not in state:
-                state[key] = torch.arange(config.text.max_positions).expand(1, -1).clone()
-        for key, tensor in state.items():
-            if tensor.is_floating_point():
-                state[key] = tensor.to(device, torch.float32 if key.startswith("mlp.") else dtype)
-            else:
-                state[key] = tensor.to(device)
-        net.load_state_dict(state, strict=True, assign=True)
+    with torch.device("meta"):
+        net = RewardModel(config)
+    state = weights.checked(state, net, ALLOWED_MISSING, path)
+    for key in ALLOWED_MISSING:
+        if key not in state:
+            state[key] = torch.arange(config.text.max_positions).expand(1, -1).clone()
+    for key, tensor in state.items():
+        if tensor.is_floating_point():
+            state[key] = tensor.to(device, torch.float32 if key.startswith("mlp.") else dtype)
+        else:
+            state[key] = tensor.to(device)
+    net.load_state_dict(state, strict=True, assign=True)
     return net.eval().requires_grad_(False)
 
 
+@building()
 def load_imagereward(
     name: str | os.PathLike[str],
     *,
@@ -91,7 +92,9 @@ def load_imagereward(
     dtype = pick_dtype(precision, device)
     if os.path.exists(name):
         path = os.fspath(name)
-        info = dataclasses.replace(registry.MODELS[0], name=os.path.splitext(os.path.basename(path))[0], sources=(), description=f"reward model from {path}")
+        info = dataclasses.replace(
+            registry.MODELS[0], name=os.path.splitext(os.path.basename(path))[0], sources=(), description=f"reward model from {path}"
+        )
     else:
         info = registry.get(str(name))
         path = os.fspath(weights.locate(info.sources[0], download_root=download_root, models_dir=models_dir))
