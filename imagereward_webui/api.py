@@ -9,7 +9,7 @@ import base64
 import binascii
 import io
 import secrets
-from typing import Any, List, Union
+from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.security import HTTPBasic
@@ -26,20 +26,21 @@ MAX_IMAGES = 64
 MAX_BASE64 = 48 * 2**20  # characters per image
 MAX_PIXELS = 64 * 10**6
 
+
 # pydantic 1 and 2 and Python 3.10 all read typing's own names, whatever the class body's annotations mode
 class ScoreBody(BaseModel):
     """Images as base64; one `prompt` for all of them or one in `prompts` for each."""
 
-    images: List[str]
-    prompt: Union[str, None] = None
-    prompts: Union[List[str], None] = None
+    images: list[str]
+    prompt: str | None = None
+    prompts: list[str] | None = None
     scorer: str = "ImageReward-v1.0"
 
 
 class RankBody(BaseModel):
     """Images as base64, ranked for one prompt."""
 
-    images: List[str]
+    images: list[str]
     prompt: str
     scorer: str = "ImageReward-v1.0"
 
@@ -104,7 +105,7 @@ def decode_image(text: str, position: int) -> Any:
     return image
 
 
-def _images(texts: List[str]) -> list[Any]:
+def _images(texts: list[str]) -> list[Any]:
     if not texts or len(texts) > MAX_IMAGES:
         raise HTTPException(status_code=422, detail=f"images: 1 to {MAX_IMAGES} are accepted, found {len(texts)}")
     return [decode_image(text, i) for i, text in enumerate(texts)]
@@ -156,9 +157,21 @@ def status() -> dict:
 @router.get("/schema")
 def schema() -> dict:
     """The accordion's arguments in order, for `alwayson_scripts: {"ImageReward": {"args": [...]}}`, or by name in one dict."""
-    return {"title": "ImageReward", "args": [
-        {"name": field.attr, "label": field.label, "type": field.kind, "default": field.default, "choices": list(field.choices),
-         "minimum": field.low, "maximum": field.high} for field in FIELDS]}
+    return {
+        "title": "ImageReward",
+        "args": [
+            {
+                "name": field.attr,
+                "label": field.label,
+                "type": field.kind,
+                "default": field.default,
+                "choices": list(field.choices),
+                "minimum": field.low,
+                "maximum": field.high,
+            }
+            for field in FIELDS
+        ],
+    }
 
 
 @router.post("/score")

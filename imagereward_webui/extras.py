@@ -23,8 +23,9 @@ class ScriptPostprocessingImageReward(scripts_postprocessing.ScriptPostprocessin
 
     def ui(self) -> dict[str, Any]:
         with panel.input_accordion("ImageReward score", "extras_imagereward_enable") as enable:
-            scorer = gr.Dropdown(label="Scorer", choices=available(host.models_dir()), value=BY_ATTR["scorer"].default,
-                                 elem_id="extras_imagereward_scorer")
+            scorer = gr.Dropdown(
+                label="Scorer", choices=available(host.models_dir()), value=BY_ATTR["scorer"].default, elem_id="extras_imagereward_scorer"
+            )
             prompt = gr.Textbox(label="Prompt for images without infotext", value="", elem_id="extras_imagereward_prompt")
         return {"enable": enable, "scorer": scorer, "prompt": prompt}
 
@@ -39,6 +40,6 @@ class ScriptPostprocessingImageReward(scripts_postprocessing.ScriptPostprocessin
                 return
             score = holder.score(scorer, plain_prompt(text), [pp.image])[0]
             pp.info[key] = infotext.format_score(score, int(host.option("decimals")))
-        except Exception as error:  # the other postprocessing scripts' work must not be lost
+        except Exception as error:  # noqa: BLE001 - the other postprocessing scripts' work must not be lost
             logger.warning("image not scored: %s", error)
             pp.info[f"{key} note"] = f"not scored, {error}"

@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 from .core import logger
 from .options import BY_NAME, PREFIX
@@ -173,13 +174,24 @@ def build_grid(p: Any, images: list[Any]) -> tuple[Any | None, str]:
     if not (opts.return_grid or opts.grid_save) or (len(images) < 2 and opts.grid_only_if_multiple):
         return None, ""
     grid = host_images.image_grid(images, p.batch_size)
-    text = module("processing").create_infotext(p, p.all_prompts, p.all_seeds, p.all_subseeds, use_main_prompt=True,
-                                                index=0, all_negative_prompts=p.all_negative_prompts)
+    text = module("processing").create_infotext(
+        p, p.all_prompts, p.all_seeds, p.all_subseeds, use_main_prompt=True, index=0, all_negative_prompts=p.all_negative_prompts
+    )
     if opts.enable_pnginfo:
         grid.info["parameters"] = text
     if opts.grid_save:
-        host_images.save_image(grid, p.outpath_grids, "grid", p.all_seeds[0], p.all_prompts[0], opts.grid_format, info=text,
-                               short_filename=not opts.grid_extended_filename, p=p, grid=True)
+        host_images.save_image(
+            grid,
+            p.outpath_grids,
+            "grid",
+            p.all_seeds[0],
+            p.all_prompts[0],
+            opts.grid_format,
+            info=text,
+            short_filename=not opts.grid_extended_filename,
+            p=p,
+            grid=True,
+        )
     return (grid, text) if opts.return_grid else (None, "")
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from .fields import FIELDS, Field
 from .request import InvalidRequest, ScoreRequest
@@ -46,6 +47,7 @@ def score_writer(lookup: Callable[[Any], str | None]) -> Callable[..., str | Non
     `lookup(p)` gives the text for the image the host is at. The host calls twice per image, with an index local to the
     batch; for the grid, params.txt and intermediate images it must be None.
     """
+
     def write(p: Any = None, index: int | None = None, use_main_prompt: bool = False, **_: Any) -> str | None:
         if use_main_prompt or index != getattr(p, "batch_index", None):
             return None

@@ -6,13 +6,13 @@ for anything that depends on the host, and its `holder` for scores; both are pas
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from . import results
 from .core import logger
 from .files import FileKeeper
-from .infotext import (ALL_KEYS, PERCENTILE_KEY, RESULT_KEY, format_score, percentile_score, score_key, score_writer,
-                       settings, without_keys)
+from .infotext import ALL_KEYS, PERCENTILE_KEY, RESULT_KEY, format_score, percentile_score, score_key, score_writer, settings, without_keys
 from .prompt import plain_prompt
 from .request import ScoreRequest
 from .results import Entry, Misaligned
@@ -21,8 +21,17 @@ from .results import Entry, Misaligned
 class Job:
     """Scores the images of one process_images call and rearranges its result."""
 
-    def __init__(self, p: Any, request: ScoreRequest, host: Any, holder: Any, *, keep_all: str = "", script: str = "",
-                 on_result: Callable[[Any, ScoreRequest, list[Entry]], Any] | None = None):
+    def __init__(
+        self,
+        p: Any,
+        request: ScoreRequest,
+        host: Any,
+        holder: Any,
+        *,
+        keep_all: str = "",
+        script: str = "",
+        on_result: Callable[[Any, ScoreRequest, list[Entry]], Any] | None = None,
+    ):
         """`keep_all`: why this job must not be filtered, or ""; `script`: the dropdown script's title if it started this;
         `on_result`: called with all entries when the job is done."""
         self.request, self.host, self.holder, self.on_result = request, host, holder, on_result
@@ -59,8 +68,7 @@ class Job:
         params.update(settings(request))
         if self.script:
             params["Script"] = self.script
-        params[score_key(request.scorer, option("key"))] = score_writer(
-            lambda p: self._text(p, lambda score: format_score(score, decimals)))
+        params[score_key(request.scorer, option("key"))] = score_writer(lambda p: self._text(p, lambda score: format_score(score, decimals)))
         if option("write_aesthetic_score") and request.scorer not in ("CLIP", "BLIP"):
             scale = (lambda score: f"{score:.1f}") if request.scorer == "Aesthetic" else percentile_score
             params[PERCENTILE_KEY] = score_writer(lambda p: self._text(p, scale))
@@ -86,7 +94,7 @@ class Job:
             return
         try:
             entry.score = self.holder.score(self.request.scorer, plain_prompt(entry.prompt), [image])[0]
-        except Exception as error:  # anything: the host swallows it, and the user would never learn why
+        except Exception as error:  # noqa: BLE001 - anything: the host swallows it, and the user would never learn why
             self.broken = True
             logger.warning("image not scored: %s", error, exc_info=not _expected(error))
             self.notes.append(f"not scored: {error}")
@@ -112,28 +120,25 @@ class Job:
     def _finish(self, p: Any, processed: Any) -> None:
         entries = [self.entries[key] for key in sorted(self.entries)]
         kept = list(range(len(entries)))
+        shown = [entry.image for entry in entries]
         if self.rearranges and entries:
             order = self.request.keep([entry.score for entry in entries])
             try:
-                results.rearrange(processed, entries, order, self.host.masks_per_image(p))
+                shown = results.rearrange(processed, entries, order, self.host.masks_per_image(p))
                 kept = order
             except Misaligned as reason:
                 self.notes.append(f"not filtered or sorted: {reason}")
             hidden = [entry for k, entry in enumerate(entries) if k not in set(kept)]
             self.notes += self.files.settle(hidden)
-        if self.rearranges and processed.images and not self._restore["do_not_save_grid"]:
-            self._grid(p, processed)
+        if self.rearranges and shown and not self._restore["do_not_save_grid"]:
+            grid, text = self.host.build_grid(p, shown)
+            if grid is not None:
+                results.insert_grid(processed, grid, text)
         elif processed.index_of_first_image == 1:
             self._clean_grid_text(processed)
         if self.on_result:
             self.on_result(p, self.request, entries)
         self._report(processed, entries, kept)
-
-    def _grid(self, p: Any, processed: Any) -> None:
-        images = processed.images[processed.index_of_first_image:]
-        grid, text = self.host.build_grid(p, images)
-        if grid is not None:
-            results.insert_grid(processed, grid, text)
 
     def _clean_grid_text(self, processed: Any) -> None:
         """reForge asks for the grid's text as if it were an image, so the last score would stand there."""
@@ -155,15 +160,18 @@ class Job:
         for text in (line, *self.notes):
             processed.comments += f"ImageReward: {text}\n"
         # a copy: the original belongs to the job, and the next grid cell would carry this in its infotext
-        processed.extra_generation_params = {**processed.extra_generation_params, RESULT_KEY: {
-            "scorer": self.request.scorer,
-            "scores": results.gallery_scores(processed, entries),
-            "scored": sum(entry.score is not None for entry in entries),
-            "kept": len(kept),
-            "hidden": len(entries) - len(kept),
-            "summary": line,
-            "notes": list(self.notes),
-        }}
+        processed.extra_generation_params = {
+            **processed.extra_generation_params,
+            RESULT_KEY: {
+                "scorer": self.request.scorer,
+                "scores": results.gallery_scores(processed, entries),
+                "scored": sum(entry.score is not None for entry in entries),
+                "kept": len(kept),
+                "hidden": len(entries) - len(kept),
+                "summary": line,
+                "notes": list(self.notes),
+            },
+        }
 
 
 def clear(p: Any, own_key: str) -> None:
@@ -175,4 +183,5 @@ def clear(p: Any, own_key: str) -> None:
 
 def _expected(error: Exception) -> bool:
     from .core import errors
+
     return isinstance(error, errors.ImageRewardError)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any
 
 from .core import RM, errors, logger
 from .options import POLICY_AUTO, POLICY_CPU, POLICY_KEEP, POLICY_UNLOAD
@@ -44,7 +45,8 @@ def load_scorer(name: str, device: str, precision: str, folder: Path, progress: 
     """Load by registry name or by the name of a file in `folder`; no other path is accepted."""
     if name not in available(folder):
         raise errors.ModelNotFoundError(
-            f"there is no scorer {name!r}; there are: {', '.join(available(folder))}. Reward models (.safetensors, .pt) go into {folder}.")
+            f"there is no scorer {name!r}; there are: {', '.join(available(folder))}. Reward models (.safetensors, .pt) go into {folder}."
+        )
     if name in RM.available_scores():
         return RM.load_score(name, device=device, precision=precision, models_dir=folder)
     target = name if name in RM.available_models() else folder / name

@@ -42,7 +42,8 @@ def _load(folder: Path) -> tuple[ModuleType, bool]:
     name = _name(folder)
     stamp = max(path.stat().st_mtime_ns for path in folder.rglob("*.py"))
     found = sys.modules.get(name)
-    if found is not None and getattr(found, "STAMP", None) == stamp:
+    if found is not None and getattr(found, "STAMP", stamp) == stamp:  # no stamp: imported before us, and ours all the same
+        found.STAMP = stamp
         return found, False
     if found is not None:
         _forget(name)

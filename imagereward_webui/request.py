@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 from .core import errors
 from .fields import BY_ATTR, FIELDS, FILTER_NONE, FILTER_SCORE, FILTER_TOP, Field
@@ -52,8 +53,7 @@ def _parse(field: Field, value: Any) -> Any:
     if field.kind in ("int", "float"):
         number = parse_number(field.label, value)
         if not field.low <= number <= field.high:
-            raise InvalidRequest(
-                f'"{field.label}" is {value!r}; it must lie between {field.low:g} and {field.high:g}.')
+            raise InvalidRequest(f'"{field.label}" is {value!r}; it must lie between {field.low:g} and {field.high:g}.')
         if field.kind == "int" and number != int(number):
             raise InvalidRequest(f'"{field.label}" is {value!r}; it needs a whole number.')
         return int(number) if field.kind == "int" else number
@@ -80,7 +80,7 @@ class ScoreRequest:
     unload: bool = False
 
     @classmethod
-    def from_ui(cls, args: Sequence[Any]) -> "ScoreRequest":
+    def from_ui(cls, args: Sequence[Any]) -> ScoreRequest:
         """From the script's arguments in table order; missing trailing ones keep their default.
 
         The first may be a dict of named values instead (`{"args": [{"enabled": true, "limit": 0.5}]}`), the
@@ -93,7 +93,7 @@ class ScoreRequest:
         return cls(**{field.attr: _parse(field, value) for field, value in zip(FIELDS, args)})
 
     @classmethod
-    def from_api(cls, named: Mapping[str, Any]) -> "ScoreRequest":
+    def from_api(cls, named: Mapping[str, Any]) -> ScoreRequest:
         """From named values; an unknown name is an error that lists the known ones."""
         unknown = sorted(set(named) - set(BY_ATTR))
         if unknown:
@@ -101,7 +101,7 @@ class ScoreRequest:
         request = cls(**{name: _parse(BY_ATTR[name], value) for name, value in named.items()})
         return request if "enabled" in named else replace(request, enabled=True)
 
-    def with_dropdown(self, filter_low: Any, limit: Any) -> "ScoreRequest":
+    def with_dropdown(self, filter_low: Any, limit: Any) -> ScoreRequest:
         """This request as changed by the dropdown script's two inputs (which win over the accordion)."""
         number = parse_number(DROPDOWN_LIMIT_LABEL, limit)
         wanted = parse_bool(DROPDOWN_FILTER_LABEL, filter_low)
@@ -109,7 +109,7 @@ class ScoreRequest:
             return replace(self, enabled=True)
         return replace(self, enabled=True, filter_by=FILTER_SCORE, limit=number)
 
-    def with_values(self, values: Mapping[str, Any]) -> "ScoreRequest":
+    def with_values(self, values: Mapping[str, Any]) -> ScoreRequest:
         """This request with some attributes replaced (X/Y/Z axes), validated as all others."""
         parsed = {name: _parse(BY_ATTR[name], value) for name, value in values.items()}
         return replace(self, enabled=True, **parsed)

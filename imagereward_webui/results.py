@@ -5,8 +5,9 @@ Pure list work on the host's `Processed`: no host import, so that every case can
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Sequence
+from typing import Any
 
 
 @dataclass
@@ -53,16 +54,16 @@ def group_images(images: Sequence[Any], mains: Sequence[Any], extras_each: int) 
     each = min(gaps) if gaps else min(extras_each, len(images) - len(mains))
     ends = [*positions[1:], *([positions[-1] + 1 + each] if positions else [])]
     groups = [list(images[start:end]) for start, end in zip(positions, ends)]
-    return groups, list(images[ends[-1]:] if ends else images)
+    return groups, list(images[ends[-1] :] if ends else images)
 
 
-def rearrange(processed: Any, entries: Sequence[Entry], order: Sequence[int], extras_each: int = 0) -> None:
+def rearrange(processed: Any, entries: Sequence[Entry], order: Sequence[int], extras_each: int = 0) -> list[Any]:
     """Reduce `processed` to the entries in `order`, in that order; entries are in the host's order.
 
     Cuts and permutes `images, infotexts, all_prompts, all_negative_prompts, all_seeds, all_subseeds` together, into new
     lists (the old ones belong to the job). A grid at the head stays there, control maps at the tail stay there.
-    With nothing left the four `all_*` lists keep one element: the host reads their first one. Raises Misaligned,
-    having changed nothing.
+    With nothing left the four `all_*` lists keep one element: the host reads their first one.
+    Returns the images that belong into a grid: the kept ones and their masks. Raises Misaligned, having changed nothing.
     """
     first = processed.index_of_first_image
     head, images = list(processed.images[:first]), processed.images[first:]
@@ -71,7 +72,8 @@ def rearrange(processed: Any, entries: Sequence[Entry], order: Sequence[int], ex
     if len(groups) != len(entries) or len(infotexts) != len(entries):
         raise Misaligned(f"{len(entries)} images were scored, but the host reports {len(infotexts)} infotexts")
 
-    processed.images = head + [image for k in order for image in groups[k]] + (tail if order else [])
+    kept = [image for k in order for image in groups[k]]
+    processed.images = head + kept + (tail if order else [])
     processed.infotexts = processed.infotexts[:first] + [infotexts[k] for k in order]
     named = order if order else range(min(1, len(entries)))
     processed.all_prompts = [entries[k].prompt for k in named]
@@ -82,6 +84,7 @@ def rearrange(processed: Any, entries: Sequence[Entry], order: Sequence[int], ex
         processed.prompt, processed.negative_prompt = entries[k].prompt, entries[k].negative_prompt
         processed.seed, processed.subseed = entries[k].seed, entries[k].subseed
     processed.info = processed.infotexts[0] if processed.infotexts else ""
+    return kept
 
 
 def insert_grid(processed: Any, grid: Any, infotext: str) -> None:
@@ -99,7 +102,7 @@ def gallery_scores(processed: Any, entries: Sequence[Entry]) -> list[float | Non
 
 
 def summary(entries: Sequence[Entry], kept: int, filtered: bool) -> str:
-    """"scored 8 · kept 5 · hidden 3 · mean 0.41 · best 1.22 (seed 1234)"."""
+    """ "scored 8 · kept 5 · hidden 3 · mean 0.41 · best 1.22 (seed 1234)"."""
     scored = [entry for entry in entries if entry.score is not None]
     parts = [f"scored {len(scored)}"]
     if len(scored) < len(entries):

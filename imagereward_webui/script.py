@@ -63,10 +63,19 @@ class ImageRewardAccordion(scripts.Script):
             p.comment(f"ImageReward: not scored: {error}")
             return
         if request.enabled:
-            setattr(p, JOB, Job(
-                p, request, host, holder, keep_all=needs_every_image(p),
-                script=infotext.DROPDOWN_TITLE if getattr(p, DROPDOWN, None) is not None else "",
-                on_result=xyz.write_rows if host.driving_script(p) == xyz.SCRIPT_TITLE else None))
+            setattr(
+                p,
+                JOB,
+                Job(
+                    p,
+                    request,
+                    host,
+                    holder,
+                    keep_all=needs_every_image(p),
+                    script=infotext.DROPDOWN_TITLE if getattr(p, DROPDOWN, None) is not None else "",
+                    on_result=xyz.write_rows if host.driving_script(p) == xyz.SCRIPT_TITLE else None,
+                ),
+            )
 
     def process(self, p, *args):
         clear(p, host.option("key"))
@@ -103,8 +112,9 @@ class ImageRewardScript(scripts.Script):
     def run(self, p, filter_low=False, limit=None, *extra):
         try:
             if missing := host.missing_arguments(p):
-                raise InvalidRequest(f'"{DROPDOWN_LIMIT_LABEL}" can\'t be told: script_args needs exactly two values, '
-                                     f"[filter, limit], and has {2 - missing}.")
+                raise InvalidRequest(
+                    f'"{DROPDOWN_LIMIT_LABEL}" can\'t be told: script_args needs exactly two values, [filter, limit], and has {2 - missing}.'
+                )
             ScoreRequest().with_dropdown(filter_low, limit)
         except InvalidRequest as error:
             raise host.input_error(p, error) from error

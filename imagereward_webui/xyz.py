@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 from . import host
 from .lifecycle import available
@@ -13,12 +14,27 @@ from .request import ScoreRequest
 
 SCRIPT_TITLE = "X/Y/Z plot"
 AXES_ATTRIBUTE = "imagereward_axes"
-COLUMNS = ("cell", "file", "scorer", "score", "passes", "seed", "steps", "sampler", "cfg_scale", "width", "height", "prompt",
-           "negative_prompt", "model")
+COLUMNS = (
+    "cell",
+    "file",
+    "scorer",
+    "score",
+    "passes",
+    "seed",
+    "steps",
+    "sampler",
+    "cfg_scale",
+    "width",
+    "height",
+    "prompt",
+    "negative_prompt",
+    "model",
+)
 
 
 def set_axis(attr: str) -> Callable[[Any, Any, Any], None]:
     """The function an axis calls per cell: `p` is a shallow copy for the cell, so a new dict is assigned, never changed."""
+
     def apply(p: Any, value: Any, _values: Any) -> None:
         setattr(p, AXES_ATTRIBUTE, {**getattr(p, AXES_ATTRIBUTE, {}), attr: value})
 
@@ -41,8 +57,7 @@ def add_axes() -> None:
             continue
         labels = {option.label for option in module.axis_options}
         for axis in (
-            module.AxisOption("[ImageReward] Scorer", str, set_axis("scorer"), confirm=confirm_scorers,
-                              choices=lambda: available(host.models_dir())),
+            module.AxisOption("[ImageReward] Scorer", str, set_axis("scorer"), confirm=confirm_scorers, choices=lambda: available(host.models_dir())),
             module.AxisOption("[ImageReward] Score limit", float, _set_limit),
         ):
             if axis.label not in labels:
@@ -73,8 +88,22 @@ def write_rows(p: Any, request: ScoreRequest, entries: list[Any]) -> Path | None
             writer.writerow(COLUMNS)
         for entry in entries:
             scored = entry.score is not None
-            writer.writerow([
-                cell, os.path.basename(entry.path or ""), request.scorer, f"{entry.score:.4f}" if scored else "",
-                request.passes(entry.score) if scored else "", entry.seed, p.steps, p.sampler_name, p.cfg_scale, p.width, p.height,
-                entry.prompt, entry.negative_prompt, getattr(p, "sd_model_name", "")])
+            writer.writerow(
+                [
+                    cell,
+                    os.path.basename(entry.path or ""),
+                    request.scorer,
+                    f"{entry.score:.4f}" if scored else "",
+                    request.passes(entry.score) if scored else "",
+                    entry.seed,
+                    p.steps,
+                    p.sampler_name,
+                    p.cfg_scale,
+                    p.width,
+                    p.height,
+                    entry.prompt,
+                    entry.negative_prompt,
+                    getattr(p, "sd_model_name", ""),
+                ]
+            )
     return path
