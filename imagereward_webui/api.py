@@ -114,7 +114,7 @@ def _images(texts: list[str]) -> list[Any]:
 def _prompts(body: ScoreBody) -> list[str]:
     if (body.prompt is None) == (body.prompts is None):
         raise HTTPException(status_code=422, detail="give either prompt (one for all images) or prompts (one for each)")
-    prompts = [body.prompt] * len(body.images) if body.prompts is None else body.prompts
+    prompts = [body.prompt or ""] * len(body.images) if body.prompts is None else body.prompts
     if len(prompts) != len(body.images):
         raise HTTPException(status_code=422, detail=f"{len(prompts)} prompts for {len(body.images)} images: the numbers must be equal")
     return [plain_prompt(prompt) for prompt in prompts]
@@ -166,8 +166,8 @@ def schema() -> dict:
                 "type": field.kind,
                 "default": field.default,
                 "choices": list(field.choices),
-                "minimum": field.low,
-                "maximum": field.high,
+                "minimum": field.low if field.kind in ("int", "float") else None,
+                "maximum": field.high if field.kind in ("int", "float") else None,
             }
             for field in FIELDS
         ],

@@ -8,9 +8,15 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import TYPE_CHECKING
 
 CORE_NAME: str = getattr(sys.modules[__package__], "CORE_NAME", "imagereward_core")
 
 RM = importlib.import_module(CORE_NAME)
 errors = importlib.import_module(CORE_NAME + ".errors")
 logger = importlib.import_module(CORE_NAME + ".log").logger
+
+if TYPE_CHECKING:
+    from imagereward_core.errors import ImageRewardError
+else:
+    ImageRewardError = errors.ImageRewardError

@@ -7,6 +7,7 @@ they can't drift apart; `tests/contract/test_fields.py` holds the table and the 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +30,8 @@ class Field:
     default: Any
     infotext: str | None = None
     choices: tuple[str, ...] = ()
-    low: float | None = None
-    high: float | None = None
+    low: float = -math.inf
+    high: float = math.inf
     help: str = ""
 
 

@@ -38,10 +38,15 @@ class FileKeeper:
         """`sidecars`: the host writes a .txt beside each image, which goes where the image goes."""
         self.policy, self.subfolder, self.sidecars = policy, safe_folder(subfolder), sidecars
 
+    @property
+    def acts(self) -> bool:
+        """Whether anything is ever moved or removed."""
+        return self.policy != LOW_KEEP
+
     def settle(self, hidden: Iterable[Entry]) -> list[str]:
         """Move or remove the files of these entries; returns notes for the user (one per problem)."""
-        notes = []
-        if self.policy == LOW_KEEP:
+        notes: list[str] = []
+        if not self.acts:
             return notes
         for entry in hidden:
             if not entry.path:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,8 @@ def module(name: str) -> Any:
 
 
 def _optional(name: str) -> Any | None:
-    try:
-        return importlib.import_module(name) if importlib.util.find_spec(name) else None
-    except ImportError:  # the parent package is missing
-        return None
+    """A module that only some hosts have. Those that have it imported it long before they call us."""
+    return sys.modules.get(name)
 
 
 def option(name: str) -> Any:
@@ -86,7 +84,6 @@ def collect_garbage() -> None:
     """Give memory back to the device and, where the C library can, to the system."""
     import ctypes
     import gc
-    import sys
 
     gc.collect()
     module("devices").torch_gc()

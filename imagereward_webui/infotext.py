@@ -84,7 +84,7 @@ def paste_value(field: Field, params: Mapping[str, Any], own_key: str = SCORE_KE
         return scored
     if not scored:
         return None
-    if field.infotext not in params:
+    if field.infotext is None or field.infotext not in params:
         return field.default
     try:
         return getattr(ScoreRequest.from_api({field.attr: _typed(field, params[field.infotext])}), field.attr)

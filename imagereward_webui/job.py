@@ -102,7 +102,7 @@ class Job:
 
     def current(self, p: Any, image: Any) -> Entry | None:
         """The entry whose file the host is saving now, or None for grids, masks and intermediate images."""
-        entry = self.entries.get((getattr(p, "iteration", None), getattr(p, "batch_index", None)))
+        entry = self.entries.get((getattr(p, "iteration", -1), getattr(p, "batch_index", -1)))
         return entry if entry is not None and entry.image is image and not self.closed else None
 
     # --- the result ------------------------------------------------------------------------------------------------

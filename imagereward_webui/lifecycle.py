@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .core import RM, errors, logger
+from .core import RM, ImageRewardError, errors, logger
 from .options import POLICY_AUTO, POLICY_CPU, POLICY_KEEP, POLICY_UNLOAD
 
 SUFFIXES = (".safetensors", ".pt")
@@ -19,7 +19,7 @@ SMALL_GPU_GB = 12
 ROOM = 1_500_000_000  # bytes: a full-size scorer in fp16 and its activations
 
 
-class Cancelled(errors.ImageRewardError):
+class Cancelled(ImageRewardError):
     """The user interrupted a download or a load."""
 
 

@@ -20,7 +20,7 @@ def load_packages(root: Path) -> tuple[ModuleType, ModuleType]:
     if core_is_new and old is not None:
         _forget(old.__name__)  # it holds classes of the core that is gone
     webui, _ = _load(root / "imagereward_webui")
-    webui.CORE_NAME = core.__name__
+    vars(webui)["CORE_NAME"] = core.__name__
     return core, webui
 
 
@@ -35,7 +35,7 @@ def _name(folder: Path) -> str:
 
 
 def _is_from(module: ModuleType, folder: Path) -> bool:
-    return bool(getattr(module, "__file__", None)) and Path(module.__file__).resolve().parent == folder
+    return bool(module.__file__) and Path(str(module.__file__)).resolve().parent == folder
 
 
 def _load(folder: Path) -> tuple[ModuleType, bool]:
@@ -43,13 +43,15 @@ def _load(folder: Path) -> tuple[ModuleType, bool]:
     stamp = max(path.stat().st_mtime_ns for path in folder.rglob("*.py"))
     found = sys.modules.get(name)
     if found is not None and getattr(found, "STAMP", stamp) == stamp:  # no stamp: imported before us, and ours all the same
-        found.STAMP = stamp
+        vars(found)["STAMP"] = stamp
         return found, False
     if found is not None:
         _forget(name)
     spec = importlib.util.spec_from_file_location(name, folder / "__init__.py", submodule_search_locations=[str(folder)])
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{folder} is no Python package")
     module = importlib.util.module_from_spec(spec)
-    module.STAMP = stamp
+    vars(module)["STAMP"] = stamp
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)

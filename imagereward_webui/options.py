@@ -56,13 +56,15 @@ def add_options() -> None:
 
     shared = host.module("shared")
     for option in OPTIONS:
-        component, args = None, None
+        component: Any = None
+        args: dict[str, Any] = {}
         if option.choices:
             component, args = gr.Dropdown, {"choices": list(option.choices)}
         elif option.span:
-            component, args = gr.Slider, dict(zip(("minimum", "maximum", "step"), option.span))
+            low, high, step = option.span
+            component, args = gr.Slider, {"minimum": low, "maximum": high, "step": step}
         elif option.colour:
-            component, args = gr.ColorPicker, {}
+            component = gr.ColorPicker
         row = shared.OptionInfo(option.default, option.label, component, args, section=SECTION, category_id="postprocessing")
         if option.info:
             row.info(option.info)

@@ -36,7 +36,8 @@ def plain_prompt(text: str) -> str:
 
 def _read(text: str, at: int, closing: str) -> tuple[str, int]:
     """Read up to the bracket that closes this level; returns its plain text and the position after it."""
-    parts, splits = [""], []  # parts of one [..] level, and the separators between them
+    parts = [""]  # of one [..] level
+    splits: list[str] = []  # the separators between them
     while at < len(text):
         char = text[at]
         if char == "\\" and at + 1 < len(text) and text[at + 1] in "()[]\\:|":

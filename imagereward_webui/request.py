@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .core import errors
+from .core import ImageRewardError
 from .fields import BY_ATTR, FIELDS, FILTER_NONE, FILTER_SCORE, FILTER_TOP, Field
 
 DROPDOWN_LIMIT_LABEL = "Lower score limit"
@@ -16,7 +16,7 @@ DROPDOWN_FILTER_LABEL = "Filter out images with low scores"
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off", "")
 
 
-class InvalidRequest(errors.ImageRewardError, ValueError):
+class InvalidRequest(ImageRewardError, ValueError):
     """An input that can't be used. The message names the field as the user sees it, and the value found."""
 
 
@@ -137,10 +137,13 @@ class ScoreRequest:
 
         Unscored images are always kept; sorted, they come last. Equal scores keep their order.
         """
+
+        def badness(i: int) -> float:
+            score = scores[i]
+            return math.inf if score is None else -score
+
         kept = [i for i, score in enumerate(scores) if self.passes(score)]
         if self.filter_by == FILTER_TOP:
-            scored = sorted((i for i in kept if scores[i] is not None), key=lambda i: -scores[i])[: self.top_k]
-            kept = [i for i in kept if scores[i] is None or i in set(scored)]
-        if self.sort:
-            kept.sort(key=lambda i: math.inf if scores[i] is None else -scores[i])
-        return kept
+            best = set(sorted((i for i in kept if scores[i] is not None), key=badness)[: self.top_k])
+            kept = [i for i in kept if scores[i] is None or i in best]
+        return sorted(kept, key=badness) if self.sort else kept

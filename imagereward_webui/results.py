@@ -110,9 +110,10 @@ def summary(entries: Sequence[Entry], kept: int, filtered: bool) -> str:
     if filtered:
         parts += [f"kept {kept}", f"hidden {len(entries) - kept}"]
     if scored:
-        best = max(scored, key=lambda entry: entry.score)
-        parts.append(f"mean {sum(entry.score for entry in scored) / len(scored):.2f}")
-        parts.append(f"best {best.score:.2f} (seed {best.seed})")
+        scores = [entry.score for entry in scored if entry.score is not None]
+        best = scored[scores.index(max(scores))]
+        parts.append(f"mean {sum(scores) / len(scores):.2f}")
+        parts.append(f"best {max(scores):.2f} (seed {best.seed})")
     return " · ".join(parts)
 
 
@@ -120,7 +121,7 @@ def yield_summary(entries: Sequence[Entry], kept: Sequence[int]) -> str:
     """How many images it took: kept / generated, and how far the kept lie above the mean, in standard deviations."""
     scores = [entry.score for entry in entries if entry.score is not None]
     text = f"{len(kept)} of {len(entries)} generated"
-    chosen = [entries[k].score for k in kept if entries[k].score is not None]
+    chosen = [score for k in kept if (score := entries[k].score) is not None]
     if len(scores) < 2 or not chosen:
         return text
     mean = sum(scores) / len(scores)

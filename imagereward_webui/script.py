@@ -127,13 +127,13 @@ class ImageRewardScript(scripts.Script):
 
 
 def before_image_saved(params: Any) -> None:
-    """Give each image of a job a file name of its own, so that what is moved later is that file and no older one."""
+    """Where hidden images will be moved, give each image a file name of its own, so that it is that file and no older one."""
     from pathlib import Path
 
     from .files import unused_path
 
     job = getattr(params.p, JOB, None)
-    if job and job.current(params.p, params.image):
+    if job and job.files.acts and job.current(params.p, params.image):
         params.filename = str(unused_path(Path(params.filename)))
 
 

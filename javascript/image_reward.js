@@ -90,13 +90,15 @@
             badge.className = "imagereward-badge notranslate";
             button.appendChild(badge);
         }
-        const text = (best ? "★ " : "") + score.toFixed(2);
-        if (badge.textContent !== text) {
-            const colour = colours(score, range[0], range[1]);
-            badge.textContent = text;
+        const colour = colours(score, range[0], range[1]);
+        const look = score.toFixed(2) + colour.background;
+        if (badge.dataset.look !== look) {
+            badge.dataset.look = look;
+            badge.textContent = score.toFixed(2);
             badge.style.backgroundColor = colour.background;
             badge.style.color = colour.text;
         }
+        setClass(badge, "imagereward-best", best);
     }
 
     function setClass(element, name, wanted) {

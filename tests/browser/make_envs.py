@@ -8,7 +8,15 @@ from pathlib import Path
 # what the hosts pin beside gradio; without these pip takes newer ones that these gradio versions can't run on
 ENVIRONMENTS = {
     "gradio3": ["gradio==3.41.2", "fastapi==0.94.0", "pydantic<2", "httpx==0.24.1", "Pillow>=9.5,<11", "numpy==1.26.2", "huggingface_hub<1"],
-    "gradio4": ["gradio==4.40.0", "fastapi==0.104.1", "pydantic==2.8.2", "httpx==0.24.1", "Pillow>=9.5,<11", "numpy==1.26.2", "huggingface_hub==0.26.2"],
+    "gradio4": [
+        "gradio==4.40.0",
+        "fastapi==0.104.1",
+        "pydantic==2.8.2",
+        "httpx==0.24.1",
+        "Pillow>=9.5,<11",
+        "numpy==1.26.2",
+        "huggingface_hub==0.26.2",
+    ],
 }
 
 

@@ -4,14 +4,16 @@ import pytest
 
 GRID = "#txt2img_gallery .grid-container button.thumbnail-item"
 THUMBS = "#txt2img_gallery .thumbnails button.thumbnail-item"
-BADGES = "buttons => buttons.map(b => { const x = b.querySelector('.imagereward-badge'); return x ? x.textContent : null; })"
+BADGES = "buttons => buttons.map(b => { const x = b.querySelector('.imagereward-badge'); return x ? (x.classList.contains('imagereward-best') ? '★ ' : '') + x.textContent : null; })"
 
 
 def generate(page, name, count):
     close_preview(page)
     page.click(f"#generate_{name}")
     page.wait_for_function("([selector, count]) => document.querySelectorAll(selector).length === count", arg=[GRID, count])
-    page.wait_for_function("name => [...document.querySelectorAll('#txt2img_gallery img')].every(i => decodeURIComponent(i.src).includes(name + '-'))", arg=name)
+    page.wait_for_function(
+        "name => [...document.querySelectorAll('#txt2img_gallery img')].every(i => decodeURIComponent(i.src).includes(name + '-'))", arg=name
+    )
     page.wait_for_timeout(450)  # the host's 200 ms after the last change, twice
 
 
