@@ -6,6 +6,8 @@ The module stays in memory when the host reloads its UI, and with it the loaded 
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,33 +26,50 @@ class Cancelled(ImageRewardError):
 
 
 def available(folder: Path) -> list[str]:
-    """Names of all scorers: the registry's, then the files in the models folder that are not one of those."""
-    known = [*RM.available_models(), *RM.available_scores()]
-    stems = {"ImageReward", *_registry_stems()}
-    try:
-        files = sorted(path.name for path in folder.iterdir() if path.suffix in SUFFIXES and path.stem not in stems)
-    except OSError:
-        files = []  # no folder yet: nothing to list
-    return known + files
+    """Names of all scorers: the registry's, then the other model files in the models folder.
+
+    A .pt and the .safetensors that were made from it are one model.
+    """
+    known = {_stem(Path(source.local_name)) for info in _core("registry").MODELS for source in info.sources}
+    files: dict[str, str] = {}
+    with contextlib.suppress(OSError):  # no folder yet: nothing to list
+        for path in sorted(folder.iterdir(), key=lambda path: (path.suffix != ".pt", len(path.name))):
+            if path.suffix in SUFFIXES and _stem(path) not in known:
+                files.setdefault(_stem(path), path.name)
+    return [*RM.available_models(), *RM.available_scores(), *sorted(files.values())]
 
 
-def _registry_stems() -> set[str]:
-    import importlib
+def _stem(path: Path) -> str:
+    return path.stem.removesuffix(".fp16")
 
-    registry = importlib.import_module(RM.__name__ + ".registry")
-    return {Path(source.filename).stem for info in registry.MODELS for source in info.sources}
+
+def _core(name: str) -> Any:
+    """A module of the model package. `weights` imports torch, so none is imported before it is needed."""
+    return importlib.import_module(f"{RM.__name__}.{name}")
 
 
 def load_scorer(name: str, device: str, precision: str, folder: Path, progress: Callable[..., None] | None = None) -> Any:
-    """Load by registry name or by the name of a file in `folder`; no other path is accepted."""
-    if name not in available(folder):
+    """Load by registry name or by the name of a file in `folder`; no other path is accepted.
+
+    `progress(bytes done, bytes in total or None, file name)` follows a download and may raise to stop it.
+    """
+    names = available(folder)
+    if name not in names:
         raise errors.ModelNotFoundError(
-            f"there is no scorer {name!r}; there are: {', '.join(available(folder))}. Reward models (.safetensors, .pt) go into {folder}."
+            f"there is no scorer {name!r}; there are: {', '.join(names)}. Reward models (.safetensors, .pt) go into {folder}."
         )
-    if name in RM.available_scores():
-        return RM.load_score(name, device=device, precision=precision, models_dir=folder)
-    target = name if name in RM.available_models() else folder / name
-    return RM.load(target, device=device, precision=precision, models_dir=folder)
+    models, scores = RM.available_models(), RM.available_scores()
+    if name not in models + scores:
+        return RM.load(folder / name, device=device, precision=precision)
+    for source in _core("registry").get(name).sources:
+        report = functools.partial(_report, progress, source.filename) if progress else None
+        _core("weights").locate(source, models_dir=folder, progress=report)
+    load = RM.load if name in models else RM.load_score
+    return load(name, device=device, precision=precision, models_dir=folder)
+
+
+def _report(progress: Callable[..., None], filename: str, done: int, total: int | None) -> None:
+    progress(done, total, filename)
 
 
 class ScorerHolder:

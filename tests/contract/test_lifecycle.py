@@ -113,11 +113,30 @@ def test_download_progress_is_shown_and_can_be_cancelled(host, generate, holder)
     assert "not scored: stopped by the user" in processed.comments and len(processed.images) == 1
 
 
+def test_missing_weights_are_downloaded_with_progress(host, tmp_path, monkeypatch):
+    import imagereward_core as RM
+    from imagereward_core import weights
+
+    asked, reports = [], []
+
+    def locate(source, models_dir, progress):
+        asked.append((source.filename, models_dir))
+        progress(1, 2)
+
+    monkeypatch.setattr(weights, "locate", locate)
+    monkeypatch.setattr(RM, "load_score", lambda name, **options: (name, options))
+    made = host.part("lifecycle").load_scorer("BLIP", "cpu", "auto", tmp_path, lambda *report: reports.append(report))
+    assert asked == [("model_large.pth", tmp_path)] and reports == [(1, 2, "model_large.pth")]
+    assert made == ("BLIP", {"device": "cpu", "precision": "auto", "models_dir": tmp_path})
+
+
 def test_only_known_names_are_loaded(host, tmp_path):
     lifecycle = host.part("lifecycle")
     (tmp_path / "mine.safetensors").touch()
     (tmp_path / "ImageReward.pt").touch()  # the registry's own file is listed by its name
-    assert lifecycle.available(tmp_path)[-1] == "mine.safetensors" and "ImageReward.pt" not in lifecycle.available(tmp_path)
+    for name in ("ImageReward.fp16.safetensors", "yours.pt", "yours.safetensors", "yours.fp16.safetensors", "notes.txt"):
+        (tmp_path / name).touch()  # conversions are no models of their own
+    assert lifecycle.available(tmp_path)[4:] == ["mine.safetensors", "yours.pt"]
     for name in ("../secret.pt", str(tmp_path / "mine.safetensors"), "other.pt"):
         with pytest.raises(host.part("core").errors.ModelNotFoundError, match="there is no scorer"):
             lifecycle.load_scorer(name, "cpu", "auto", tmp_path)
