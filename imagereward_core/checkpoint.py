@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PICKLED = (".pt", ".pth", ".ckpt", ".bin")  # what torch.save writes goes by these names
 SUFFIXES = (*PICKLED, ".safetensors")
+INSPECTED = (*SUFFIXES, ".json", ".zip")  # names that promise what `inspect` can tell
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 PREFIXES = ("module.", "_orig_mod.")  # left behind by DataParallel and torch.compile
 
@@ -40,7 +41,7 @@ KINDS = (
 
 
 def file_format(path: str | os.PathLike[str]) -> str:
-    """ "safetensors", "zip" (torch.save), "pickle" (torch.save before 1.6) or "json", by the content and not by the name.
+    """ "safetensors", "zip" (torch.save), "pickle" (torch.save before 1.6), "json" or "archive", by the content and not by the name.
 
     Costs a few reads whatever the size. Raises WeightsError saying what the file is instead, or how much of it is missing.
     """
@@ -73,7 +74,7 @@ def inspect(path: str | os.PathLike[str], suffix: str | None = None) -> tuple[st
     if suffix == ".json":
         return _inspect_json(path)
     if head.startswith(b"PK\x03\x04"):
-        return _inspect_zip(path, size)
+        return _inspect_zip(path, size, suffix)
     if suffix == ".safetensors" or head[8:9] == b"{":
         return _inspect_safetensors(path, size)
     if head[0] == 0x80 and len(head) > 1 and head[1] <= 5:
@@ -89,7 +90,7 @@ def _inspect_json(path: str | os.PathLike[str]) -> tuple[str, str]:
     return "json", ""
 
 
-def _inspect_zip(path: str | os.PathLike[str], size: int) -> tuple[str, str]:
+def _inspect_zip(path: str | os.PathLike[str], size: int, suffix: str) -> tuple[str, str]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -97,6 +98,8 @@ def _inspect_zip(path: str | os.PathLike[str], size: int) -> tuple[str, str]:
         return "", f"is truncated or damaged: {size} bytes are there, and its table of contents is not among them"
     if any(name.endswith("/constants.pkl") for name in names):
         return "", "is a TorchScript program (as OpenAI's CLIP files are), not a state dict"
+    if suffix == ".zip":
+        return "archive", ""
     if not any(name.endswith("data.pkl") for name in names):
         return "", f"is a zip archive of other things ({', '.join(names[:3])}), not a PyTorch file"
     return "zip", ""
@@ -134,8 +137,8 @@ def read_state(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[st
     kind = file_format(path)
     if kind == "safetensors":
         state, metadata = _read_safetensors(path)
-    elif kind == "json":
-        raise WeightsError(f"{path} is a JSON file; a weights file is wanted")
+    elif kind in ("json", "archive"):
+        raise WeightsError(f"{path} holds {kind} data; a weights file is wanted")
     else:
         state, metadata = _unwrap(_read_pickled(path, mmap=kind == "zip"), path)
     for prefix in PREFIXES:

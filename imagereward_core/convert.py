@@ -102,7 +102,7 @@ def keep_converted(path: str | os.PathLike[str], state: dict[str, Tensor], metad
     """
     path = Path(path)
     target = converted_path(path)
-    if path.suffix not in PICKLED or (target.exists() and origin(target) is None):
+    if path.suffix not in PICKLED or inspect(path)[0] == "safetensors" or (target.exists() and origin(target) is None):
         return
     try:
         with lock_for(target, timeout=0):

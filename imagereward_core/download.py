@@ -22,10 +22,9 @@ import requests
 from filelock import FileLock, Timeout
 
 from .errors import DownloadError
-from .hub import DELAYS, Remote, refusal, transient
+from .hub import DELAYS, Progress, Remote, refusal, transient
 from .log import logger
 
-Progress = Callable[[int, "int | None"], None]  # (bytes done, bytes in total if known); may raise to cancel
 Check = Callable[[Path], str]  # what is wrong with a complete file, or ""
 CHUNK = 1 << 16  # bytes; what is lost at most when a connection breaks
 PROGRESS = 1 << 20  # bytes; a try that brings as many is no failure, however it ended

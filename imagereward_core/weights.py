@@ -7,21 +7,19 @@ implementation keeps them), the Hugging Face cache. A download goes to the first
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from . import hub
-from .checkpoint import PICKLED, SUFFIXES, checked, inspect, non_finite, read_state
+from .checkpoint import INSPECTED, PICKLED, SUFFIXES, checked, inspect, non_finite, read_state
 from .convert import convert as convert_file
 from .convert import converted_path, keep_converted, usable
 from .errors import DownloadError, ModelNotFoundError
+from .hub import Progress
 from .log import logger
 from .registry import ModelInfo, Source
 
 __all__ = ["checked", "default_root", "fetch", "is_path", "keep_converted", "locate", "non_finite", "read_state", "resolve"]
-
-Progress = Callable[[int, "int | None"], None]
 
 
 def default_root() -> Path:
@@ -144,7 +142,7 @@ def _in_place(path: Path, half: bool, foreign: bool = True) -> Path | None:
 def _sound(path: Path | None) -> Path | None:
     if path is None:
         return None
-    problem = inspect(path)[1]
+    problem = _problem(path, path.suffix)
     if problem:
         logger.warning("%s %s; fetching it again", path, problem)
     return None if problem else path
@@ -157,6 +155,11 @@ def _missing(source: Source, places: list[Path], why: str) -> ModelNotFoundError
     )
 
 
+def _problem(path: Path, suffix: str) -> str:
+    """What is wrong with a file whose name promises `suffix`, as far as its form tells."""
+    return inspect(path, suffix)[1] if suffix in INSPECTED else ""
+
+
 def _download(source: Source, places: list[Path], progress: Progress | None) -> Path:
     if hub.offline():
         raise _missing(source, places, "offline mode is on (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE)")
@@ -167,7 +170,7 @@ def _download(source: Source, places: list[Path], progress: Progress | None) -> 
         remote = hub.ask(source) if source.repo else download.ask(source.url, source.size, source.sha256)
         logger.info("downloading %s to %s", remote.url, target)
         with download.Bar(source.local_name) as bar:
-            return download.download(remote, target, progress=progress or bar, check=lambda path: inspect(path, target.suffix)[1])
+            return download.download(remote, target, progress=progress or bar, check=lambda path: _problem(path, target.suffix))
     except DownloadError as error:
         raise DownloadError(f"{error}. {by_hand(source, places[0])}") from error
 

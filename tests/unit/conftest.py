@@ -1,5 +1,8 @@
 """Fixtures of the unit tests."""
 
+import time
+import types
+
 import pytest
 
 from imagereward_core import download, hub
@@ -18,6 +21,8 @@ def server(monkeypatch, tmp_path):
         monkeypatch.setenv(name, str(tmp_path / "home"))
     monkeypatch.setattr(hub, "DELAYS", (0.0, 0.0, 0.0))
     monkeypatch.setattr(download, "DELAYS", (0.0, 0.0, 0.0))
+    hurried = types.SimpleNamespace(**{**vars(time), "sleep": lambda _: None})  # some clients wait between tries of their own
+    monkeypatch.setattr("huggingface_hub.utils._http.time", hurried, raising=False)
     forget_sessions()
     with Hub() as running:
         monkeypatch.setenv("HF_ENDPOINT", running.url)

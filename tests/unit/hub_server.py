@@ -44,6 +44,7 @@ class Hub:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.small: set[str] = set()
+        self.renamed: dict[str, str] = {}  # old repository id → new one
         self.requests: list[Request] = []
         self.faults = Faults()
         self.halfway = threading.Event()
@@ -95,6 +96,9 @@ class Hub:
             return self.send(handler, codes.pop(0), {}, b"", body)
         if faults.head_missing and not body:
             return self.send(handler, 405, {}, b"", body)
+        old = next((repo for repo in self.renamed if path.startswith(f"/{repo}/")), "")
+        if old:
+            return self.send(handler, 307, {"Location": path.replace(old, self.renamed[old], 1)}, b"", body)
         if path not in self.files:
             missing = {"X-Error-Code": "EntryNotFound"} if "/resolve/" in path else {}
             return self.send(handler, 404, missing, b"", body)

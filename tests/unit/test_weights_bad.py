@@ -213,3 +213,12 @@ def test_json_is_json(tmp_path):
     path.write_text('{"a": ')
     with pytest.raises(WeightsError, match="not valid JSON"):
         file_format(path)
+
+
+def test_archives_are_no_weights(tmp_path):
+    path = tmp_path / "images.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("1.png", b"")
+    assert file_format(path) == "archive"
+    with pytest.raises(WeightsError, match="a weights file is wanted"):
+        read_state(path)

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from imagereward_core.checkpoint import read_state
 from imagereward_core.config import METADATA_KEY
 from imagereward_core.errors import ConfigError, WeightsError
 from imagereward_core.registry import Source
-from tests.conftest import random_state, tiny_config
+from tests.conftest import ROOT, random_state, tiny_config
 from tests.unit.test_api import picture
 
 
@@ -238,3 +240,13 @@ def test_a_flipped_bit_is_found_while_converting(tmp_path):
 def test_origin_is_recorded(pickled):
     recorded = json.loads(metadata_of(convert.convert(pickled))[convert.ORIGIN_KEY])
     assert recorded == {"file": "model.pt", "size": pickled.stat().st_size, "mtime_ns": pickled.stat().st_mtime_ns}
+
+
+def test_loading_brings_in_no_compiler(tmp_path, tiny_file):
+    """torch's compiler and sympy cost a second and 100 MB; some functions load them when they run on the meta device."""
+    code = (
+        "import sys, torch; before = set(sys.modules); import imagereward_core as RM; RM.load(sys.argv[1], device='cpu');"
+        "print([name for name in set(sys.modules) - before if name in ('sympy', 'torch._dynamo')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tiny_file)], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr

@@ -38,6 +38,11 @@ def test_where_downloads_go(server, tmp_path, monkeypatch):
     assert weights.locate(replace(SOURCE, filename="third.pt"), models_dir=tmp_path / "host").parent == tmp_path / "host"
 
 
+def test_a_repository_that_was_renamed(server, tmp_path):
+    server.renamed["former/name"] = "owner/name"
+    assert weights.locate(replace(SOURCE, repo="former/name"), download_root=tmp_path).read_bytes() == CONTENT
+
+
 def test_small_files_are_checked_by_git_hash(server, tmp_path):
     server.put("owner/name", "config.json", b'{"a": 1}', small=True)
     source = replace(SOURCE, filename="config.json")

@@ -1,12 +1,14 @@
 """Plain URLs, whole models, and several processes at once, against the loopback server."""
 
 import hashlib
+import io
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import zipfile
 from dataclasses import replace
 
 import pytest
@@ -37,6 +39,20 @@ def test_plain_url_that_is_not_what_we_know(server, tmp_path, known, message):
     with pytest.raises(DownloadError, match=message):
         weights.locate(Source("BLIP.pth", **{**known, "url": server.url + known["url"]}), download_root=tmp_path)
     assert files(tmp_path) == []
+
+
+def test_data_that_is_no_weights(server, tmp_path):
+    """Benchmarks fetch their rankings and images the same way."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("1.png", b"x" * 1000)
+    contents = {"images/a.zip": buffer.getvalue(), "rankings.json": b"[]", "notes.txt": b"text"}
+    for name, content in contents.items():
+        server.put("owner/name", name, content)
+        assert weights.locate(Source(name, repo="owner/name"), download_root=tmp_path).read_bytes() == content
+    server.put("owner/name", "b.zip", buffer.getvalue()[:500])
+    with pytest.raises(DownloadError, match="truncated"):
+        weights.locate(Source("b.zip", repo="owner/name"), download_root=tmp_path)
 
 
 def test_a_web_page_of_the_wrong_type_is_seen_by_its_content(server, tmp_path):
