@@ -1,0 +1,1 @@
+"""The small world: tiny trained models that show score, curate and teach in minutes, offline."""
