@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.abc
 import json
 import os
 import pathlib
@@ -13,6 +14,21 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARED = pathlib.Path(os.environ.get("IMAGEREWARD_SHARED", ROOT.parent / "shared"))
 
 sys.path.insert(0, str(ROOT))
+
+
+class _Hidden(importlib.abc.MetaPathFinder):
+    """Makes the packages named in IMAGEREWARD_TEST_HIDE absent, to test what happens where they are not installed."""
+
+    names = set(os.environ.get("IMAGEREWARD_TEST_HIDE", "").split(",")) - {""}
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname.split(".")[0] in self.names:
+            raise ModuleNotFoundError(f"No module named {fullname!r} (hidden by the test)", name=fullname)
+        return None
+
+
+if _Hidden.names:
+    sys.meta_path.insert(0, _Hidden())
 
 
 def shared(*parts: str) -> pathlib.Path:
@@ -50,8 +66,14 @@ def golden() -> dict:
 @pytest.fixture(scope="session")
 def golden_file(golden, tmp_path_factory) -> pathlib.Path:
     """The seeded full-size weights as .safetensors: 447 M parameters, the published key names and shapes."""
-    path = tmp_path_factory.mktemp("golden") / "golden.safetensors"
     from safetensors.torch import save_file
+
+    kept = os.environ.get("IMAGEREWARD_GOLDEN")  # made once for several runs, removed by whoever set this
+    path = pathlib.Path(kept) if kept else tmp_path_factory.mktemp("golden") / "golden.safetensors"
+    if path.exists():
+        yield path
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
 
     folder = shared("golden")
     sys.path.insert(0, str(folder))
@@ -61,7 +83,8 @@ def golden_file(golden, tmp_path_factory) -> pathlib.Path:
         sys.path.remove(str(folder))
     save_file(make_state(golden["seed"]), path)
     yield path
-    path.unlink()
+    if not kept:
+        path.unlink()
 
 
 @pytest.fixture(scope="session")

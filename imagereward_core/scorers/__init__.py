@@ -6,6 +6,7 @@ import importlib
 import os
 from typing import Any
 
+from .. import weights
 from ..registry import get
 from .base import Scorer
 
@@ -14,6 +15,6 @@ __all__ = ["Scorer", "load_scorer"]
 
 def load_scorer(name: str | os.PathLike[str], **options: Any) -> Scorer:
     """Load any scorer: a registry name, or the path of a reward model. Options are those of `imagereward_core.load`."""
-    kind = "imagereward" if os.path.exists(name) else get(str(name)).kind
+    kind = "imagereward" if weights.is_path(name) else get(str(name)).kind
     module = importlib.import_module(f".{kind}", __package__)  # the registry's kinds are this package's files
     return getattr(module, f"load_{kind}")(name, **options)

@@ -56,6 +56,8 @@ def load_aesthetic(
     info = registry.get(str(name))
     head_source, clip_source = info.sources
     path = os.fspath(weights.locate(head_source, download_root=download_root, models_dir=models_dir))
-    head = build_head(weights.read_state(path)[0], device, path)
+    state, metadata = weights.read_state(path)
+    head = build_head(state, device, path)
+    weights.keep_converted(path, state, metadata)
     net = load_clip_net(clip_source, device, precision, download_root, models_dir)
     return AestheticScorer(net, head, info, device)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .. import registry, weights
@@ -37,15 +38,16 @@ def load_blip(
     """See `imagereward_core.load_score`."""
     device = pick_device(device)
     info = registry.get(str(name))
-    path = os.fspath(weights.locate(info.sources[0], download_root=download_root, models_dir=models_dir))
-    state, _ = weights.read_state(path)
-    return from_state(state, info, device, precision, path)
+    half = pick_dtype(precision, device) is not torch.float32
+    path = os.fspath(weights.locate(info.sources[0], download_root=download_root, models_dir=models_dir, half=half))
+    state, metadata = weights.read_state(path)
+    scorer = from_state(state, info, device, precision, path)
+    weights.keep_converted(path, state, metadata)
+    return scorer
 
 
 def from_state(state: dict[str, Tensor], info: registry.ModelInfo, device: Any, precision: str, path: str) -> BlipScorer:
     """A scorer from BLIP's own key names (`visual_encoder.…`); the reward head stays empty and is never asked."""
-    import torch
-
     device = pick_device(device)
     config = ModelConfig()
     state = {f"blip.{key}": tensor for key, tensor in state.items() if not UNUSED.match(key)}

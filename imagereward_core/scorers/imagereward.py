@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -90,17 +91,17 @@ def load_imagereward(
     """See `imagereward_core.load`."""
     device = pick_device(device)
     dtype = pick_dtype(precision, device)
-    if os.path.exists(name):
-        path = os.fspath(name)
-        info = dataclasses.replace(
-            registry.MODELS[0], name=os.path.splitext(os.path.basename(path))[0], sources=(), description=f"reward model from {path}"
-        )
+    half = dtype is not torch.float32
+    if weights.is_path(name):
+        path = os.fspath(weights.resolve(name, half=half))
+        info = dataclasses.replace(registry.MODELS[0], name=Path(name).stem, sources=(), description=f"reward model from {os.fspath(name)}")
     else:
         info = registry.get(str(name))
-        path = os.fspath(weights.locate(info.sources[0], download_root=download_root, models_dir=models_dir))
+        path = os.fspath(weights.locate(info.sources[0], download_root=download_root, models_dir=models_dir, half=half))
     state, metadata = weights.read_state(path)
     config = ModelConfig.from_json(metadata[METADATA_KEY]) if METADATA_KEY in metadata else ModelConfig()
     if med_config is not None:
         config = dataclasses.replace(config, text=text_config(med_config))
     net = build(state, config, dtype, device, path)
+    weights.keep_converted(path, state, metadata)
     return ImageRewardScorer(net, info, device, size=config.vision.image_size)

@@ -29,6 +29,7 @@ def test_scores_and_rankings(golden, golden_model):
         assert [order.index(index) + 1 for index in range(len(row))] == case["ranking"]
 
 
+@pytest.mark.newest
 def test_single_images_equal_the_batch(golden, golden_model):
     case, paths = golden["cases"][0], golden["paths"][:2]
     assert [golden_model.score(case["prompt"], path) for path in paths] == pytest.approx(case["imagereward"][:2], abs=TOLERANCE)
@@ -37,6 +38,7 @@ def test_single_images_equal_the_batch(golden, golden_model):
     assert scores == pytest.approx(case["imagereward"][:2], abs=TOLERANCE)
 
 
+@pytest.mark.newest
 def test_pixel_gradients(golden, golden_model):
     expected = golden["gradient"]
     paths = golden["paths"][: len(expected["images"])]
@@ -50,6 +52,7 @@ def test_pixel_gradients(golden, golden_model):
     assert (sample - wanted).norm() <= 1e-3 * wanted.norm()
 
 
+@pytest.mark.newest
 def test_blip_contrast(golden, golden_model):
     state = golden_model.net.blip.state_dict()
     state["text_decoder.bert.embeddings.word_embeddings.weight"] = torch.zeros(1)  # parts of BLIP's file with no place here

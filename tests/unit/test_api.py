@@ -163,6 +163,14 @@ def test_names():
             load("no-such-model")
 
 
+def test_clip_without_transformers_says_what_to_do(monkeypatch):
+    from imagereward_core.scorers.clip import clip_config
+
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ModelNotFoundError, match="need the package transformers.*install transformers"):
+        clip_config({}, {}, 8)
+
+
 def test_config_round_trip_and_errors():
     config = tiny_config(head=(8,), vision=VisionConfig(image_size=64, patch_size=16, width=24, depth=1, heads=2, stem="conv"))
     assert ModelConfig.from_json(config.to_json()) == config

@@ -1,0 +1,227 @@
+"""Load time, memory and throughput: this package and the reference implementation side by side in one run.
+
+    python benchmarks/speed.py --weights ImageReward.pt --reference /path/to/python-with-image-reward-1.5
+
+The reference runs in its own interpreter (its pins exclude ours). Both score the same images with the same weights,
+in turns, so that a drifting machine hurts both alike; medians and ratios are what to quote. Without --weights a file of
+seeded random weights of the published size is made; without --reference only this package is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).resolve()
+ROOT = HERE.parent.parent
+PROMPT = "a painting of an ocean with clouds and birds, day time, low depth field effect"
+MED_CONFIG = {
+    "attention_probs_dropout_prob": 0.1, "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "hidden_size": 768, "initializer_range": 0.02,
+    "intermediate_size": 3072, "layer_norm_eps": 1e-12, "max_position_embeddings": 512, "model_type": "bert", "num_attention_heads": 12,
+    "num_hidden_layers": 12, "pad_token_id": 0, "add_type_embeddings": False, "vocab_size": 30524, "encoder_width": 1024, "add_cross_attention": True,
+}  # fmt: skip
+
+
+def flops_per_image(tokens: int) -> float:
+    """Multiply-adds × 2 of one image with a prompt of `tokens` tokens, matrix products only."""
+    n, w, t, v = 197, 1024, tokens, 768
+    vision = 24 * (2 * n * w * 12 * w + 4 * n * n * w) + 2 * 196 * 768 * w
+    text = 12 * (2 * t * (4 * v * v + 2 * v * v + 2 * v * 3072) + 2 * n * 2 * w * v + 4 * t * t * v + 4 * t * n * v)
+    return vision + text
+
+
+def resident() -> int:
+    """Peak resident bytes of this process so far."""
+    try:
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak * (1 if sys.platform == "darwin" else 1024)
+    except ImportError:  # Windows
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+
+
+def worker(kind: str, weights: str, folder: str, threads: int, device: str, precision: str) -> None:
+    """One measured process: loads, reports, then answers one line of JSON per line `score` or `gemm` on its input."""
+    start = time.perf_counter()
+    import torch
+
+    torch.set_num_threads(threads)
+    if kind == "reference":
+        import ImageReward as RM
+    else:
+        sys.path.insert(0, str(ROOT))
+        import imagereward_core as RM
+        import imagereward_core.scorers.imagereward  # noqa: F401  what load() would import, so that import time is told apart
+    imported = time.perf_counter()
+    before = resident()
+    if kind == "reference":
+        os.chdir(folder)
+        model = RM.load(weights, device=device, med_config="med_config.json")
+    else:
+        model = RM.load(weights, device=device, precision=precision)
+    loaded = time.perf_counter()
+    report = {"import_s": imported - start, "load_s": loaded - imported, "peak_load_bytes": resident(), "before_load_bytes": before}
+    images = sorted(str(path) for path in pathlib.Path(folder).glob("*.png"))
+    print("@" + json.dumps(report), flush=True)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        if line.strip() == "score":
+            with torch.no_grad():
+                _, scores = model.inference_rank(PROMPT, images)
+            print("@" + json.dumps({"seconds": time.perf_counter() - start, "scores": scores, "peak_bytes": resident()}), flush=True)
+        elif line.strip() == "gemm":
+            a, b = torch.randn(1576, 1024, device=device), torch.randn(1024, 4096, device=device)
+            a @ b
+            start, repeats = time.perf_counter(), 20
+            for _ in range(repeats):
+                a @ b
+            print("@" + json.dumps({"flops": repeats * 2 * 1576 * 1024 * 4096 / (time.perf_counter() - start)}), flush=True)
+
+
+class Process:
+    """A worker and its answers."""
+
+    def __init__(self, interpreter: str, kind: str, arguments: list[str]):
+        command = [interpreter, str(HERE), "--worker", kind, *arguments]
+        environment = {**os.environ, "PYTHONPATH": "", "HF_HUB_OFFLINE": "1"}
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        self.loaded = self.answer()
+
+    def answer(self) -> dict:
+        for line in self.process.stdout:
+            if line.startswith("@"):
+                return json.loads(line[1:])
+        raise SystemExit(f"the measured process ended with exit code {self.process.wait()}")
+
+    def ask(self, question: str) -> dict:
+        self.process.stdin.write(question + "\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def prepare(folder: pathlib.Path, count: int, weights: str | None) -> str:
+    """Images, the reference's side files, and weights if none were given; the weights' path."""
+    import numpy as np
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    for index in range(count):
+        coarse = Image.fromarray(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+        coarse.resize((512, 512), Image.Resampling.BICUBIC).save(folder / f"{index:03d}.png")
+    (folder / "med_config.json").write_text(json.dumps(MED_CONFIG))
+    (folder / "bert-base-uncased").mkdir()
+    vocabulary = (ROOT / "imagereward_core/data/bert-base-uncased-vocab.txt").read_bytes()
+    (folder / "bert-base-uncased/vocab.txt").write_bytes(vocabulary)
+    if weights:
+        return os.path.abspath(weights)
+    import torch
+
+    sys.path.insert(0, str(ROOT))
+    from imagereward_core.model import RewardModel
+
+    torch.manual_seed(0)
+    path = folder / "random.pt"
+    torch.save(RewardModel().state_dict(), path)
+    return str(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", help="ImageReward.pt; a .safetensors beside it is what this package loads")
+    parser.add_argument("--reference", help="interpreter that can `import ImageReward` (image-reward 1.5)")
+    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--out", help="write the figures as JSON")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        worker(args.worker, args.weights, args.folder, args.threads, args.device, args.precision)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        weights = prepare(folder, args.images, args.weights)
+        figures = measure(args, folder, weights)
+    print(json.dumps(figures, indent=1))
+    if args.out:
+        pathlib.Path(args.out).write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def measure(args: argparse.Namespace, folder: pathlib.Path, weights: str) -> dict:
+    """All figures of one run; the two implementations take turns."""
+    common = ["--folder", str(folder), "--threads", str(args.threads), "--device", args.device, "--precision", args.precision]
+    own = pathlib.Path(weights).with_suffix(".safetensors")
+    sides = {"ours": (sys.executable, str(own) if own.exists() else weights)}
+    if args.reference:
+        sides["reference"] = (args.reference, weights)
+    loads: dict[str, list[dict]] = {side: [] for side in sides}
+    for _ in range(args.rounds):
+        for side, (interpreter, file) in sides.items():
+            process = Process(interpreter, side, ["--weights", file, *common])
+            loads[side].append(process.loaded)
+            process.close()
+    processes = {side: Process(interpreter, side, ["--weights", file, *common]) for side, (interpreter, file) in sides.items()}
+    for process in processes.values():
+        process.ask("score")  # warm-up
+    rounds: dict[str, list[dict]] = {side: [] for side in sides}
+    peak = []
+    for _ in range(args.rounds):
+        for side, process in processes.items():
+            rounds[side].append(process.ask("score"))
+            peak.append(processes["ours"].ask("gemm")["flops"])
+    for process in processes.values():
+        process.close()
+
+    def middle(side: str, key: str, source: dict[str, list[dict]]) -> float:
+        return statistics.median(entry[key] for entry in source[side])
+
+    figures: dict = {
+        "machine": f"{platform.processor() or platform.machine()}, {args.threads} threads, {args.device}, {args.precision}",
+        "images": args.images,
+        "rounds": args.rounds,
+        "gemm_gflops": statistics.median(peak) / 1e9,
+    }
+    tokens = 19
+    for side in sides:
+        seconds = middle(side, "seconds", rounds)
+        figures[side] = {
+            "import_s": middle(side, "import_s", loads),
+            "load_s": middle(side, "load_s", loads),
+            "peak_load_mb": middle(side, "peak_load_bytes", loads) / 1e6,
+            "peak_mb": rounds[side][-1]["peak_bytes"] / 1e6,
+            "images_per_s": args.images / seconds,
+            "share_of_gemm": flops_per_image(tokens if side == "ours" else 35) * args.images / seconds / statistics.median(peak),
+        }
+    if args.reference:
+        ours, theirs = figures["ours"], figures["reference"]
+        pairs = zip(rounds["ours"], rounds["reference"])
+        figures["ratios"] = {
+            "load_time": ours["load_s"] / theirs["load_s"],
+            "load_memory": ours["peak_load_mb"] / theirs["peak_load_mb"],
+            "throughput": statistics.median(b["seconds"] / a["seconds"] for a, b in pairs),
+        }
+        both = zip(rounds["ours"][0]["scores"], rounds["reference"][0]["scores"])
+        figures["max_score_difference"] = max(abs(a - b) for a, b in both)
+    return figures
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""Sets everything up on a fresh machine with Python 3.10 or newer, then runs. Standard library only, Windows too.
+
+    python dev.py demo   generate, score, filter: the whole loop on small models that are part of this repository
+    python dev.py test   everything the continuous integration runs: lint, types, tests, the hosts' pinned versions
+    python dev.py shell  print the environment's interpreter, for your own commands
+
+What it installs goes into .venv (and .venvs for the hosts' pins) in this folder; nothing else is touched. Set
+IMAGEREWARD_TORCH to choose another build of torch, for instance IMAGEREWARD_TORCH="torch==2.7.1 --index-url URL".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import venv
+
+ROOT = pathlib.Path(__file__).resolve().parent
+BIN = "Scripts" if os.name == "nt" else "bin"
+EXE = ".exe" if os.name == "nt" else ""
+CONSTRAINTS = ROOT / "requirements" / "tested.txt"
+TORCH = os.environ.get("IMAGEREWARD_TORCH", "torch==2.13.0")
+HOSTS = ("a1111", "forge")
+GRADIOS = {"gradio3": "requirements/gradio3.txt", "gradio4": "requirements/gradio4.txt"}
+
+
+def say(text: str) -> None:
+    print(f"[dev] {text}", flush=True)
+
+
+def run(*command: object, **changes: str) -> int:
+    """Run a command in the project's root, with these environment variables changed; its exit status."""
+    environment = {**os.environ, "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1", **changes}
+    return subprocess.run([str(part) for part in command], cwd=ROOT, env=environment, check=False).returncode
+
+
+def must(*command: object, **changes: str) -> None:
+    """Run a command; end with its status if it fails."""
+    status = run(*command, **changes)
+    if status:
+        say(f"failed ({status}): {' '.join(map(str, command))}")
+        raise SystemExit(status)
+
+
+def stamped(stamp: pathlib.Path, key: str) -> bool:
+    """Whether a previous run finished the same work."""
+    return stamp.is_file() and stamp.read_text() == key
+
+
+def environment(extras: str) -> pathlib.Path:
+    """The interpreter of .venv with this package's extras installed; made at the first call, kept while nothing changed."""
+    folder = ROOT / ".venv"
+    python = folder / BIN / f"python{EXE}"
+    key = hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in ("pyproject.toml", "requirements/tested.txt")) + TORCH.encode()).hexdigest()
+    stamp = folder / f".installed-{extras.replace(',', '-')}"
+    if stamped(stamp, key):
+        return python
+    if not python.exists():
+        say(f"creating {folder.name} with Python {platform.python_version()}")
+        venv.EnvBuilder(with_pip=True).create(folder)
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    say(f"installing {TORCH.split()[0]} (the largest part)")
+    must(*pip, *shlex.split(TORCH), "numpy", "-c", CONSTRAINTS)
+    say(f"installing the package with its extras: {extras}")
+    # torch may be a build the constraint's exact version does not name (a local version, or the user's choice).
+    lines = [line for line in CONSTRAINTS.read_text().splitlines() if not line.startswith("torch==")]
+    constraints = folder / "constraints.txt"
+    constraints.write_text("\n".join(lines) + "\n")
+    must(*pip, "-e", f".[{extras}]", "-c", constraints)
+    if "dev" in extras.split(","):
+        # OpenAI's original code, the oracle of the CLIP tests; its dependency torchvision is not needed for that.
+        must(*pip, "--no-deps", "clip-anytorch==2.6.0")
+    stamp.write_text(key)
+    return python
+
+
+def overlay(python: pathlib.Path, name: str, file: str) -> pathlib.Path | None:
+    """A folder with the packages of a requirements file, to put before the environment's own; None if they cannot be had."""
+    folder = ROOT / ".venvs" / name
+    requirements = ROOT / file
+    key = requirements.read_text()
+    if stamped(folder / ".installed", key):
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)
+    say(f"installing the pins of {name}")
+    pip = [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
+    if run(*pip, "--only-binary", ":all:", "--target", folder, "-r", requirements):
+        return None
+    (folder / ".installed").write_text(key)
+    return folder
+
+
+def browser() -> str | None:
+    """A Chromium for the tests that click; on a Debian machine we may change, it is installed."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if found := shutil.which(name):
+            return found
+    if shutil.which("apt-get") and hasattr(os, "geteuid") and os.geteuid() == 0:
+        say("installing chromium")
+        run("apt-get", "update", "-qq")
+        run("apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium", DEBIAN_FRONTEND="noninteractive")
+        return shutil.which("chromium")
+    return None
+
+
+def demo(arguments: list[str]) -> int:
+    python = environment("refl")
+    return run(python, "-m", "smallworld", "demo", *arguments)
+
+
+def test(arguments: list[str]) -> int:
+    """Lint, types, tests; then the core again on the hosts' pins and with transformers absent. Non-zero if anything failed."""
+    python = environment("train,refl,clip,dev")
+    failed = []
+
+    def step(name: str, *command: object, **changes: str) -> None:
+        say(name)
+        if run(*command, **changes):
+            failed.append(name)
+
+    if not arguments:
+        step("lint", python, "-m", "ruff", "check", ".")
+        step("format", python, "-m", "ruff", "format", "--check", ".")
+        step("types", python, "-m", "mypy")
+    changes = {"IMAGEREWARD_GOLDEN": str(ROOT / ".venvs" / "golden.safetensors")}
+    if found := browser():
+        changes["IMAGEREWARD_CHROMIUM"] = found
+        for name, file in GRADIOS.items():
+            if (ROOT / file).exists() and (folder := overlay(python, name, file)):
+                changes[f"IMAGEREWARD_{name.upper()}"] = str(folder)
+    step("tests", python, "-m", "pytest", "-q", *arguments, **changes)
+    if not arguments:
+        core = ("tests/unit", "tests/architecture", "tests/parity")
+        for host in HOSTS:
+            folder = overlay(python, host, f"requirements/host-{host}.txt")
+            if folder is None:
+                say(f"SKIPPED the pins of {host}: no wheels of them for Python {platform.python_version()} (use 3.10 or 3.11)")
+                continue
+            step(f"core on the pins of {host}", python, "-m", "pytest", "-q", "-m", "not newest", *core, PYTHONPATH=str(folder), **changes)
+        step("core without transformers", python, "-m", "pytest", "-q", "-m", "not newest", *core, IMAGEREWARD_TEST_HIDE="transformers", **changes)
+    pathlib.Path(changes["IMAGEREWARD_GOLDEN"]).unlink(missing_ok=True)
+    say(f"FAILED: {', '.join(failed)}" if failed else "everything passed")
+    return len(failed)
+
+
+def main() -> int:
+    if sys.version_info < (3, 10):  # noqa: UP036 - this file runs before anything could have checked it
+        say(f"Python 3.10 or newer is needed, this is {platform.python_version()}")
+        return 2
+    command, arguments = (sys.argv[1] if len(sys.argv) > 1 else ""), sys.argv[2:]
+    if command == "demo":
+        return demo(arguments)
+    if command == "test":
+        return test(arguments)
+    if command == "shell":
+        print(environment("train,refl,clip,dev"))
+        return 0
+    print(__doc__)
+    return 0 if command in ("", "-h", "--help", "help") else 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,166 @@
+"""Scoring image files: prompts found, stored scores reused, bad files kept apart, scores written back."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import ConfigError, ImageError, MetadataError
+from .infotext import StoredScore, score_key
+from .metadata import read_prompt, read_score, write_score
+from .preprocess import open_image
+from .prompts import plain_prompt
+from .registry import ModelInfo
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from .scorers.base import Scorer
+
+SUFFIXES = frozenset((".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".avifs", ".gif", ".bmp", ".tif", ".tiff"))
+READERS = 4  # threads that read and decode ahead of the network; Pillow decodes outside Python's lock
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """What to do with each file. `prompt` None: each image's own, as plain words. `model` names the weights in the files."""
+
+    info: ModelInfo
+    model: str
+    prompt: str | None = None
+    write: bool = False
+    rescore: bool = False
+    exif_transpose: bool = False
+    batch_size: int = 8
+
+
+@dataclass(frozen=True)
+class FileScore:
+    """What became of one file. `score` is None if it failed, for the reason in `error`. `stored`: read from the file, not
+    computed now. `error` beside a score: it could not be written. `source` of the prompt: given, infotext or text file."""
+
+    path: Path
+    score: float | None = None
+    prompt: str | None = None
+    source: str = ""
+    stored: bool = False
+    written: bool = False
+    error: str = ""
+
+
+def find_images(names: Iterable[str | os.PathLike[str]], recursive: bool = False) -> list[Path]:
+    """Files, folders' images (those below them too if `recursive`) and glob patterns, each file once, in the order given.
+
+    A name that matches nothing is returned as it is, so that scoring reports it.
+    """
+    found: dict[str, Path] = {}
+    for name in names:
+        for path in _expanded(os.fspath(name), recursive):
+            found.setdefault(os.path.normcase(os.path.abspath(path)), path)
+    return list(found.values())
+
+
+def _expanded(name: str, recursive: bool) -> list[Path]:
+    if os.path.isdir(name):
+        walk = os.walk(name) if recursive else [next(os.walk(name), (name, [], []))]
+        paths = [Path(folder, file) for folder, _, files in walk for file in files if Path(file).suffix.lower() in SUFFIXES]
+        return sorted((path for path in paths if not path.name.startswith(".")), key=natural)
+    if not os.path.exists(name) and glob.has_magic(name):
+        matches = [Path(match) for match in glob.glob(name, recursive=True) if os.path.isfile(match)]
+        return sorted(matches, key=natural) or [Path(name)]
+    return [Path(name)]
+
+
+def natural(path: Path) -> list[tuple[int, int | str]]:
+    """Sort key under which 2.png comes before 10.png."""
+    parts = re.split(r"(\d+)", os.fspath(path).casefold())
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
+
+
+def score_files(paths: Sequence[Path], job: ScoreJob, load: Callable[[], Scorer]) -> Iterator[FileScore]:
+    """Yields a result for every path, in about their order, as soon as it is there. `load` is called when the first image
+    needs computing. Whatever is wrong with one file ends up in its result; errors of the model are raised."""
+    scorer: Scorer | None = None
+    batch: list[tuple[FileScore, Image.Image]] = []
+    ahead: deque[Future[tuple[FileScore, Image.Image | None]]] = deque()
+    waiting = iter(paths)
+    pool = ThreadPoolExecutor(READERS, thread_name_prefix="imagereward-files")
+    try:
+        while True:
+            while len(ahead) < job.batch_size + READERS and (path := next(waiting, None)) is not None:
+                ahead.append(pool.submit(_prepare, path, job))
+            if ahead:
+                result, image = ahead.popleft().result()
+                if image is None:
+                    yield result
+                    continue
+                batch.append((result, image))
+            if batch and (len(batch) >= job.batch_size or not ahead):
+                if scorer is None:
+                    scorer = load()
+                    scorer.batch_size = job.batch_size
+                yield from _scored(batch, job, scorer)
+                batch = []
+            elif not ahead:
+                return
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _prepare(path: Path, job: ScoreJob) -> tuple[FileScore, Image.Image | None]:
+    """The file's prompt and stored score, and its pixels if there is something to compute."""
+    result = FileScore(path, prompt=job.prompt, source="given")
+    try:
+        if job.prompt is None and job.info.uses_prompt:
+            if not path.exists() or path.is_dir():
+                open_image(path)  # says what is wrong
+            found = read_prompt(path)
+            if found is None:
+                return replace(
+                    result, source="", error="no prompt: the image has no infotext and no text file beside it; give one with --prompt"
+                ), None
+            result = replace(result, prompt=plain_prompt(found.text), source=found.source)
+        stored = None if job.rescore else _stored(path, result.prompt, job)
+        if stored is not None:
+            return replace(result, score=stored.value, stored=True), None
+        return result, open_image(path, job.exif_transpose)
+    except (ImageError, MetadataError) as error:
+        return replace(result, error=str(error)), None
+
+
+def _stored(path: Path, prompt: str | None, job: ScoreJob) -> StoredScore | None:
+    """The score in the file if it is this model's for this prompt."""
+    try:
+        stored = read_score(path, score_key(job.info))
+    except MetadataError:
+        return None  # the pixels may be whole all the same; reading them will tell
+    if stored is None or stored.model != job.model or (job.info.uses_prompt and stored.prompt != prompt):
+        return None
+    return stored
+
+
+def _scored(batch: list[tuple[FileScore, Image.Image]], job: ScoreJob, scorer: Scorer) -> Iterator[FileScore]:
+    try:
+        scores = scorer.score_pairs([result.prompt or "" for result, _ in batch], [image for _, image in batch])
+    except RuntimeError as error:
+        if "out of memory" not in str(error):
+            raise
+        raise ConfigError(
+            f"{scorer.device} has not enough memory for {len(batch)} images at once: use a smaller batch size or another device"
+        ) from error
+    for (result, _), score in zip(batch, scores):
+        result = replace(result, score=score)
+        if job.write:
+            try:
+                write_score(result.path, StoredScore(score, job.model, result.prompt if job.info.uses_prompt else None, score_key(job.info)))
+                result = replace(result, written=True)
+            except MetadataError as error:
+                result = replace(result, error=str(error))
+        yield result
