@@ -186,8 +186,10 @@ def judge(scene: Scene, reading: Reading) -> dict[str, float]:
     candidates: list[SeenThing | None] = [*reading.things[:2], None, None]
     best = max(
         permutations(candidates, len(scene.things)),
-        key=lambda order: sum(_score(thing, seen) for thing, seen in zip(scene.things, order, strict=True))
-        + 0.5 * (scene.relation is not None and _holds(scene.relation, order)),
+        key=lambda order: (
+            sum(_score(thing, seen) for thing, seen in zip(scene.things, order, strict=True))
+            + 0.5 * (scene.relation is not None and _holds(scene.relation, order))
+        ),
     )
     pairs = list(zip(scene.things, best, strict=True))
     result["colour"] = sum(seen is not None and seen.colour == thing.colour for thing, seen in pairs) / len(pairs)

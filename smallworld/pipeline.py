@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from .errors import SmallWorldError
 from .ldm_layout import from_ldm
 
 if TYPE_CHECKING:
@@ -21,12 +22,20 @@ DEFAULT_STEPS = 20
 DEFAULT_GUIDANCE = 4.0
 
 
-def load_pipeline(path: Path = TINY_SD) -> StableDiffusionPipeline:
-    """The checkpoint at ``path`` (with its configuration folder beside it) in fp32, on the CPU, with a DDIM scheduler."""
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+def load_pipeline(path: Path = TINY_SD, *, config: Path | None = None) -> StableDiffusionPipeline:
+    """The checkpoint at ``path`` in fp32 on the CPU, with a DDIM scheduler.
 
-    folder = path.with_suffix("")
+    ``config`` is its configuration folder; without it, the folder of the same name beside the file.
+    """
+    try:
+        from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+        from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+    except ImportError as error:
+        raise SmallWorldError(f"drawing pictures needs diffusers and transformers, install the extra [refl]: {error}") from error
+    if not path.is_file():
+        raise SmallWorldError(f"{path} is not there: the small world's weights are part of the repository, or made by 'python -m smallworld build'")
+
+    folder = config or path.with_suffix("")
     tensors = load_file(path)
     unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet"))
     vae = AutoencoderKL.from_config(AutoencoderKL.load_config(folder / "vae"))
@@ -63,9 +72,7 @@ def generate(
     for start in range(0, len(prompts), batch_size):
         part = slice(start, start + batch_size)
         noise = torch.stack([torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in seeds[part]])
-        result = pipeline(
-            prompt=list(prompts[part]), height=64, width=64, latents=noise, num_inference_steps=steps, guidance_scale=guidance
-        )
+        result = pipeline(prompt=list(prompts[part]), height=64, width=64, latents=noise, num_inference_steps=steps, guidance_scale=guidance)
         pictures += result.images
         if on_batch is not None:
             on_batch(len(pictures), len(prompts))

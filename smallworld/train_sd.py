@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GeneratorTraining:
-    steps: int = 4000
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    warmup: int = 150
+    steps: int = 7000
+    batch_size: int = 32
+    learning_rate: float = 8e-4
+    warmup: int = 200
     empty_caption_share: float = 0.1
     ema_decay: float = 0.999
     pictures: int = 24000
@@ -37,10 +37,7 @@ class GeneratorTraining:
 @torch.no_grad()
 def encode_latents(vae: AutoencoderKL, pictures: np.ndarray, batch_size: int = 64) -> torch.Tensor:
     """The unscaled posterior means [N, 4, 8, 8] of uint8 pictures [N, 64, 64, 3]."""
-    parts = [
-        vae.encode(to_tensor(pictures[start : start + batch_size])).latent_dist.mode()
-        for start in range(0, len(pictures), batch_size)
-    ]
+    parts = [vae.encode(to_tensor(pictures[start : start + batch_size])).latent_dist.mode() for start in range(0, len(pictures), batch_size)]
     return torch.cat(parts)
 
 
