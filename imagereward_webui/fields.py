@@ -56,7 +56,7 @@ FIELDS: tuple[Field, ...] = (
     Field("low_images", "Hidden images on disk", "choice", LOW_KEEP, "ImageReward low images", choices=(LOW_KEEP, LOW_MOVE, LOW_DISCARD)),
     Field(
         "wanted",
-        "Generate until this many pass (0 = off)",
+        "Generate until n pass (0 = off)",
         "int",
         0,
         "ImageReward wanted",
@@ -64,7 +64,7 @@ FIELDS: tuple[Field, ...] = (
         high=1000,
         help="Needs the score filter. Goes on with further batches and further seeds until enough images pass.",
     ),
-    Field("max_batches", "Give up after this many batches", "int", 8, "ImageReward max batches", low=1, high=1000),
+    Field("max_batches", "Batches at most", "int", 8, "ImageReward max batches", low=1, high=1000),
     Field("unload", "Unload the scorer after each job", "bool", False, "ImageReward unload"),
 )
 

@@ -24,12 +24,10 @@ def accordion(elem_id: ElemId) -> tuple[list[Any], list[Any], list[str]]:
             widgets["scorer"] = _widget("scorer", elem_id)
             _refresh(widgets["scorer"], elem_id("scorer_refresh"))
             widgets["sort"] = _widget("sort", elem_id)
-        with gr.Row():
-            for attr in ("filter_by", "limit", "top_k", "low_images"):
-                widgets[attr] = _widget(attr, elem_id)
-        with gr.Row():
-            for attr in ("wanted", "max_batches"):
-                widgets[attr] = _widget(attr, elem_id)
+        for row in (("filter_by", "limit", "top_k"), ("low_images", "wanted", "max_batches")):
+            with gr.Row():
+                for attr in row:
+                    widgets[attr] = _widget(attr, elem_id)
         with gr.Row():
             widgets["unload"] = _widget("unload", elem_id)
             unload_button(elem_id)
@@ -69,8 +67,8 @@ def _paste(field: Any) -> Callable[[dict[str, Any]], Any]:
 def _widget(attr: str, elem_id: ElemId) -> Any:
     field = BY_ATTR[attr]
     common = {"label": field.label, "value": field.default, "elem_id": elem_id(attr)}
-    if field.kind != "bool" and field.help:
-        common["info"] = field.help
+    if field.help:
+        common["tooltip"] = field.help  # a keyword that the hosts add to every component
     if field.kind == "bool":
         return gr.Checkbox(**common)
     if field.kind == "int":

@@ -77,11 +77,12 @@ class Engine:
 
     def _make_trainable(self) -> dict[str, nn.Parameter]:
         config, unet = self.config, self.backend.unet
-        if config.tune == "lora":
+        if config.tune == "lora" and not lora.layers(unet):
             lora.inject(unet, config.lora_rank, config.lora_alpha or float(config.lora_rank), config.lora_targets, self.seed)
-        else:
+        elif config.tune == "full":
             unet.requires_grad_(True)
-        unet.to(self.device)
+        if next(unet.parameters()).device != self.device:
+            unet.to(self.device)
         if config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()  # type: ignore[operator]
         if config.vae_checkpointing and hasattr(self.backend.vae, "enable_gradient_checkpointing"):

@@ -91,13 +91,12 @@ class RewardLoss:
             yield from self._draft_lv(x, batch)
         else:
             low, high = config.min_step or 0, config.max_step or 0
-            steps = torch.tensor([noise.integer(low, high) for noise in batch.noises])
-            yield self.one_shot(x, batch, steps)
+            yield self.one_shot(x, batch, [noise.integer(low, high) for noise in batch.noises])
 
-    def one_shot(self, noise: Tensor, batch: Batch, steps: Tensor) -> LossTerm:
+    def one_shot(self, noise: Tensor, batch: Batch, steps: Sequence[int]) -> LossTerm:
         """ReFL: denoise without gradient to step steps[b], one step with gradient, predict the picture in one shot."""
         x = self.rollout.prefix(noise, batch.cond, self.uncond, steps, batch.noises)
-        return self._from(x, self.rollout.timesteps[steps], batch, 1.0)[0]
+        return self._from(x, self.rollout.timesteps[torch.tensor(steps)], batch, 1.0)[0]
 
     def _from(self, x: Tensor, t: Tensor, batch: Batch, weight: float) -> tuple[LossTerm, Tensor]:
         anchor_target = self._base(x, t, batch)
@@ -109,7 +108,7 @@ class RewardLoss:
     def _draft(self, noise: Tensor, batch: Batch, count: int) -> LossTerm:
         """DRaFT-K (Clark et al. 2024): gradient through the last `count` steps of the sampler."""
         rollout, first = self.rollout, len(self.rollout) - count
-        x = rollout.prefix(noise, batch.cond, self.uncond, torch.full((len(noise),), first), batch.noises)
+        x = rollout.prefix(noise, batch.cond, self.uncond, [first] * len(noise), batch.noises)
         anchor = x.new_zeros(())
         for index in range(first, len(rollout)):
             rollout.check()
@@ -125,14 +124,15 @@ class RewardLoss:
         """DRaFT-LV: one step with gradient, then the finished picture is noised again for further gradients of low variance."""
         rollout, repeats = self.rollout, self.config.lv_repeats
         weight = 1 / (1 + repeats)
-        last = torch.full((len(noise),), self.config.max_step or len(rollout) - 1)
-        x = rollout.prefix(noise, batch.cond, self.uncond, last, batch.noises)
-        term, x0 = self._from(x, rollout.timesteps[last], batch, weight)
+        last = self.config.max_step or len(rollout) - 1
+        x = rollout.prefix(noise, batch.cond, self.uncond, [last] * len(noise), batch.noises)
+        t = rollout.timesteps[torch.full((len(noise),), last)]
+        term, x0 = self._from(x, t, batch, weight)
         yield term
         for _ in range(repeats):
             rollout.check()
             again = draw(batch.noises, x0.shape[1:], x0.device)
-            yield self._from(rollout.schedule.add_noise(x0, again, rollout.timesteps[last]), rollout.timesteps[last], batch, weight)[0]
+            yield self._from(rollout.schedule.add_noise(x0, again, t), t, batch, weight)[0]
 
     def _base(self, x: Tensor, t: Tensor, batch: Batch) -> Tensor | None:
         if self.config.anchor != "kl" or not self.config.anchor_weight:

@@ -88,20 +88,19 @@ class Rollout:
         return self.schedule.step(x, prediction, t, t_next, self.eta, noise)
 
     @torch.no_grad()
-    def prefix(self, x: Tensor, cond: Conditioning, uncond: Conditioning | None, stop: Tensor, noises: Sequence[SampleNoise]) -> Tensor:
+    def prefix(self, x: Tensor, cond: Conditioning, uncond: Conditioning | None, stop: Sequence[int], noises: Sequence[SampleNoise]) -> Tensor:
         """Noise x [B, 4, h, w] → the latents before step stop[b] of each sample; no graph is kept."""
         x = x.clone()
-        for index in range(int(stop.max())):
+        for index in range(max(stop)):
             self.check()
-            active = torch.nonzero(stop > index).flatten()
-            rows = active.to(x.device)
+            active = [row for row, last in enumerate(stop) if last > index]
             steps = torch.full((len(active),), index)
-            part = x[rows]
-            output = self.predict(part, self.timesteps[steps], cond.rows(rows), uncond).guided
-            x[rows] = self.advance(part, output, steps, [noises[i] for i in active.tolist()])
+            part, part_cond = (x, cond) if len(active) == len(stop) else (x[active], cond.rows(active))
+            output = self.predict(part, self.timesteps[steps], part_cond, uncond).guided
+            x[active] = self.advance(part, output, steps, [noises[row] for row in active])
         return x
 
     @torch.no_grad()
     def sample(self, x: Tensor, cond: Conditioning, uncond: Conditioning | None, noises: Sequence[SampleNoise]) -> Tensor:
         """Noise → finished latents."""
-        return self.prefix(x, cond, uncond, torch.full((len(x),), len(self)), noises)
+        return self.prefix(x, cond, uncond, [len(self)] * len(x), noises)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ..errors import ConfigError
 from ..training.cli_train import ProgressLine
-from .judges import Judge, load_judge
+from .judges import SCRIPTED, Judge, load_judge
 from .scoring import World
 
 DEFAULT = "ImageReward-v1.0,CLIP,BLIP,Aesthetic"
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     models.add_argument("--models", default="", help="comma-separated folders (default: the paper's six if there, else all)")
     for table in (preference, models):
         table.add_argument(
-            "--scorers", default=DEFAULT, help=f"comma-separated names or checkpoint paths, or {', '.join(SCRIPTED_HELP)} (default: {DEFAULT})"
+            "--scorers", default=DEFAULT, help=f"comma-separated names or checkpoint paths, or {', '.join(SCRIPTED)} (default: {DEFAULT})"
         )
         table.add_argument("--out", default="", help="folder for results.json, report.md, plot.png, scores/ (default: bench-TABLE)")
         table.add_argument("--download", metavar="DIR", default="", help="fetch the public data into this folder first")
@@ -36,9 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         table.add_argument("--download-root", default=None, help="folder of the weights")
         table.add_argument("--seed", type=int, default=0, help="of the bootstrap and the random scorer")
         table.add_argument("--bootstrap", type=int, default=1000, help="resamples for the intervals")
-
-
-SCRIPTED_HELP = ("oracle", "inverted", "constant", "random")
 
 
 def _judges(args: argparse.Namespace) -> list[Callable[[World], Judge]]:
@@ -58,8 +55,8 @@ def run(args: argparse.Namespace) -> int:
     """Run one table and print its report; 0 on success."""
     from . import fetch, models, preference
 
-    world = World()
-    shared = {"resume": args.resume, "seed": args.seed, "repeats": args.bootstrap, "progress": ProgressLine()}
+    world = World(args.device)
+    shared = {"resume": args.resume, "seed": args.seed, "repeats": args.bootstrap, "progress": ProgressLine(), "world": world}
     out = args.out or f"bench-{args.table}"
     if args.table == "preference":
         data, images = args.data, args.images

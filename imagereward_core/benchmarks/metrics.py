@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -62,24 +63,23 @@ def accuracy(data: Sequence[Ranked]) -> Accuracy:
 
 
 def recall_at(ranking: Sequence[float], scores: Sequence[float], k: int) -> float:
-    """Recall@k of one prompt: is the image people like best among the k the scores put first? 1 or 0 without ties.
+    """Recall@k of one prompt: is an image people like best among the k the scores put first? 1 or 0 unless scores tie.
 
-    Where several images tie for people's best, each counts alike; where scores tie, every order of the tied images is
-    equally likely. A constant scorer therefore has exactly k/n.
+    Where several images tie for people's best, any of them will do. Where scores tie, every order of the tied images is
+    equally likely, and this is the chance: a constant scorer has k/n for a single best image.
     """
     best = [index for index, rank in enumerate(ranking) if rank == min(ranking)]
-    return float(np.mean([_chance_in_top(scores, index, k) for index in best]))
+    top = max(scores[index] for index in best)  # a best image with a lower score gets in only after this one has
+    above = sum(score > top for score in scores)
+    tied = sum(score == top for score in scores)
+    wanted = sum(scores[index] == top for index in best)
+    places = min(max(k - above, 0), tied)
+    return 1 - math.comb(tied - wanted, places) / math.comb(tied, places)
 
 
 def filter_at(ranking: Sequence[float], scores: Sequence[float], k: int) -> float:
-    """Filter@k of one prompt: is the image people like least among the k the scores put last? Ties as in `recall_at`."""
+    """Filter@k of one prompt: is an image people like least among the k the scores put last? Ties as in `recall_at`."""
     return recall_at([-rank for rank in ranking], [-score for score in scores], k)
-
-
-def _chance_in_top(scores: Sequence[float], index: int, k: int) -> float:
-    above = sum(score > scores[index] for score in scores)
-    tied = sum(score == scores[index] for score in scores)
-    return min(1.0, max(0.0, (k - above) / tied))
 
 
 def selection(data: Sequence[Ranked], ks: Sequence[int] = KS) -> dict[str, float]:

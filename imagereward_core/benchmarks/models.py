@@ -76,13 +76,14 @@ def run_models(
     seed: int = 0,
     repeats: int = 1000,
     plot: bool = True,
+    world: World | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Score all generations with every judge; write results.json, report.md and plot.png to `out`, and return the results.
 
     wins: {model: human wins} to compare with (default: the paper's, for its six models). Raises DataError.
     """
-    world, folder = World(), Path(out)
+    world, folder = world or World(), Path(out)
     items = read_generations(read_prompts(prompts), Path(generations), models)
     human = wins if wins is not None else {generator.folder: float(generator.wins) for generator in published.GENERATORS}
     images = sum(len(item.images) for group in items.values() for item in group)

@@ -31,6 +31,7 @@ def run_preference(
     seed: int = 0,
     repeats: int = 1000,
     plot: bool = True,
+    world: World | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Score every image of a ranked data set with every judge; write results.json, report.md and plot.png to `out`.
@@ -38,7 +39,7 @@ def run_preference(
     Judges are given as functions of the World, so that only one is loaded at a time. Returns what results.json holds.
     Raises DataError for bad data or missing images (all are named, unless `skip_missing` leaves their prompts out).
     """
-    world, folder = World(), Path(out)
+    world, folder = world or World(), Path(out)
     reading = read_items(data, images)
     fatal = [str(problem) for problem in reading.problems if problem.fatal]
     if fatal:

@@ -19,9 +19,9 @@ Progress = Callable[[str, int, int, float], None]  # stage, done, total, seconds
 
 
 class World:
-    """The processes of this run: one, or those that `accelerate launch` or torchrun started."""
+    """The processes of this run: one, or those that `accelerate launch` or torchrun started. `device` "cpu" avoids GPUs."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str | None = None) -> None:
         self.count = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
         self._state: Any = None
@@ -30,7 +30,9 @@ class World:
                 from accelerate import PartialState
             except ImportError as error:
                 raise ConfigError("several processes need the accelerate package: pip install accelerate") from error
-            self._state = PartialState()
+            from ..training.launched import on_cpu
+
+            self._state = PartialState(cpu=on_cpu(device or ""))
             self.count, self.rank = self._state.num_processes, self._state.process_index
 
     @property

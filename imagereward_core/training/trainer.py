@@ -27,6 +27,7 @@ from .evaluate import batch_loss, summarise, validate
 from .export import save_checkpoint
 from .freezing import freeze
 from .initial import initial_model
+from .launched import on_cpu
 from .records import Records, draw_curve
 from .resume import Position, find_state, save_state
 from .schedule import learning_rate
@@ -223,6 +224,7 @@ class Trainer:
                 "updates": self.position.update,
                 "best_update": self.position.best_update,
                 "best": str(self.folder / "best.safetensors"),
+                "processes": self.accelerator.num_processes,
             }
             if self.data.test:
                 result["test"] = self._test()
@@ -264,7 +266,7 @@ def make_accelerator(config: TrainConfig) -> Any:
     AcceleratorState._reset_state()  # the precision of an earlier run in this process would be refused or kept
     try:
         accelerator = Accelerator(
-            cpu=config.device == "cpu",
+            cpu=on_cpu(config.device),
             mixed_precision={"fp32": "no"}.get(config.precision, config.precision),
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )

@@ -1,6 +1,7 @@
 """Cutting an update into parts changes nothing: accumulation, processes, and the plan behind them."""
 
 import dataclasses
+import json
 import os
 import pathlib
 import subprocess
@@ -85,11 +86,10 @@ def test_accumulation_equals_the_large_batch(tmp_path, changes):
 
 
 def launched(processes, config, path):
-    """Train in `processes` CPU processes joined by gloo, through accelerate's launcher."""
+    """Train in `processes` CPU processes joined by gloo, through torchrun, which accelerate builds on."""
     config.to_yaml(path)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes), "--num_machines", "1",
-               "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", LAUNCH, str(path)]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), LAUNCH, str(path)]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -98,6 +98,7 @@ def test_two_processes_equal_one(tmp_path):
     one = quick(tmp_path, savepath=str(tmp_path / "one"), prompts=14, batch_size=8, total_batch=8, train_iters=4, device="")
     train(one)
     launched(2, dataclasses.replace(one, savepath=str(tmp_path / "two"), batch_size=4), tmp_path / "two.yaml")
+    assert json.loads((tmp_path / "two/result.json").read_text())["processes"] == 2
     # 10 training prompts: the second update of each epoch has 2, so that a process without a share is covered too.
     assert [event["pairs"] for event in events(tmp_path / "two", "train")] == [event["pairs"] for event in events(tmp_path / "one", "train")]
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-6)

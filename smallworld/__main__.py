@@ -1,0 +1,142 @@
+"""``python -m smallworld``: demo (score and curate), teach, evaluate, build, install."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from imagereward_core.errors import ImageRewardError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, run one command, return the exit status: 0 done, 1 an error that the user can act on."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except ImageRewardError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m smallworld", description="Score, curate and teach on models small enough for any computer")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="generate, score, filter, write reports")
+    demo.add_argument("--out", type=Path, default=Path("smallworld-demo"), help="folder for the results (default: %(default)s)")
+    demo.add_argument("--prompts", type=Path, help="text file with one prompt per line")
+    demo.add_argument("--count", type=_positive, default=16, help="pictures to draw (default: %(default)s)")
+    demo.add_argument("--threshold", type=float, default=0.0, help="pictures that score lower are hidden (default: %(default)s)")
+    demo.add_argument("--seed", type=int, default=1000, help="seed of the first picture (default: %(default)s)")
+    demo.add_argument("--model", help="reward model: a name such as ImageReward-v1.0, or a file (default: tiny-imagereward)")
+    demo.add_argument("--images", type=Path, help="score the images in this folder instead of drawing some")
+    demo.add_argument("--prompt", help="with --images: score all of them against this prompt, not their own")
+    demo.set_defaults(run=_demo)
+
+    teach = commands.add_parser("teach", help="a short ReFL run on tiny-sd, with pictures and oracle accuracy before and after")
+    teach.add_argument("--out", type=Path, default=Path("smallworld-teach"), help="folder for the results (default: %(default)s)")
+    teach.add_argument("--updates", type=_positive, default=40, help="ReFL updates (default: %(default)s)")
+    teach.add_argument("--seed", type=int, default=0, help="seed of the run (default: %(default)s)")
+    teach.add_argument("--pictures", type=_positive, default=96, help="held-out pictures judged before and after (default: %(default)s)")
+    teach.set_defaults(run=_teach)
+
+    evaluate = commands.add_parser("evaluate", help="measure the shipped weights")
+    evaluate.add_argument("--count", type=_positive, default=200, help="pictures per measurement (default: %(default)s)")
+    evaluate.add_argument("--json", type=Path, help="also write the numbers to this file")
+    evaluate.set_defaults(run=_evaluate)
+
+    build = commands.add_parser("build", help="train all weights from their seeds (hours); --short checks the recipe in a minute")
+    build.add_argument("--out", type=Path, required=True, help="folder for the weights")
+    build.add_argument("--short", action="store_true", help="a handful of steps per stage")
+    build.set_defaults(run=_build)
+
+    install = commands.add_parser("install", help="put tiny-sd where a Stable Diffusion WebUI finds it")
+    install.add_argument("webui", type=Path, help="the WebUI's folder")
+    install.set_defaults(run=_install)
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, found {value}")
+    return value
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from .demo import DEFAULT_PROMPTS, DemoConfig, ranked_table, run_demo
+    from .errors import SmallWorldError
+
+    started = time.monotonic()
+    prompts = DEFAULT_PROMPTS
+    if options.prompts is not None:
+        try:
+            lines = options.prompts.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SmallWorldError(f"cannot read the prompts: {error}") from error
+        prompts = tuple(line.strip() for line in lines if line.strip())
+    config = DemoConfig(
+        out=options.out, prompts=prompts, count=options.count, threshold=options.threshold, seed=options.seed,
+        model=options.model, images=options.images, prompt=options.prompt,
+    )  # fmt: skip
+    result = run_demo(config, _say)
+    for line in ranked_table(result):
+        _say(line)
+    _say(f"kept {len(result.kept)}, hidden {len(result.hidden)}; report: {result.report} ({time.monotonic() - started:.0f} s)")
+    return 0
+
+
+def _teach(options: argparse.Namespace) -> int:
+    from .teach import TeachConfig, run_teach
+
+    outcome = run_teach(TeachConfig(out=options.out, updates=options.updates, seed=options.seed, pictures=options.pictures), _say)
+    for line in outcome.table():
+        _say(line)
+    _say(f"report: {outcome.report}")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from .evaluate import evaluate_all
+
+    result = evaluate_all(_say, count=options.count)
+    if options.json is not None:
+        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def _build(options: argparse.Namespace) -> int:
+    from .build import SHORT, BuildConfig, build
+
+    def progress(stage: str, done: int, total: int, values: dict[str, float]) -> None:
+        _say(f"{stage} {done}/{total} " + " ".join(f"{name} {value:.4g}" for name, value in values.items()))
+
+    record = build(options.out, SHORT if options.short else BuildConfig(), progress)
+    _say(json.dumps(record["sha256"], indent=2))
+    return 0
+
+
+def _install(options: argparse.Namespace) -> int:
+    from .errors import SmallWorldError
+    from .pipeline import TINY_SD
+
+    folder = options.webui / "models" / "Stable-diffusion"
+    if not folder.is_dir():
+        raise SmallWorldError(f"{options.webui} is no WebUI folder: it has no models/Stable-diffusion")
+    for suffix in (".safetensors", ".yaml"):
+        shutil.copy2(TINY_SD.with_suffix(suffix), folder / TINY_SD.with_suffix(suffix).name)
+    shutil.copytree(TINY_SD.with_suffix(""), folder / TINY_SD.stem, dirs_exist_ok=True)
+    _say(f"installed tiny-sd in {folder}; choose it as checkpoint and draw at 64x64 with CFG 4")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

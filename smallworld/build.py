@@ -1,0 +1,94 @@
+"""Train everything from seeds: one command makes all weights. The short form checks the recipe, not the quality."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from .architecture import build_text_encoder, build_unet, build_vae
+from .demo import file_hash
+from .ldm_layout import to_ldm, write_checkpoint
+from .tokenizer import write_tokenizer
+from .train_oracle import OracleTraining, train_oracle
+from .train_reward import RewardTraining, train_reward
+from .train_sd import GeneratorTraining, train_generator
+from .train_text import TextTraining, train_text
+from .train_vae import Progress, VaeTraining, train_vae
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """The recipe of every stage; defaults are those of the shipped weights."""
+
+    oracle: OracleTraining = field(default_factory=OracleTraining)
+    vae: VaeTraining = field(default_factory=VaeTraining)
+    text: TextTraining = field(default_factory=TextTraining)
+    generator: GeneratorTraining = field(default_factory=GeneratorTraining)
+    reward: RewardTraining = field(default_factory=RewardTraining)
+
+
+SHORT = BuildConfig(
+    oracle=OracleTraining(pictures=120, epochs=2),
+    vae=VaeTraining(encoder_steps=4, decoder_steps=2, pictures=32, checkpoint_every=4),
+    text=TextTraining(steps=6, batch_size=8),
+    generator=GeneratorTraining(steps=6, batch_size=8, warmup=2, pictures=48, checkpoint_every=4),
+    reward=RewardTraining(items=24, valid_items=8, updates=4, batch_size=4),
+)
+"""Every stage with a handful of steps: seconds instead of hours, and useless weights."""
+
+
+def build(folder: Path, config: BuildConfig, progress: Progress) -> dict[str, Any]:
+    """Train oracle, autoencoder, text encoder, generator and reward model into ``folder``; returns and writes the record."""
+    from transformers import CLIPTokenizer
+
+    folder.mkdir(parents=True, exist_ok=True)
+    seconds: dict[str, float] = {}
+    started = time.monotonic()
+
+    def finished(stage: str) -> None:
+        nonlocal started
+        seconds[stage] = round(time.monotonic() - started, 1)
+        started = time.monotonic()
+
+    train_oracle(config.oracle, folder, progress)
+    finished("oracle")
+    vae = train_vae(config.vae, folder, progress).eval().requires_grad_(False)
+    finished("vae")
+    write_tokenizer(folder / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    text = train_text(config.text, tokenizer, folder, progress)
+    finished("text")
+    train_generator(config.generator, vae, text, tokenizer, folder, progress)
+    finished("generator")
+    checkpoint = assemble(folder)
+    reward = train_reward(config.reward, vae, folder, progress)
+    finished("reward")
+    record = {
+        "config": dataclasses.asdict(config),
+        "seconds": seconds,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "sha256": {path.name: file_hash(path) for path in (checkpoint, reward, folder / "oracle.safetensors")},
+    }
+    (folder / "build.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return record
+
+
+def assemble(folder: Path) -> Path:
+    """Join the trained parts in ``folder`` into ``tiny-sd.safetensors`` with its ``.yaml`` and configuration folder."""
+    parts = []
+    for name, model in (("unet", build_unet()), ("vae", build_vae()), ("text", build_text_encoder())):
+        model.load_state_dict(load_file(folder / f"{name}.safetensors"))
+        parts.append(model.state_dict())
+    scale = float(json.loads((folder / "latents.json").read_text(encoding="utf-8"))["scaling_factor"])
+    path = folder / "tiny-sd.safetensors"
+    write_checkpoint(path, to_ldm(*parts), scale)
+    return path

@@ -1,0 +1,185 @@
+"""Teach: a short ReFL run on tiny-sd with tiny-imagereward, judged before and after by the oracle, which it never sees."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from .demo import ORACLE, TINY_REWARD
+from .errors import SmallWorldError
+from .evaluate import held_out_scenes
+from .oracle import Oracle, Verdict, judge, summarise
+from .pipeline import DEFAULT_GUIDANCE, DEFAULT_STEPS, TINY_SD, generate, load_pipeline
+from .report import Entry, Section, write_html, write_png
+from .world import Scene, sample_scene
+
+if TYPE_CHECKING:
+    from imagereward_core.scorers import Scorer
+
+Say = Callable[[str], None]
+SHOWN = 18
+EVALUATION_SEED = 70_000
+"""First seed of the judged pictures, far from every seed that trains."""
+
+
+@dataclass(frozen=True)
+class TeachConfig:
+    """``pictures`` held-out captions with fixed seeds are drawn before and after. ``refl`` overrides settings of the run."""
+
+    out: Path
+    updates: int = 40
+    seed: int = 0
+    pictures: int = 96
+    prompts: int = 400
+    reward: Path = TINY_REWARD
+    refl: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A set of pictures with their rewards [N] and the oracle's verdict; ``right[i]`` says whether picture i is flawless."""
+
+    pictures: list[Image.Image]
+    rewards: np.ndarray
+    right: np.ndarray
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Before and after, on the same captions and seeds."""
+
+    before: Judged
+    after: Judged
+    report: Path
+    checkpoint: Path
+
+    def table(self) -> list[str]:
+        """The comparison as text, one measure per line."""
+        rows = [("reward", float(self.before.rewards.mean()), float(self.after.rewards.mean()))]
+        rows += [(name, value, self.after.verdict.accuracy[name]) for name, value in self.before.verdict.accuracy.items()]
+        rows += [
+            ("every attribute", self.before.verdict.all_right, self.after.verdict.all_right),
+            ("clutter", self.before.verdict.clutter, self.after.verdict.clutter),
+        ]
+        low, high = paired_interval(self.after.right.astype(float) - self.before.right.astype(float))
+        lines = [f"{'':16} {'before':>8} {'after':>8}"] + [f"{name:16} {old:8.3f} {new:8.3f}" for name, old, new in rows]
+        return [*lines, f"change of 'every attribute': 95 % interval {low:+.3f} to {high:+.3f} ({len(self.after.right)} pictures)"]
+
+
+def paired_interval(differences: np.ndarray, *, draws: int = 4000, seed: int = 0) -> tuple[float, float]:
+    """Bootstrap 95 % interval of the mean of paired differences [N]."""
+    rng = np.random.default_rng(seed)
+    means = rng.choice(differences, size=(draws, len(differences)), replace=True).mean(axis=1)
+    return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
+
+
+def run_teach(config: TeachConfig, say: Say) -> Outcome:
+    """Draw, train with ReFL in a process of its own, draw again, and write the report."""
+    import imagereward_core
+
+    config.out.mkdir(parents=True, exist_ok=True)
+    scenes = held_out_scenes(config.pictures, EVALUATION_SEED)
+    scorer = imagereward_core.load(str(config.reward), device="cpu")
+    oracle = Oracle.load(ORACLE)
+    say(f"drawing {len(scenes)} held-out captions with tiny-sd as it is")
+    before = draw_and_judge(TINY_SD, scenes, scorer, oracle)
+    checkpoint = train_refl(config, say)
+    say("drawing them again with the taught model")
+    after = draw_and_judge(checkpoint, scenes, scorer, oracle)
+    return Outcome(before, after, _write_report(config, scenes, before, after), checkpoint)
+
+
+def draw_and_judge(checkpoint: Path, scenes: Sequence[Scene], scorer: Scorer, oracle: Oracle) -> Judged:
+    """One picture per scene with fixed seeds, its reward and the oracle's reading."""
+    prompts = [scene.caption for scene in scenes]
+    pictures = generate(load_pipeline(checkpoint, config=TINY_SD.with_suffix("")), prompts, range(EVALUATION_SEED, EVALUATION_SEED + len(scenes)))
+    readings = oracle.read(pictures)
+    right = np.array([min(judge(scene, reading).values()) == 1.0 for scene, reading in zip(scenes, readings, strict=True)])
+    return Judged(pictures, np.array(scorer.score_pairs(prompts, pictures)), right, summarise(scenes, readings))
+
+
+def refl_settings(config: TeachConfig) -> dict[str, Any]:
+    """The ReFL run's configuration: the tab's defaults, with the sizes of a 64-pixel model."""
+    rng = np.random.default_rng([config.seed, 1])
+    prompts = list(dict.fromkeys(sample_scene(rng).caption for _ in range(config.prompts)))
+    return {
+        "pretrained_model_name_or_path": str(TINY_SD),
+        "prompts": prompts,
+        "rewards": [str(config.reward)],
+        "resolution": 64,
+        "num_inference_steps": DEFAULT_STEPS,
+        "guidance_scale": DEFAULT_GUIDANCE,
+        "min_step": 8,
+        "max_step": 17,
+        "learning_rate": 3e-4,
+        "lora_rank": 8,
+        "train_batch_size": 16,
+        "gradient_accumulation_steps": 1,
+        "max_train_steps": config.updates,
+        "gradient_checkpointing": False,
+        "vae_checkpointing": False,
+        "eval_steps": max(10, config.updates // 4),
+        "held_out": 16,
+        "checkpointing_steps": config.updates,
+        "output_dir": str(config.out / "refl"),
+        "output": "single-file",
+        "output_name": "tiny-sd-taught",
+        "device": "cpu",
+        "seed": config.seed,
+        **config.refl,
+    }
+
+
+def train_refl(config: TeachConfig, say: Say) -> Path:
+    """Run ``python -m refl`` and return the taught checkpoint. Raises SmallWorldError with the end of its log if it fails."""
+    settings = config.out / "refl.json"
+    settings.write_text(json.dumps(refl_settings(config), indent=1) + "\n", encoding="utf-8")
+    say(f"teaching: {config.updates} ReFL updates of 16 pictures")
+    command = [sys.executable, "-m", "refl", "train", "--config", str(settings)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace") as process:
+        tail: list[str] = []
+        for line in process.stdout or ():
+            tail = [*tail[-19:], line.rstrip()]
+            say(f"  {line.rstrip()}")
+    result = config.out / "refl" / "tiny-sd-taught.safetensors"
+    # 3 is the stop rule: it ends a run early and still exports the best weights.
+    if process.returncode not in (0, 3) or not result.is_file():
+        raise SmallWorldError("the ReFL run failed; the end of its log:\n" + "\n".join(tail))
+    return result
+
+
+def _write_report(config: TeachConfig, scenes: Sequence[Scene], before: Judged, after: Judged) -> Path:
+    sections = []
+    for name, judged in (("before", before), ("after", after)):
+        folder = config.out / name
+        folder.mkdir(exist_ok=True)
+        entries = []
+        for index, (scene, picture) in enumerate(zip(scenes[:SHOWN], judged.pictures, strict=False)):
+            path = folder / f"{index:03d}.png"
+            picture.save(path)
+            entries.append(Entry(path, scene.caption, float(judged.rewards[index]), "all right" if judged.right[index] else "not all right"))
+        sections.append(Section(name.capitalize(), tuple(entries)))
+    report = config.out / "report.html"
+    outcome = Outcome(before, after, report, config.out)
+    (config.out / "result.json").write_text(
+        json.dumps(
+            {name: {"reward": float(j.rewards.mean()), **dataclasses.asdict(j.verdict)} for name, j in (("before", before), ("after", after))},
+            indent=2,
+        )
+        + "\n",
+        encoding="utf-8",
+    )
+    facts = [(line[:16].strip() or "measure", line[16:].strip()) for line in outcome.table()[:-1]]
+    write_html(report, "Taught with ReFL", [*facts, ("95 % interval", outcome.table()[-1])], sections)
+    write_png(config.out / "report.png", sections)
+    return report
