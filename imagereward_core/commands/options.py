@@ -66,6 +66,8 @@ def job_of(args: argparse.Namespace, prompt: str | None, **changes: Any) -> Scor
     path = model_path(args.model)
     info = registry.MODELS[0] if path else registry.get(args.model)
     name = f"{path.stem} [{_short_hash(path)}]" if path else info.name
+    if args.precision == "int8":
+        name += " int8"  # its scores differ by about a tenth: they must not pass for exact ones in a later run
     job = ScoreJob(info, name, prompt, exif_transpose=args.exif_rotation, batch_size=args.batch_size)
     return dataclasses.replace(job, **changes)
 
