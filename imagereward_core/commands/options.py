@@ -41,7 +41,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--download-root", metavar="DIR", help="folder to look for weights in first, and to download them to")
     group.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: cuda if there is one)")
-    group.add_argument("--precision", default="auto", help="auto, fp32, fp16, bf16, or int8 on the CPU (default %(default)s: fp16 on cuda, else fp32)")
+    group.add_argument(
+        "--precision", default="auto", help="auto, fp32, fp16, bf16, or int8 on the CPU (default %(default)s: fp16 on cuda, else fp32)"
+    )
     group.add_argument("--batch-size", type=positive, default=8, metavar="N", help="images computed at once (default %(default)s)")
 
 
