@@ -38,7 +38,7 @@ class Job:
         self.entries: dict[tuple[int, int], Entry] = {}
         self.notes: list[str] = []
         self.script = script
-        self.closed = self.broken = False
+        self.closed = self.broken = self.stopped = False
         self.files = FileKeeper(request.low_images, host.option("low_subfolder"), host.writes_text_files())
         self.rearranges = request.rearranges and not keep_all
         if keep_all and request.rearranges:
@@ -80,9 +80,11 @@ class Job:
     # --- scoring ---------------------------------------------------------------------------------------------------
 
     def enough(self) -> bool:
-        """Whether the wanted number of images has passed (only when the job repeats)."""
+        """Whether a job that repeats should end: enough images passed, or the user pressed Skip (Interrupt ends it anyway)."""
         if not self.repeats:
             return False
+        if self.stopped:
+            return True
         return sum(e.score is not None and self.request.passes(e.score) for e in self.entries.values()) >= self.request.wanted
 
     def score(self, p: Any, image: Any) -> None:
@@ -90,6 +92,7 @@ class Job:
         i = p.batch_index
         entry = Entry(p.iteration, i, p.prompts[i], p.negative_prompts[i], p.seeds[i], p.subseeds[i], image)
         self.entries[p.iteration, i] = entry
+        self.stopped = self.stopped or self.host.interrupted()  # the host forgets a Skip before the next batch
         if self.broken:
             return
         try:
