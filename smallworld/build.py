@@ -17,6 +17,7 @@ from .architecture import build_text_encoder, build_unet, build_vae
 from .demo import file_hash
 from .ldm_layout import to_ldm, write_checkpoint
 from .tokenizer import write_tokenizer
+from .pretrain_reward import RewardPretraining
 from .train_oracle import OracleTraining, train_oracle
 from .train_reward import RewardTraining, train_reward
 from .train_sd import STAGES, GeneratorTraining, train_generator
@@ -40,7 +41,7 @@ SHORT = BuildConfig(
     vae=VaeTraining(encoder_steps=4, decoder_steps=2, pictures=32, checkpoint_every=4),
     text=TextTraining(steps=6, batch_size=8),
     generator=(GeneratorTraining(steps=6, batch_size=8, warmup=2, pictures=48, checkpoint_every=4),),
-    reward=RewardTraining(items=24, valid_items=8, updates=4, batch_size=4),
+    reward=RewardTraining(pretraining=RewardPretraining(pictures=24, steps=3, batch_size=8), items=24, valid_items=8, updates=4, batch_size=4),
 )
 """Every stage with a handful of steps: seconds instead of hours, and useless weights."""
 
