@@ -26,7 +26,6 @@ EXE = ".exe" if os.name == "nt" else ""
 CONSTRAINTS = ROOT / "requirements" / "tested.txt"
 TORCH = os.environ.get("IMAGEREWARD_TORCH", "torch==2.13.0")
 HOSTS = ("a1111", "forge")
-GRADIOS = {"gradio3": "requirements/gradio3.txt", "gradio4": "requirements/gradio4.txt"}
 
 
 def say(text: str) -> None:
@@ -123,27 +122,26 @@ def test(arguments: list[str]) -> int:
         if run(*command, **changes):
             failed.append(name)
 
-    if not arguments:
-        step("lint", python, "-m", "ruff", "check", ".")
-        step("format", python, "-m", "ruff", "format", "--check", ".")
-        step("types", python, "-m", "mypy")
-    changes = {"IMAGEREWARD_GOLDEN": str(ROOT / ".venvs" / "golden.safetensors")}
+    if arguments:  # somebody at work on one thing
+        return run(python, "-m", "pytest", *arguments)
+    step("lint", python, "-m", "ruff", "check", ".")
+    step("format", python, "-m", "ruff", "format", "--check", ".")
+    step("types", python, "-m", "mypy")
+    golden = ROOT / ".venvs" / "golden.safetensors"
+    changes = {"IMAGEREWARD_GOLDEN": str(golden)}
     if found := browser():
         changes["IMAGEREWARD_CHROMIUM"] = found
-        for name, file in GRADIOS.items():
-            if (ROOT / file).exists() and (folder := overlay(python, name, file)):
-                changes[f"IMAGEREWARD_{name.upper()}"] = str(folder)
-    step("tests", python, "-m", "pytest", "-q", *arguments, **changes)
-    if not arguments:
-        core = ("tests/unit", "tests/architecture", "tests/parity")
-        for host in HOSTS:
-            folder = overlay(python, host, f"requirements/host-{host}.txt")
-            if folder is None:
-                say(f"SKIPPED the pins of {host}: no wheels of them for Python {platform.python_version()} (use 3.10 or 3.11)")
-                continue
-            step(f"core on the pins of {host}", python, "-m", "pytest", "-q", "-m", "not newest", *core, PYTHONPATH=str(folder), **changes)
-        step("core without transformers", python, "-m", "pytest", "-q", "-m", "not newest", *core, IMAGEREWARD_TEST_HIDE="transformers", **changes)
-    pathlib.Path(changes["IMAGEREWARD_GOLDEN"]).unlink(missing_ok=True)
+        say("making the environments of the browser tests (gradio 3.41.2 and 4.40.0)")
+        run(sys.executable, "tests/browser/make_envs.py")
+    step("tests", python, "-m", "pytest", "-q", **changes)
+    core = ("-m", "not newest", "tests/unit", "tests/architecture", "tests/parity")
+    for host in HOSTS:
+        if folder := overlay(python, host, f"requirements/host-{host}.txt"):
+            step(f"core on the pins of {host}", python, "-m", "pytest", "-q", *core, PYTHONPATH=str(folder), **changes)
+        else:
+            say(f"SKIPPED the pins of {host}: no wheels of them for Python {platform.python_version()} (use 3.10 or 3.11)")
+    step("core without transformers", python, "-m", "pytest", "-q", *core, IMAGEREWARD_TEST_HIDE="transformers", **changes)
+    golden.unlink(missing_ok=True)
     say(f"FAILED: {', '.join(failed)}" if failed else "everything passed")
     return len(failed)
 

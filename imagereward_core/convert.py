@@ -80,8 +80,10 @@ def convert(path: str | os.PathLike[str], precision: str = "fp32") -> Path:
         raise ConfigError(f"convert must be {' or '.join(SUFFIX)}; found {precision!r}")
     path = Path(path)
     target = converted_path(path, precision)
-    if path.suffix not in PICKLED or usable(target, path):
-        return target if target.is_file() else path
+    if target == path or path.name.endswith(SUFFIX["fp16"]):
+        return path  # what is there of a checkpoint that was deleted
+    if usable(target, path):
+        return target
     if target.exists() and origin(target) is None:
         raise WeightsError(f"{target} is there, damaged, and not made by this program, so it is not overwritten; move it away and try again")
     state, metadata = read_state(path)

@@ -6,24 +6,24 @@ The target either does not exist, or is a complete file; a good file that is the
 from __future__ import annotations
 
 import base64
+import contextlib
 import errno
 import hashlib
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import FileIO
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
 import requests
 from filelock import FileLock, Timeout
 
 from .errors import DownloadError
-from .hub import DELAYS, Progress, Remote, refusal, transient
+from .hub import DELAYS, Remote, refusal, transient
 from .log import logger
+from .progress import Progress
 
 Check = Callable[[Path], str]  # what is wrong with a complete file, or ""
 CHUNK = 1 << 16  # bytes; what is lost at most when a connection breaks
@@ -34,29 +34,6 @@ SPARE = 64 * 1024 * 1024  # bytes that stay free on the disk
 
 class _Broken(Exception):
     """A break that another request may mend."""
-
-
-class Bar:
-    """A progress bar on a terminal; nothing where stderr is not one."""
-
-    def __init__(self, label: str):
-        self.label = label
-        self.bar: Any = None
-
-    def __call__(self, done: int, total: int | None) -> None:
-        if self.bar is None:
-            from tqdm import tqdm
-
-            self.bar = tqdm(desc=self.label, total=total, unit="B", unit_scale=True, disable=None)
-        self.bar.total = total
-        self.bar.update(done - self.bar.n)
-
-    def __enter__(self) -> Bar:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self.bar is not None:
-            self.bar.close()
 
 
 def ask(url: str, size: int | None = None, sha256: str | None = None) -> Remote:
@@ -86,13 +63,12 @@ def download(remote: Remote, target: Path, *, progress: Progress | None = None, 
     cancel), and the next call goes on from there. One process at a time downloads; others wait and use its result.
     Raises DownloadError.
     """
-    try:
+    version = hashlib.sha256((remote.tag or remote.url).encode()).hexdigest()[:8]
+    part = target.with_name(f"{target.name}.{version}.part")
+    lock = FileLock(os.fspath(target.with_name(f".{target.name}.lock")))
+    with _writing(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(os.fspath(target.with_name(f".{target.name}.lock")))
-        part = target.with_name(f"{target.name}.{hashlib.sha256((remote.tag or remote.url).encode()).hexdigest()[:8]}.part")
-        _wait_for(lock, part, remote.size, progress)
-    except OSError as error:
-        raise DownloadError(f"{target.parent} cannot be written to ({error.strerror or error})") from error
+    _wait_for(lock, part, remote.size, progress)
     try:
         if _complete(target, remote, check):
             return target
@@ -118,7 +94,8 @@ def _wait_for(lock: FileLock, part: Path, total: int | None, progress: Progress 
     told = False
     while True:
         try:
-            lock.acquire(timeout=0 if not told else 0.5)
+            with _writing(part.parent):
+                lock.acquire(timeout=0 if not told else 0.5)
             return
         except Timeout:
             if not told:
@@ -172,24 +149,34 @@ def _transfer(remote: Remote, part: Path, progress: Progress | None) -> None:
         _require_space(part.parent, (total or 0) - done)
         with open(part, "ab" if done else "wb", buffering=0) as file:
             for chunk in response.iter_content(CHUNK):
-                _write(file, chunk, part)
+                with _writing(part):
+                    _write(file, chunk)
                 done += len(chunk)
                 if total is not None and done > total:
                     break  # the size check says so
                 if progress:
                     progress(done, total)
-            os.fsync(file.fileno())
+            with _writing(part):
+                os.fsync(file.fileno())
     if total is not None and done < total:
         raise _Broken(f"the connection ended after {done} of {total} bytes")
 
 
-def _write(file: FileIO, chunk: bytes, part: Path) -> None:
+def _write(file: FileIO, chunk: bytes) -> None:
+    while chunk:
+        chunk = chunk[file.write(chunk) :]
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say what the disk refused."""
     try:
-        while chunk:
-            chunk = chunk[file.write(chunk) :]
+        yield
+    except Timeout:
+        raise
     except OSError as error:
-        full = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
-        raise DownloadError(f"{part} cannot be written: {full}. What arrived is kept; the next try goes on from there") from error
+        why = "the disk is full; what arrived is kept and the next try goes on from there" if error.errno == errno.ENOSPC else error.strerror or error
+        raise DownloadError(f"{path} cannot be written to: {why}") from error
 
 
 def _require_space(folder: Path, wanted: int) -> None:

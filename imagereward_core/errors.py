@@ -39,3 +39,7 @@ class MetadataError(ImageRewardError, ValueError):
 
 class DataError(ImageRewardError, ValueError):
     """A data set (rankings, prompts, pairs) with missing, contradictory or damaged entries."""
+
+
+class TrainingError(ImageRewardError, RuntimeError):
+    """A training run that cannot go on or whose result would be worthless: NaN, a stalled loss, exploding rewards."""

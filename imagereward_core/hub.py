@@ -10,7 +10,6 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from typing import Any
 from .errors import DownloadError
 from .registry import Source
 
-Progress = Callable[[int, "int | None"], None]  # (bytes done, bytes in total if known); may raise to cancel
 DELAYS = (1.0, 2.0, 4.0)  # seconds before asking again after a server error
 DIGESTS = {64: "sha256", 40: "git-sha1"}  # the hub's etag: sha256 of large files, git's blob hash of small ones
 

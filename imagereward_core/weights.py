@@ -15,8 +15,8 @@ from .checkpoint import INSPECTED, PICKLED, SUFFIXES, checked, inspect, non_fini
 from .convert import convert as convert_file
 from .convert import converted_path, keep_converted, usable
 from .errors import DownloadError, ModelNotFoundError
-from .hub import Progress
 from .log import logger
+from .progress import Bar, Progress
 from .registry import ModelInfo, Source
 
 __all__ = ["checked", "default_root", "fetch", "is_path", "keep_converted", "locate", "non_finite", "read_state", "resolve"]
@@ -101,7 +101,7 @@ def fetch(
         sizes[index] = path.stat().st_size
         if progress:
             progress(sum(sizes[: index + 1]), sum(sizes))
-        paths.append(convert_file(path, convert) if convert and path.suffix in PICKLED else path)
+        paths.append(convert_file(path, convert) if convert and Path(source.local_name).suffix in PICKLED else path)
     return paths
 
 
@@ -169,7 +169,7 @@ def _download(source: Source, places: list[Path], progress: Progress | None) -> 
     try:
         remote = hub.ask(source) if source.repo else download.ask(source.url, source.size, source.sha256)
         logger.info("downloading %s to %s", remote.url, target)
-        with download.Bar(source.local_name) as bar:
+        with Bar(source.local_name) as bar:
             return download.download(remote, target, progress=progress or bar, check=lambda path: _problem(path, target.suffix))
     except DownloadError as error:
         raise DownloadError(f"{error}. {by_hand(source, places[0])}") from error

@@ -33,7 +33,7 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
     if precision == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
     if precision not in DTYPES:
-        raise ConfigError(f"precision must be auto, {', '.join(DTYPES)}; found {precision!r}")
+        raise ConfigError(f"precision must be auto, {', '.join(DTYPES)} (or int8, for ImageReward on the CPU); found {precision!r}")
     return DTYPES[precision]
 
 

@@ -16,6 +16,7 @@ from .. import registry, weights
 from ..config import METADATA_KEY, ModelConfig, TextConfig
 from ..errors import ConfigError
 from ..model import ALLOWED_MISSING, RewardModel
+from ..model.quantize import quantize_encoders
 from ..tokenizer import tokenize
 from .base import Scorer, building, pick_device, pick_dtype
 
@@ -24,6 +25,16 @@ class ImageRewardScorer(Scorer):
     """Scores with a RewardModel. `net` is the torch module."""
 
     net: RewardModel
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the encoders are int8: CPU only, and without gradients."""
+        return not isinstance(self.net.blip.vision_proj, torch.nn.Linear)
+
+    def to(self, device: Any) -> Scorer:
+        if self.quantized and torch.device(device).type != "cpu":
+            raise ConfigError(f"{self.name} was loaded with precision int8, which runs on the CPU only; load it again with another precision")
+        return super().to(device)
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """(input_ids, attention_mask) [B, T] on the scorer's device."""
@@ -38,7 +49,16 @@ class ImageRewardScorer(Scorer):
 
     def reward(self, input_ids: Tensor, attention_mask: Tensor, pixels: Tensor) -> Tensor:
         """Reward [B, 1] with gradient, from token ids [B, T] and preprocessed pixels [B, 3, S, S]."""
+        self._require_gradients()
         return self.net(input_ids, attention_mask, pixels.to(self.dtype))
+
+    def differentiable(self, prompts: Sequence[str], images: Tensor) -> Tensor:
+        self._require_gradients()
+        return super().differentiable(prompts, images)
+
+    def _require_gradients(self) -> None:
+        if self.quantized:
+            raise ConfigError(f"{self.name} was loaded with precision int8, which has no gradients; load it with fp32, fp16 or bf16")
 
     score_gard = reward  # the reference's spelling, kept for its callers
 
@@ -90,7 +110,10 @@ def load_imagereward(
 ) -> ImageRewardScorer:
     """See `imagereward_core.load`."""
     device = pick_device(device)
-    dtype = pick_dtype(precision, device)
+    int8 = precision == "int8"
+    if int8 and device.type != "cpu":
+        raise ConfigError(f"precision int8 is for the CPU, the device is {device}; use fp16 there")
+    dtype = pick_dtype("fp32" if int8 else precision, device)
     half = dtype is not torch.float32
     if weights.is_path(name):
         path = os.fspath(weights.resolve(name, half=half))
@@ -104,4 +127,9 @@ def load_imagereward(
         config = dataclasses.replace(config, text=text_config(med_config))
     net = build(state, config, dtype, device, path)
     weights.keep_converted(path, state, metadata)
+    if int8:
+        try:
+            quantize_encoders(net, net.blip)
+        except RuntimeError as error:
+            raise ConfigError(f"precision int8 is not possible here: {error}; use fp32 or bf16") from error
     return ImageRewardScorer(net, info, device, size=config.vision.image_size)

@@ -139,6 +139,24 @@ def test_half_precision_keeps_the_head_in_fp32(tiny_file, pictures):
     assert max(abs(a - b) for a, b in zip(model.score("a cat", pictures), exact)) < 0.1 * spread
 
 
+def test_int8(tiny_file, pictures):
+    exact = RM.load(tiny_file, device="cpu").score("a cat", pictures)
+    model = RM.load(tiny_file, device="cpu", precision="int8")
+    assert model.quantized and isinstance(model.net.mlp.layers[0], torch.nn.Linear)
+    scores = model.score("a cat", pictures)
+    assert 0 < max(abs(a - b) for a, b in zip(scores, exact)) < 0.2 * (max(exact) - min(exact))
+    with pytest.raises(ConfigError, match="CPU only"):
+        model.to("cuda")
+    for call in (
+        lambda: model.differentiable(["a"], torch.rand(1, 3, 32, 32)),
+        lambda: model.reward(*model.tokenize(["a"]), torch.rand(1, 3, 32, 32)),
+    ):
+        with pytest.raises(ConfigError, match="no gradients"):
+            call()
+    with pytest.raises(ConfigError, match="for the CPU"):
+        RM.load(tiny_file, device="cuda", precision="int8")
+
+
 def test_precision_names():
     assert pick_dtype("auto", torch.device("cpu")) == torch.float32
     assert pick_dtype("auto", torch.device("cuda")) == torch.float16

@@ -12,8 +12,10 @@ import zipfile
 from dataclasses import replace
 
 import pytest
+import torch
 
 from imagereward_core import download, hub, registry, weights
+from imagereward_core.checkpoint import read_state
 from imagereward_core.errors import DownloadError
 from imagereward_core.registry import ModelInfo, Source
 from tests.conftest import ROOT
@@ -92,6 +94,19 @@ def test_fetch_counts_all_files_together_and_converts(server, tmp_path):
     assert [done for done, _ in steps] == sorted(done for done, _ in steps)
     assert steps[-1] == (len(CONTENT) + len(config),) * 2
     assert weights.fetch(info, download_root=tmp_path) == [tmp_path / "model.pt", tmp_path / "config.json"]
+
+
+def test_fetch_converts_what_is_left(server, tmp_path):
+    info = model(SOURCE)
+    (full,) = weights.fetch(info, download_root=tmp_path, convert="fp32")
+    (tmp_path / "model.pt").unlink()
+    server.requests = []
+    assert weights.fetch(info, download_root=tmp_path, convert="fp32") == [full]
+    (half,) = weights.fetch(info, download_root=tmp_path, convert="fp16")
+    full.unlink()
+    assert weights.fetch(info, download_root=tmp_path, convert="fp16") == [half] == weights.fetch(info, download_root=tmp_path)
+    assert half.name == "model.fp16.safetensors" and server.requests == []
+    assert read_state(half)[0]["w"].dtype == torch.float16
 
 
 def test_fetch_replaces_a_damaged_file_once_the_new_one_is_verified(server, tmp_path):

@@ -1,0 +1,72 @@
+"""The state of an interrupted run: written whole or not at all, and refused by a run with other settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+from .config import TrainConfig
+
+# Settings that change neither the numbers of a run nor their order.
+FREE = ("resume", "workers", "tensorboard", "curve", "save_every", "cache", "savepath", "data", "images", "valid", "test", "download_root", "device")
+
+
+@dataclass
+class Position:
+    """Where a run is: updates done, and what best and early stop remember."""
+
+    update: int = 0
+    best: float | None = None
+    best_update: int = 0
+    without_improvement: int = 0
+    stalled: int = 0
+
+
+def save_state(folder: Path, accelerator: Any, position: Position, config: TrainConfig) -> None:
+    """Write weights, optimiser and position to `folder`/state. The former state stays until the new one is complete."""
+    target, fresh, old = folder / "state", folder / "state.new", folder / "state.old"
+    if accelerator.is_main_process and fresh.exists():
+        shutil.rmtree(fresh)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(fresh))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        values = {"position": dataclasses.asdict(position), "config": config.to_dict()}
+        (fresh / "run.json").write_text(json.dumps(values), encoding="utf-8")
+        for file in fresh.iterdir():
+            with open(file, "rb") as handle:
+                os.fsync(handle.fileno())
+        if old.exists():
+            shutil.rmtree(old)
+        if target.exists():
+            os.replace(target, old)
+        os.replace(fresh, target)
+        if old.exists():
+            shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+
+
+def find_state(config: TrainConfig) -> tuple[Path, Position] | None:
+    """The state to go on from, or None for a new run. ConfigError if the run in savepath had other settings, or if there
+    is one and `resume` is off."""
+    folder = Path(config.savepath)
+    state = next((folder / name for name in ("state", "state.old") if (folder / name / "run.json").is_file()), None)
+    if state is None:
+        if (folder / "metrics.jsonl").exists() and not config.resume:
+            raise ConfigError(f"{folder} already holds a run: choose another savepath or remove it")
+        return None
+    if not config.resume:
+        raise ConfigError(f"{folder} already holds a run: set resume to continue it, or choose another savepath")
+    saved = json.loads((state / "run.json").read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(config.to_dict()))
+    changed = {key: (saved["config"].get(key), now[key]) for key in now if key not in FREE and saved["config"].get(key) != now[key]}
+    if changed:
+        listed = "; ".join(f"{key} was {before!r}, is {after!r}" for key, (before, after) in changed.items())
+        raise ConfigError(f"the run in {folder} had other settings ({listed}): restore them to resume, or choose another savepath")
+    return state, Position(**saved["position"])

@@ -1,0 +1,34 @@
+"""Notice a run that is dead, and say what it died of."""
+
+from __future__ import annotations
+
+import math
+
+from ..errors import TrainingError
+
+LN2 = math.log(2)
+STALL_LOSS = 1e-3  # distance from ln 2
+STALL_SPREAD = 1e-4  # standard deviation of the rewards in an update
+EXPLODED = 1e4  # |reward|; trained models stay below 10
+
+
+class Watch:
+    """Called with every update's loss and rewards; raises TrainingError for NaN, exploding rewards and the stall."""
+
+    def __init__(self, stall_steps: int, stalled: int = 0):
+        self.stall_steps, self.stalled = stall_steps, stalled
+
+    def check(self, update: int, loss: float, spread: float, largest: float) -> None:
+        """`spread`: standard deviation of the update's rewards; `largest`: the largest |reward|."""
+        if not (math.isfinite(loss) and math.isfinite(spread)):
+            raise TrainingError(
+                f"the loss became {loss} at update {update}: lower lr, set max_grad_norm 1, or use precision bf16 or fp32 instead of fp16"
+            )
+        if largest > EXPLODED:
+            raise TrainingError(f"a reward reached {largest:.3g} at update {update}: the run is exploding; lower lr or set max_grad_norm 1")
+        self.stalled = self.stalled + 1 if abs(loss - LN2) < STALL_LOSS and spread < STALL_SPREAD else 0
+        if self.stall_steps and self.stalled >= self.stall_steps:
+            raise TrainingError(
+                f"the loss has stayed at ln 2 = {LN2:.4f} for {self.stalled} updates and all images get the same reward (spread {spread:.1e}): "
+                "nothing is learnt. The paper's head initialisation does this; use head_init fan_in, a higher lr, or a warm-up"
+            )

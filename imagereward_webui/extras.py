@@ -1,0 +1,45 @@
+"""The Extras tab: score images that exist already, with the prompt from their own infotext."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from modules import scripts_postprocessing
+
+from . import host, infotext, panel
+from .core import logger
+from .fields import BY_ATTR
+from .lifecycle import available, holder
+from .prompt import plain_prompt
+
+
+class ScriptPostprocessingImageReward(scripts_postprocessing.ScriptPostprocessing):
+    """Scores each image of the tab (single, batch, from directory); the result stands in its info."""
+
+    name = "ImageReward"
+    order = 20000  # after upscaling and face restoration: the final pixels count
+    extra_only = True  # reForge: not in the main tabs, where the accordion does this
+
+    def ui(self) -> dict[str, Any]:
+        with panel.input_accordion("ImageReward score", "extras_imagereward_enable") as enable:
+            scorer = gr.Dropdown(
+                label="Scorer", choices=available(host.models_dir()), value=BY_ATTR["scorer"].default, elem_id="extras_imagereward_scorer"
+            )
+            prompt = gr.Textbox(label="Prompt for images without infotext", value="", elem_id="extras_imagereward_prompt")
+        return {"enable": enable, "scorer": scorer, "prompt": prompt}
+
+    def process(self, pp: Any, enable: bool | None = None, scorer: str | None = None, prompt: str | None = None) -> None:
+        if not enable or not scorer:  # the old Extras API sends None to every script but its own
+            return
+        key = infotext.score_key(scorer, host.option("key"))
+        try:
+            text = host.read_infotext(pp.image).get("Prompt") or prompt or ""
+            if not text and scorer != "Aesthetic":
+                pp.info[f"{key} note"] = "not scored, the image carries no prompt"
+                return
+            score = holder.score(scorer, plain_prompt(text), [pp.image])[0]
+            pp.info[key] = infotext.format_score(score, int(host.option("decimals")))
+        except Exception as error:  # noqa: BLE001 - the other postprocessing scripts' work must not be lost
+            logger.warning("image not scored: %s", error)
+            pp.info[f"{key} note"] = f"not scored, {error}"

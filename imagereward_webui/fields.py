@@ -1,0 +1,71 @@
+"""One table of the accordion's inputs.
+
+Each row ties together a widget, an attribute of `ScoreRequest`, a label in the infotext, a key of the API's
+named form and a position in the script's argument list. Everything that needs one of those reads it here, so
+they can't drift apart; `tests/contract/test_fields.py` holds the table and the dataclass equal both ways.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+FILTER_NONE, FILTER_SCORE, FILTER_TOP = "none", "score", "top k"
+LOW_KEEP, LOW_MOVE, LOW_DISCARD = "keep", "move to subfolder", "don't save"
+
+
+@dataclass(frozen=True)
+class Field:
+    """One input of the accordion.
+
+    `attr` is the attribute of `ScoreRequest` and the API key, `label` what the user reads beside the widget,
+    `infotext` the key in the settings line (None: never written), `kind` one of bool, int, float, choice or
+    name, `low`/`high` the inclusive range of a number.
+    """
+
+    attr: str
+    label: str
+    kind: str
+    default: Any
+    infotext: str | None = None
+    choices: tuple[str, ...] = ()
+    low: float = -math.inf
+    high: float = math.inf
+    help: str = ""
+
+
+# The order is the order of the script's arguments: API clients address them by position, so only ever append.
+FIELDS: tuple[Field, ...] = (
+    Field("enabled", "Score generated images", "bool", False),
+    Field(
+        "scorer", "Scorer", "name", "ImageReward-v1.0", "ImageReward scorer", help="What judges the images. Each is loaded the first time it is used."
+    ),
+    Field(
+        "filter_by",
+        "Show in gallery",
+        "choice",
+        FILTER_NONE,
+        "ImageReward filter",
+        choices=(FILTER_NONE, FILTER_SCORE, FILTER_TOP),
+        help="none: everything. score: images that reach the limit. top k: the k best of the job.",
+    ),
+    Field("limit", "Score limit", "float", 0.0, "ImageReward limit", low=-100.0, high=100.0, help="An image passes when its score is at least this."),
+    Field("top_k", "Images to keep (top k)", "int", 4, "ImageReward top k", low=1, high=1000),
+    Field("sort", "Best first", "bool", False, "ImageReward sort", help="Order the gallery by score."),
+    Field("low_images", "Hidden images on disk", "choice", LOW_KEEP, "ImageReward low images", choices=(LOW_KEEP, LOW_MOVE, LOW_DISCARD)),
+    Field(
+        "wanted",
+        "Generate until n pass (0 = off)",
+        "int",
+        0,
+        "ImageReward wanted",
+        low=0,
+        high=1000,
+        help="Needs the score filter. Goes on with further batches and further seeds until enough images pass.",
+    ),
+    Field("max_batches", "Batches at most", "int", 8, "ImageReward max batches", low=1, high=1000),
+    Field("unload", "Unload the scorer after each job", "bool", False, "ImageReward unload"),
+)
+
+BY_ATTR = {field.attr: field for field in FIELDS}

@@ -1,0 +1,205 @@
+"""What this host is and has. Every question whose answer differs between hosts is asked here and nowhere else.
+
+Known hosts: AUTOMATIC1111 1.10 (gradio 3.41.2), Forge (gradio 4.40), reForge (gradio 3.41.2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .core import logger
+from .options import BY_NAME, PREFIX
+
+
+def module(name: str) -> Any:
+    """A module of the host, by its name below `modules`."""
+    return importlib.import_module(f"modules.{name}")
+
+
+def _optional(name: str) -> Any | None:
+    """A module that only some hosts have. Those that have it imported it long before they call us."""
+    return sys.modules.get(name)
+
+
+def option(name: str) -> Any:
+    """A setting of ours; its default before the host has registered it."""
+    return module("shared").opts.data.get(PREFIX + name, BY_NAME[name].default)
+
+
+def name() -> str:
+    """The host's name, for the status page and the log."""
+    if _optional("modules_forge") is None:
+        return "AUTOMATIC1111"
+    return "Forge" if _optional("backend.memory_management") else "reForge"
+
+
+# --- paths -------------------------------------------------------------------------------------------------------------
+
+
+def models_dir() -> Path:
+    """Where reward models lie: the command line wins over the setting, the default is models/ImageReward."""
+    given = getattr(module("shared").cmd_opts, "imagereward_models_path", None) or option("models_dir")
+    return Path(given) if given else Path(module("paths").models_path) / "ImageReward"
+
+
+# --- device and memory -------------------------------------------------------------------------------------------------
+
+
+def device() -> str:
+    """The device to score on, as a torch device name; `--use-cpu imagereward` and `--use-cpu all` count."""
+    chosen = option("device")
+    if chosen != "auto":
+        return chosen
+    devices = module("devices")
+    ask = getattr(devices, "get_device_for", None)
+    return str(ask("imagereward") if ask else devices.device)
+
+
+def vram_gb(device_name: str) -> float | None:
+    """Total memory of a CUDA device in GiB; None for anything else."""
+    if not device_name.startswith("cuda"):
+        return None
+    import torch
+
+    return torch.cuda.get_device_properties(torch.device(device_name)).total_memory / 2**30
+
+
+def make_room(size: int, device_name: str) -> None:
+    """Ask the memory manager of Forge or reForge for `size` free bytes; others need no asking."""
+    if device_name == "cpu":
+        return
+    manager = _optional("backend.memory_management") or _optional("ldm_patched.modules.model_management")
+    if manager is not None:
+        import torch
+
+        manager.free_memory(size, torch.device(device_name))
+
+
+def collect_garbage() -> None:
+    """Give memory back to the device and, where the C library can, to the system."""
+    import ctypes
+    import gc
+
+    gc.collect()
+    module("devices").torch_gc()
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+@contextlib.contextmanager
+def no_checkpoint_loading() -> Iterator[None]:
+    """Hold off while the host loads a checkpoint: A1111 then patches torch's layers for the whole process."""
+    lock = getattr(getattr(_optional("modules.sd_models"), "model_data", None), "lock", None)
+    with lock if lock is not None else contextlib.nullcontext():
+        yield
+
+
+def generation_lock() -> Any:
+    """The host's lock around generation. Not re-entrant: never take it inside a hook."""
+    return module("call_queue").queue_lock
+
+
+# --- a running job -----------------------------------------------------------------------------------------------------
+
+
+def show_progress(text: str | None) -> None:
+    """Text in the host's progress bar; None takes ours away."""
+    module("shared").state.textinfo = text
+
+
+def interrupted() -> bool:
+    """Whether the user pressed Interrupt or Skip."""
+    state = module("shared").state
+    return bool(state.interrupted or state.skipped or getattr(state, "stopping_generation", False))
+
+
+def process_images(p: Any) -> Any:
+    return module("processing").process_images(p)
+
+
+def input_error(p: Any, error: Exception) -> Exception:
+    """What to raise for a bad input: the API answers 422 with the message, the UI shows it in red."""
+    if getattr(p, "is_api", False):
+        from fastapi import HTTPException
+
+        return HTTPException(status_code=422, detail=str(error))
+    return error
+
+
+def missing_arguments(p: Any) -> int:
+    """How many arguments too few (or, negative, too many) the API client sent; its list shifts all scripts after it."""
+    expected = getattr(getattr(p, "scripts", None), "inputs", None)
+    given = getattr(p, "script_args", None)
+    return len(expected) - len(given) if getattr(p, "is_api", False) and expected and given else 0
+
+
+def driving_script(p: Any) -> str | None:
+    """Title of the selected script that drives this job, or None. It calls process_images itself and needs every image."""
+    args = getattr(p, "script_args", None)
+    index = args[0] if isinstance(args, (list, tuple)) and args else None
+    if not isinstance(index, int) or index <= 0:
+        return None
+    scripts = getattr(getattr(p, "scripts", None), "selectable_scripts", [])
+    return scripts[index - 1].title() if index <= len(scripts) else "another script"
+
+
+# --- images ------------------------------------------------------------------------------------------------------------
+
+
+def writes_text_files() -> bool:
+    """Whether the host writes a .txt beside each image."""
+    return bool(getattr(module("shared").opts, "save_txt", False))
+
+
+def masks_per_image(p: Any) -> int:
+    """How many mask images the host puts into the gallery after each inpainted image."""
+    opts = module("shared").opts
+    if getattr(p, "mask_for_overlay", None) is None:
+        return 0
+    return int(bool(getattr(opts, "return_mask", False))) + int(bool(getattr(opts, "return_mask_composite", False)))
+
+
+def build_grid(p: Any, images: list[Any]) -> tuple[Any | None, str]:
+    """The grid of these images by the user's settings: saved if wanted; returned (with its infotext) if wanted."""
+    opts, host_images = module("shared").opts, module("images")
+    if not (opts.return_grid or opts.grid_save) or (len(images) < 2 and opts.grid_only_if_multiple):
+        return None, ""
+    grid = host_images.image_grid(images, p.batch_size)
+    text = module("processing").create_infotext(
+        p, p.all_prompts, p.all_seeds, p.all_subseeds, use_main_prompt=True, index=0, all_negative_prompts=p.all_negative_prompts
+    )
+    if opts.enable_pnginfo:
+        grid.info["parameters"] = text
+    if opts.grid_save:
+        host_images.save_image(
+            grid,
+            p.outpath_grids,
+            "grid",
+            p.all_seeds[0],
+            p.all_prompts[0],
+            opts.grid_format,
+            info=text,
+            short_filename=not opts.grid_extended_filename,
+            p=p,
+            grid=True,
+        )
+    return (grid, text) if opts.return_grid else (None, "")
+
+
+def read_infotext(image: Any) -> dict[str, Any]:
+    """The parsed infotext of an image; empty when it has none."""
+    text, _ = module("images").read_info_from_image(image)
+    if not text:
+        return {}
+    paste = _optional("modules.infotext_utils") or module("generation_parameters_copypaste")
+    return paste.parse_generation_parameters(text)
+
+
+def log_ready(version: str) -> None:
+    logger.debug("ImageReward %s on %s", version, name())

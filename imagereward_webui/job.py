@@ -1,0 +1,187 @@
+"""One job: everything between the host's before_process and postprocess, for one call of process_images.
+
+All state hangs on the host's `p` (scripts are shared by every request and by nested calls). The job asks its `host`
+for anything that depends on the host, and its `holder` for scores; both are passed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from . import results
+from .core import logger
+from .files import FileKeeper
+from .infotext import ALL_KEYS, PERCENTILE_KEY, RESULT_KEY, format_score, percentile_score, score_key, score_writer, settings, without_keys
+from .prompt import plain_prompt
+from .request import ScoreRequest
+from .results import Entry, Misaligned
+
+
+class Job:
+    """Scores the images of one process_images call and rearranges its result."""
+
+    def __init__(
+        self,
+        p: Any,
+        request: ScoreRequest,
+        host: Any,
+        holder: Any,
+        *,
+        keep_all: str = "",
+        script: str = "",
+        on_result: Callable[[Any, ScoreRequest, list[Entry]], Any] | None = None,
+    ):
+        """`keep_all`: why this job must not be filtered, or ""; `script`: the dropdown script's title if it started this;
+        `on_result`: called with all entries when the job is done."""
+        self.request, self.host, self.holder, self.on_result = request, host, holder, on_result
+        self.entries: dict[tuple[int, int], Entry] = {}
+        self.notes: list[str] = []
+        self.script = script
+        self.closed = self.broken = False
+        self.files = FileKeeper(request.low_images, host.option("low_subfolder"), host.writes_text_files())
+        self.rearranges = request.rearranges and not keep_all
+        if keep_all and request.rearranges:
+            self.notes.append(f"not filtered or sorted: {keep_all}")
+        self._restore: dict[str, Any] = {}
+        if self.rearranges:
+            # the host builds its grid before it hands the result over, from everything; ours is built afterwards
+            self._set(p, "do_not_save_grid", True)
+        if self.repeats:
+            self._set(p, "n_iter", request.max_batches)
+
+    @property
+    def repeats(self) -> bool:
+        return self.request.repeats and self.rearranges
+
+    def _set(self, p: Any, name: str, value: Any) -> None:
+        self._restore.setdefault(name, getattr(p, name))
+        setattr(p, name, value)
+
+    # --- infotext --------------------------------------------------------------------------------------------------
+
+    def announce(self, p: Any) -> None:
+        """Put the score's writers and the settings where the host builds infotexts from."""
+        request, option = self.request, self.host.option
+        decimals = int(option("decimals"))
+        params = p.extra_generation_params
+        params.update(settings(request))
+        if self.script:
+            params["Script"] = self.script
+        params[score_key(request.scorer, option("key"))] = score_writer(lambda p: self._text(p, lambda score: format_score(score, decimals)))
+        if option("write_aesthetic_score") and request.scorer not in ("CLIP", "BLIP"):
+            scale = (lambda score: f"{score:.1f}") if request.scorer == "Aesthetic" else percentile_score
+            params[PERCENTILE_KEY] = score_writer(lambda p: self._text(p, scale))
+
+    def _text(self, p: Any, form: Any) -> str | None:
+        entry = None if self.closed else self.entries.get((p.iteration, p.batch_index))
+        return None if entry is None or entry.score is None else form(entry.score)
+
+    # --- scoring ---------------------------------------------------------------------------------------------------
+
+    def enough(self) -> bool:
+        """Whether the wanted number of images has passed (only when the job repeats)."""
+        if not self.repeats:
+            return False
+        return sum(e.score is not None and self.request.passes(e.score) for e in self.entries.values()) >= self.request.wanted
+
+    def score(self, p: Any, image: Any) -> None:
+        """Score one finished image. Whatever goes wrong, the image stays, unscored, and the user is told once."""
+        i = p.batch_index
+        entry = Entry(p.iteration, i, p.prompts[i], p.negative_prompts[i], p.seeds[i], p.subseeds[i], image)
+        self.entries[p.iteration, i] = entry
+        if self.broken:
+            return
+        try:
+            entry.score = self.holder.score(self.request.scorer, plain_prompt(entry.prompt), [image])[0]
+        except Exception as error:  # noqa: BLE001 - anything: the host swallows it, and the user would never learn why
+            self.broken = True
+            logger.warning("image not scored: %s", error, exc_info=not _expected(error))
+            self.notes.append(f"not scored: {error}")
+        self.notes += [note for note in self.holder.take_notes() if note not in self.notes]
+
+    def current(self, p: Any, image: Any) -> Entry | None:
+        """The entry whose file the host is saving now, or None for grids, masks and intermediate images."""
+        entry = self.entries.get((getattr(p, "iteration", -1), getattr(p, "batch_index", -1)))
+        return entry if entry is not None and entry.image is image and not self.closed else None
+
+    # --- the result ------------------------------------------------------------------------------------------------
+
+    def finish(self, p: Any, processed: Any) -> None:
+        """Filter, sort, rebuild the grid, deal with the files of hidden images, report; then undo what was set on `p`."""
+        try:
+            self._finish(p, processed)
+        finally:
+            self.closed = True
+            for name, value in self._restore.items():
+                setattr(p, name, value)
+            self.holder.after_job(unload=self.request.unload)
+
+    def _finish(self, p: Any, processed: Any) -> None:
+        entries = [self.entries[key] for key in sorted(self.entries)]
+        kept = list(range(len(entries)))
+        shown = [entry.image for entry in entries]
+        if self.rearranges and entries:
+            order = self.request.keep([entry.score for entry in entries])
+            try:
+                shown = results.rearrange(processed, entries, order, self.host.masks_per_image(p))
+                kept = order
+            except Misaligned as reason:
+                self.notes.append(f"not filtered or sorted: {reason}")
+            hidden = [entry for k, entry in enumerate(entries) if k not in set(kept)]
+            self.notes += self.files.settle(hidden)
+        if self.rearranges and shown and not self._restore["do_not_save_grid"]:
+            grid, text = self.host.build_grid(p, shown)
+            if grid is not None:
+                results.insert_grid(processed, grid, text)
+        elif processed.index_of_first_image == 1:
+            self._clean_grid_text(processed)
+        if self.on_result:
+            self.on_result(p, self.request, entries)
+        self._report(processed, entries, kept)
+
+    def _clean_grid_text(self, processed: Any) -> None:
+        """reForge asks for the grid's text as if it were an image, so the last score would stand there."""
+        keys = (score_key(self.request.scorer, self.host.option("key")), PERCENTILE_KEY)
+        text = without_keys(processed.infotexts[0], keys)
+        if text != processed.infotexts[0]:
+            processed.infotexts = [text, *processed.infotexts[1:]]
+            processed.info = text
+            if processed.images and "parameters" in getattr(processed.images[0], "info", {}):
+                processed.images[0].info["parameters"] = text
+
+    def _report(self, processed: Any, entries: list[Entry], kept: list[int]) -> None:
+        filtered = self.rearranges and self.request.filters
+        line = results.summary(entries, len(kept), filtered)
+        if self.repeats:
+            line += " · " + results.yield_summary(entries, kept)
+        if filtered and entries and not kept:
+            line += f" · all images are below the limit of {self.request.limit:g}: none is shown"
+        for text in (line, *self.notes):
+            processed.comments += f"ImageReward: {text}\n"
+        # a copy: the original belongs to the job, and the next grid cell would carry this in its infotext
+        processed.extra_generation_params = {
+            **processed.extra_generation_params,
+            RESULT_KEY: {
+                "scorer": self.request.scorer,
+                "scores": results.gallery_scores(processed, entries),
+                "scored": sum(entry.score is not None for entry in entries),
+                "kept": len(kept),
+                "hidden": len(entries) - len(kept),
+                "summary": line,
+                "notes": list(self.notes),
+            },
+        }
+
+
+def clear(p: Any, own_key: str) -> None:
+    """Remove our pairs: `p` and its dict are used again by batches and grid cells, and must not carry an old score."""
+    for key in (*ALL_KEYS, own_key, score_key("", own_key), "CLIP score", "BLIP score", "Aesthetic score", PERCENTILE_KEY):
+        if callable(p.extra_generation_params.get(key)) or key in ALL_KEYS:
+            p.extra_generation_params.pop(key, None)
+
+
+def _expected(error: Exception) -> bool:
+    from .core import errors
+
+    return isinstance(error, errors.ImageRewardError)

@@ -1,0 +1,110 @@
+"""The widgets. `ui()` of a script is called many times (once per tab, twice per script by the API, again on each Reload UI),
+so everything here only builds components and has no other effect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from . import host, infotext
+from .fields import BY_ATTR, FIELDS
+from .lifecycle import available, holder
+from .request import DROPDOWN_FILTER_LABEL, DROPDOWN_LIMIT_LABEL
+
+ElemId = Callable[[str], str]
+
+
+def accordion(elem_id: ElemId) -> tuple[list[Any], list[Any], list[str]]:
+    """The accordion's inputs in table order, its infotext fields, and the keys that "Send to" buttons copy."""
+    with input_accordion("ImageReward", elem_id("enable")) as enabled:
+        widgets = {"enabled": enabled}
+        with gr.Row():
+            widgets["scorer"] = _widget("scorer", elem_id)
+            _refresh(widgets["scorer"], elem_id("scorer_refresh"))
+            widgets["sort"] = _widget("sort", elem_id)
+        for row in (("filter_by", "limit", "top_k"), ("low_images", "wanted", "max_batches")):
+            with gr.Row():
+                for attr in row:
+                    widgets[attr] = _widget(attr, elem_id)
+        with gr.Row():
+            widgets["unload"] = _widget("unload", elem_id)
+            unload_button(elem_id)
+    inputs = [widgets[field.attr] for field in FIELDS]
+    fields = [(widgets[field.attr], _paste(field)) for field in FIELDS]
+    return inputs, fields, list(infotext.ALL_KEYS)
+
+
+def dropdown(elem_id: ElemId) -> tuple[list[Any], list[Any]]:
+    """The dropdown script's two inputs, and its infotext fields."""
+    filter_low = gr.Checkbox(label=DROPDOWN_FILTER_LABEL, value=False, elem_id=elem_id("filter_low"))
+    limit = gr.Number(label=DROPDOWN_LIMIT_LABEL, value=0, elem_id=elem_id("lower_limit"))
+    unload_button(elem_id)
+    fields = [(filter_low, lambda params: infotext.paste_dropdown(params)[0]), (limit, lambda params: infotext.paste_dropdown(params)[1])]
+    return [filter_low, limit], fields
+
+
+def unload_button(elem_id: ElemId) -> None:
+    """The button that frees the scorer's memory, and the line that says what it did."""
+    with gr.Row():
+        button = gr.Button("Unload Model From Memory", elem_id=elem_id("unload_model"))
+        status = gr.HTML("", elem_id=elem_id("status"), elem_classes=["imagereward-status"])
+    button.click(fn=unload, inputs=[], outputs=[status])
+
+
+def unload() -> str:
+    """Unload when the running job has ended; returns the status line."""
+    with host.generation_lock():
+        freed = holder.unload()
+    return f"Unloaded: {freed:.0f} MB freed." if freed else "No scorer is loaded."
+
+
+def _paste(field: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda params: infotext.paste_value(field, params, host.option("key"))
+
+
+def _widget(attr: str, elem_id: ElemId) -> Any:
+    field = BY_ATTR[attr]
+    common = {"label": field.label, "value": field.default, "elem_id": elem_id(attr)}
+    if field.help:
+        common["tooltip"] = field.help  # a keyword that the hosts add to every component
+    if field.kind == "bool":
+        return gr.Checkbox(**common)
+    if field.kind == "int":
+        return gr.Number(precision=0, **common)
+    if field.kind == "float":
+        return gr.Number(**common)
+    if field.kind == "choice":
+        return gr.Dropdown(choices=list(field.choices), **common)
+    return gr.Dropdown(choices=available(host.models_dir()), **common)
+
+
+def input_accordion(label: str, elem_id: str) -> Any:
+    """A folded accordion that is off while folded, as a context manager giving its checkbox."""
+    host_accordion = getattr(host.module("ui_components"), "InputAccordion", None)
+    if host_accordion is not None:
+        return host_accordion(False, label=label, elem_id=elem_id)
+    return _PlainAccordion(label, elem_id)
+
+
+class _PlainAccordion:
+    """A folded accordion with an enable box, for hosts without InputAccordion."""
+
+    def __init__(self, label: str, elem_id: str):
+        self._label, self._elem_id = label, elem_id
+
+    def __enter__(self) -> Any:
+        self._accordion = gr.Accordion(label=self._label, open=False)
+        self._accordion.__enter__()
+        return gr.Checkbox(label=FIELDS[0].label, value=False, elem_id=self._elem_id)
+
+    def __exit__(self, *error: Any) -> None:
+        self._accordion.__exit__(*error)
+
+
+def _refresh(component: Any, elem_id: str) -> None:
+    """The host's own refresh button, where it has one, so that a model put into the folder shows up."""
+    make = getattr(host.module("ui_common"), "create_refresh_button", None)
+    if make is not None:
+        make(component, lambda: None, lambda: {"choices": available(host.models_dir())}, elem_id)

@@ -1,0 +1,19 @@
+"""Connects the extension to the host. Called from scripts/image_reward.py at every load of the UI: the host forgets all
+callbacks on Reload UI, while this package stays in memory."""
+
+from __future__ import annotations
+
+from modules import script_callbacks
+
+from . import api, extras, host, options, panel, script, xyz  # noqa: F401  all at once: A1111 takes our folder off sys.path after the load
+from .core import RM
+
+
+def register_callbacks() -> None:
+    """Register every callback once per UI load."""
+    script_callbacks.on_ui_settings(options.add_options)
+    script_callbacks.on_before_image_saved(script.before_image_saved)
+    script_callbacks.on_image_saved(script.image_saved)
+    script_callbacks.on_before_ui(xyz.add_axes)
+    script_callbacks.on_app_started(api.mount)
+    host.log_ready(RM.__version__)

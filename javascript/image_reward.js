@@ -1,0 +1,220 @@
+// Scores on gallery thumbnails, and a slider that dims or hides what lies below a threshold.
+//
+// Gradio owns the gallery: its buttons are reused between runs and never reordered here. Each thumbnail is known by its
+// image's address; a badge is one extra child that takes no clicks. Every update compares before it writes, so that the
+// host's mutation callbacks come to rest.
+(function () {
+    "use strict";
+
+    const TABS = ["txt2img", "img2img"];
+    const THUMBNAILS = ".grid-container button.thumbnail-item, .thumbnails button.thumbnail-item";
+    const NUMBER = "(-?\\d+(?:\\.\\d+)?)";
+    const states = {};
+
+    function option(name, fallback) {
+        const value = typeof opts === "object" && opts ? opts["imagereward_" + name] : undefined;
+        return value === undefined ? fallback : value;
+    }
+
+    function escapeForRegExp(text) {
+        return text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+    }
+
+    // The score in an infotext's settings line, or null. Any scorer's key counts; the prompt above does not.
+    function scoreInInfotext(text) {
+        const keys = [option("key", "ImageReward"), "ImageReward", "CLIP score", "BLIP score", "Aesthetic score"];
+        const line = String(text).split("\n").pop();
+        const found = line.match(new RegExp("(?:^|, )(?:" + keys.map(escapeForRegExp).join("|") + "): " + NUMBER + "(?=,|$)"));
+        return found ? Number(found[1]) : null;
+    }
+
+    // One score or null per gallery position. The server says it exactly; other scripts' results are read from their infotexts.
+    function scoresByPosition(info, count) {
+        const result = (info.extra_generation_params || {})["ImageReward result"];
+        if (result && Array.isArray(result.scores) && result.scores.length === count) {
+            return result.scores;
+        }
+        const scores = (info.infotexts || []).slice(0, count).map(scoreInInfotext);
+        const first = info.index_of_first_image || 0;
+        if (scores.length > first && count > scores.length) {
+            return spreadOverMasks(scores, first, count);
+        }
+        while (scores.length < count) {
+            scores.push(null);
+        }
+        return scores;
+    }
+
+    // Masks follow each image in the gallery, but have no infotext of their own.
+    function spreadOverMasks(scores, first, count) {
+        const images = scores.length - first;
+        const masks = typeof opts === "object" && opts ? Number(!!opts.return_mask) + Number(!!opts.return_mask_composite) : 0;
+        const step = masks && images * (1 + masks) <= count - first ? 1 + masks : 1;
+        return Array.from({length: count}, (_, i) => {
+            const offset = i - first;
+            return i < first ? scores[i] : offset % step === 0 && offset / step < images ? scores[first + offset / step] : null;
+        });
+    }
+
+    function parse(text) {
+        try {
+            return JSON.parse(text) || {};
+        } catch (error) {
+            return {};
+        }
+    }
+
+    function rgb(hex) {
+        const value = parseInt(String(hex).replace("#", "").slice(0, 6), 16) || 0;
+        return [value >> 16, (value >> 8) & 255, value & 255];
+    }
+
+    // From the low to the high colour over [low, high], with a text colour that can be read on it.
+    function colours(score, low, high) {
+        const share = high > low ? Math.min(1, Math.max(0, (score - low) / (high - low))) : 1;
+        const from = rgb(option("colour_low", "#b3261e"));
+        const to = rgb(option("colour_high", "#146c2e"));
+        const mixed = from.map((channel, i) => Math.round(channel + (to[i] - channel) * share));
+        const bright = 0.299 * mixed[0] + 0.587 * mixed[1] + 0.114 * mixed[2] > 150;
+        return {background: "rgb(" + mixed.join(",") + ")", text: bright ? "#000" : "#fff"};
+    }
+
+    function setBadge(button, score, best, range) {
+        let badge = button.querySelector(":scope > .imagereward-badge");
+        if (score === null) {
+            if (badge) badge.remove();
+            return;
+        }
+        if (!badge) {
+            badge = document.createElement("span");
+            badge.className = "imagereward-badge notranslate";
+            button.appendChild(badge);
+        }
+        const colour = colours(score, range[0], range[1]);
+        const look = score.toFixed(2) + colour.background;
+        if (badge.dataset.look !== look) {
+            badge.dataset.look = look;
+            badge.textContent = score.toFixed(2);
+            badge.style.backgroundColor = colour.background;
+            badge.style.color = colour.text;
+        }
+        setClass(badge, "imagereward-best", best);
+    }
+
+    function setClass(element, name, wanted) {
+        if (element.classList.contains(name) !== wanted) {
+            element.classList.toggle(name, wanted);
+        }
+    }
+
+    // The row below the gallery: slider, "hide" box, and how many images reach the threshold.
+    function makeBar(tab, state) {
+        const bar = document.createElement("div");
+        bar.id = "imagereward-bar-" + tab;
+        bar.className = "imagereward-bar";
+        const label = document.createElement("label");
+        label.textContent = "Score ≥ ";
+        label.htmlFor = "imagereward-threshold-" + tab;
+        const slider = document.createElement("input");
+        slider.type = "range";
+        slider.id = "imagereward-threshold-" + tab;
+        slider.step = "0.01";
+        const hide = document.createElement("input");
+        hide.type = "checkbox";
+        hide.id = "imagereward-hide-" + tab;
+        const hideLabel = document.createElement("label");
+        hideLabel.textContent = "hide";
+        hideLabel.htmlFor = hide.id;
+        const status = document.createElement("output");
+        status.id = "imagereward-count-" + tab;
+        status.htmlFor = slider.id;
+        slider.addEventListener("input", () => {
+            state.threshold = Number(slider.value) <= Number(slider.min) ? null : Number(slider.value);
+            paint(tab, state);
+        });
+        hide.addEventListener("change", () => {
+            state.hide = hide.checked;
+            paint(tab, state);
+        });
+        bar.append(label, slider, hide, hideLabel, status);
+        state.bar = {root: bar, slider: slider, status: status};
+        return bar;
+    }
+
+    function updateBar(tab, gallery, state, known) {
+        if (!known.length) {
+            if (state.bar && state.bar.root.isConnected) state.bar.root.remove();
+            return;
+        }
+        if (!state.bar) makeBar(tab, state);
+        if (!state.bar.root.isConnected) gallery.insertAdjacentElement("afterend", state.bar.root);
+        const low = (Math.floor(Math.min(...known) * 100) / 100 - 0.01).toFixed(2);
+        const high = (Math.ceil(Math.max(...known) * 100) / 100).toFixed(2);
+        const slider = state.bar.slider;
+        if (slider.min !== low || slider.max !== high) {
+            slider.min = low;
+            slider.max = high;
+            slider.value = state.threshold === null ? low : String(state.threshold);
+        }
+    }
+
+    function paint(tab, state) {
+        const gallery = state.gallery;
+        for (const button of gallery.querySelectorAll(THUMBNAILS)) {
+            const image = button.querySelector("img");
+            const score = image && state.scores.has(image.src) ? state.scores.get(image.src) : null;
+            setBadge(button, score, score !== null && state.best === score && state.count > 1, state.range);
+            const below = score !== null && state.threshold !== null && score < state.threshold;
+            setClass(button, "imagereward-below", below && !state.hide);
+            setClass(button, "imagereward-hidden", below && state.hide);
+        }
+        if (state.bar) {
+            const known = state.known;
+            const reach = state.threshold === null ? known.length : known.filter((score) => score >= state.threshold).length;
+            const at = state.threshold === null ? "" : state.threshold.toFixed(2) + " · ";
+            const text = at + reach + " of " + known.length;
+            if (state.bar.status.textContent !== text) state.bar.status.textContent = text;
+        }
+    }
+
+    function updateTab(tab) {
+        const app = gradioApp();
+        const gallery = app.querySelector("#" + tab + "_gallery");
+        const textarea = app.querySelector("#generation_info_" + tab + " textarea");
+        if (!gallery || !textarea) return;
+        const state = states[tab] || (states[tab] = {threshold: null, hide: false, known: [], scores: new Map(), range: [-2, 2], count: 0});
+        state.gallery = gallery;
+        const grid = gallery.querySelectorAll(".grid-container button.thumbnail-item img");
+        const list = grid.length ? grid : gallery.querySelectorAll(".thumbnails button.thumbnail-item img");
+        const sources = Array.from(list, (image) => image.src);
+        const key = textarea.value + "\n" + sources.join("\n");
+        if (state.key !== key) {
+            state.key = key;
+            const enabled = option("badges", true);
+            const info = enabled ? parse(textarea.value) : {};
+            const scores = scoresByPosition(info, sources.length);
+            state.scores = new Map(sources.map((source, i) => [source, scores[i]]));
+            state.known = scores.filter((score) => score !== null);
+            state.count = state.known.length;
+            state.best = state.count ? Math.max(...state.known) : null;
+            // standardised scores have a scale of their own; cosines are told apart within the gallery
+            const lowest = state.count ? Math.min(...state.known) : 0;
+            const cosine = /(?:CLIP|BLIP|Aesthetic) score: /.test(textarea.value);
+            state.range = cosine ? [lowest, state.best] : [-2, 2];
+            updateBar(tab, gallery, state, state.known);
+        } else if (state.count && !state.bar.root.isConnected) {
+            updateBar(tab, gallery, state, state.known);
+        }
+        paint(tab, state);
+    }
+
+    function update() {
+        TABS.forEach(updateTab);
+    }
+
+    if (typeof onAfterUiUpdate === "function") {
+        onAfterUiUpdate(update);
+    }
+    // for tests and for other extensions: what is on screen, by image address
+    window.imagerewardGallery = {update: update, states: states, scoreInInfotext: scoreInInfotext, scoresByPosition: scoresByPosition};
+})();

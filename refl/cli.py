@@ -1,0 +1,96 @@
+"""`python -m refl train | estimate | export | control`: parse, make a config, call one function."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import sys
+from pathlib import Path
+
+from .errors import ReFLError
+from .log import logger
+from .options import add_options, config_from_namespace
+
+COMMANDS = ("train", "estimate", "export", "control")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status (0 done, 1 error, 2 wrong usage, 3 stopped by the stop rule)."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or (argv[0] not in COMMANDS and argv[0] not in ("-h", "--help")):
+        argv.insert(0, "train")  # `accelerate launch -m refl --config run.json`
+    args = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    try:
+        return args.run(args)
+    except ReFLError as error:
+        logger.error("%s%s", error, f" — {error.hint}" if error.hint else "")
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m refl", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    train = commands.add_parser("train", help="train a checkpoint towards a reward")
+    add_options(train)
+    train.add_argument("--run-dir", help="run folder; the same as --output_dir")
+    train.add_argument("--follow-stdin", action="store_true", help="save and stop when standard input ends (the starting process died)")
+    train.set_defaults(run=_train)
+    estimate = commands.add_parser("estimate", help="memory a run needs, without running it")
+    add_options(estimate)
+    estimate.set_defaults(run=_estimate)
+    export = commands.add_parser("export", help="write the result of a saved state again, perhaps in another form")
+    add_options(export)
+    export.add_argument("--run-dir", required=True, help="run folder")
+    export.add_argument("--step", type=int, help="saved update to export; default the newest")
+    export.set_defaults(run=_export)
+    control = commands.add_parser("control", help="pause, resume, sample, save, stop, stop_now")
+    control.add_argument("run_dir")
+    control.add_argument("command")
+    control.set_defaults(run=_control)
+    return parser
+
+
+def _train(args: argparse.Namespace) -> int:
+    from .runfiles import follow_stdin
+    from .trainer import Trainer
+
+    config = config_from_namespace(args)
+    if args.run_dir:
+        config = dataclasses.replace(config, output_dir=args.run_dir)
+    trainer = Trainer(args=config)
+    if args.follow_stdin:
+        follow_stdin(trainer.request_stop)
+    result = trainer.train()
+    logger.info("%s after %d updates%s", result.state, result.step, f": {result.reason}" if result.reason else "")
+    if result.exported:
+        logger.info("wrote %s", result.exported)
+    return 3 if result.state == "stop_rule" else 0
+
+
+def _estimate(args: argparse.Namespace) -> int:
+    from .memory import estimate_config
+
+    print(json.dumps(estimate_config(config_from_namespace(args)).as_dict()))
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from .trainer import export_state
+
+    given = {name: value for name in ("output", "output_name", "export_dir") if (value := getattr(args, name)) is not None}
+    logger.info("wrote %s", export_state(Path(args.run_dir), args.step, given))
+    return 0
+
+
+def _control(args: argparse.Namespace) -> int:
+    from .runfiles import COMMANDS as KNOWN
+    from .runfiles import send
+
+    if args.command not in KNOWN:
+        logger.error("unknown command %r; there are %s", args.command, ", ".join(KNOWN))
+        return 2
+    send(args.run_dir, args.command)
+    return 0

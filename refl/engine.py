@@ -1,0 +1,286 @@
+"""One update: samples → losses → averaged, clipped gradients → optimizer → moving average. No files, no commands."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import lora
+from .anchor import AnchorSet
+from .backend import Backend
+from .checkpoint import TrainingState
+from .conditioning import Conditioning
+from .config import ReFLConfig
+from .data import sample_prompt
+from .distributed import Processes
+from .errors import CheckpointError, MissingDependency, TrainingDiverged
+from .losses import Batch, Reward, RewardLoss, denoising_loss
+from .rollout import Rollout, SampleNoise
+
+
+class PromptTable:
+    """Conditionings of prompts, kept on the CPU so that the text encoders can be dropped."""
+
+    def __init__(self, backend: Backend, prompts: Sequence[str], resolution: int, device: torch.device):
+        unique = list(dict.fromkeys(prompts))
+        if backend.text is None:
+            raise CheckpointError("the text encoder was dropped already")
+        rows = [backend.text.encode(unique[at : at + 16], resolution).to("cpu") for at in range(0, len(unique), 16)]
+        self._rows = Conditioning.cat(rows)
+        self._index = {prompt: index for index, prompt in enumerate(unique)}
+        self.device = device
+
+    def __call__(self, prompts: Sequence[str]) -> Conditioning:
+        """The conditionings of some prompts, on the device."""
+        return self._rows.rows([self._index[prompt] for prompt in prompts]).to(self.device)
+
+
+@dataclass(frozen=True)
+class UpdateStats:
+    """Means over all samples of an update, of all processes."""
+
+    loss: float
+    reward: float
+    reward_std: float
+    anchor: float
+    grad_norm: float
+    lr: float
+
+
+class Engine:
+    """Trains `backend.unet` to please `reward`. `check()` is called between UNet calls, `pause_point(step)` between micro-steps."""
+
+    def __init__(self, config: ReFLConfig, backend: Backend, reward: Reward, prompts: Sequence[str], table: PromptTable, processes: Processes,
+                 check: Callable[[], None] | None = None, pause_point: Callable[[int], None] | None = None):  # fmt: skip
+        self.config, self.backend, self.reward, self.prompts, self.table, self.processes = config, backend, reward, list(prompts), table, processes
+        self.device = processes.device
+        self.seed = config.seed or 0
+        self.pause_point = pause_point or (lambda step: None)
+        self.anchor_set: AnchorSet | None = None
+        self.anchor_weight = config.anchor_weight
+        self.params = self._make_trainable()
+        self.base_copy: dict[str, Tensor] = {}
+        if config.tune == "full" and config.anchor == "kl":
+            self.base_copy = {name: parameter.detach().clone() for name, parameter in self.params.items()}
+        self.optimizer = self._optimizer()
+        self.ema = {name: parameter.detach().clone().float() for name, parameter in self.params.items()} if config.use_ema else {}
+        self.scaler = _scaler(config.mixed_precision == "fp16" and self.device.type == "cuda")
+        self.rollout = Rollout(backend, config.num_inference_steps or 20, config.guidance_scale or 1.0, config.eta or 0.0, check)
+        uncond = table([config.negative_prompt]) if (config.guidance_scale or 1.0) > 1 else None
+        self.loss = RewardLoss(config, self.rollout, reward, uncond, self.base_model)
+
+    def _make_trainable(self) -> dict[str, nn.Parameter]:
+        config, unet = self.config, self.backend.unet
+        if config.tune == "lora" and not lora.layers(unet):
+            lora.inject(unet, config.lora_rank, config.lora_alpha or float(config.lora_rank), config.lora_targets, self.seed)
+        elif config.tune == "full":
+            unet.requires_grad_(True)
+        if next(unet.parameters()).device != self.device:
+            unet.to(self.device)
+        if config.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()  # type: ignore[operator]
+        if config.vae_checkpointing and hasattr(self.backend.vae, "enable_gradient_checkpointing"):
+            self.backend.vae.enable_gradient_checkpointing()
+        unet.train()  # older diffusers checkpoint activations in training mode only; nothing in these networks drops out
+        self.backend.vae.train()
+        return {name: parameter for name, parameter in unet.named_parameters() if parameter.requires_grad}
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        config = self.config
+        kind: Any = torch.optim.AdamW
+        if config.use_8bit_adam:
+            try:
+                from bitsandbytes.optim import AdamW8bit as kind
+            except ImportError as error:
+                raise MissingDependency(f"use_8bit_adam needs the library bitsandbytes: {error}") from error
+        betas = (config.adam_beta1, config.adam_beta2)
+        return kind(list(self.params.values()), lr=self.learning_rate(0), betas=betas, eps=config.adam_epsilon, weight_decay=config.adam_weight_decay)
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of update `step` (from 0)."""
+        config = self.config
+        rate = config.learning_rate or 0.0
+        if config.scale_lr:
+            rate *= config.samples_per_step * self.processes.count
+        warmup = 0 if config.lr_scheduler == "constant" else config.lr_warmup_steps
+        if step < warmup:
+            return rate * (step + 1) / (warmup + 1)
+        progress = (step - warmup) / max(config.max_train_steps - warmup, 1)
+        if config.lr_scheduler == "linear":
+            return rate * max(1 - progress, 0.0)
+        if config.lr_scheduler == "cosine":
+            return rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        return rate
+
+    def sample_numbers(self, step: int) -> range:
+        """Numbers of the training samples that this process sees in update `step`."""
+        own = self.config.samples_per_step
+        start = step * own * self.processes.count + self.processes.rank * own
+        return range(start, start + own)
+
+    def prompt_of(self, sample: int) -> str:
+        """The prompt of a training sample."""
+        return self.prompts[sample_prompt(self.seed, len(self.prompts), sample)]
+
+    # --- one update ------------------------------------------------------------------------------------------------
+
+    def update(self, step: int) -> UpdateStats:
+        """Train on the samples of update `step`. Raises TrainingDiverged for NaN or infinite losses and gradients."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.config.is_paper and self.anchor_set:  # Algorithm 1 of the paper alternates two updates
+            self._anchor_gradients(step, self.anchor_weight if self.anchor_weight is not None else 1.0)
+            self._apply(step)
+            self.optimizer.zero_grad(set_to_none=True)
+        losses, rewards, anchors = self._reward_gradients(step)
+        if self.anchor_set and not self.config.is_paper:
+            anchors = self._add_anchor(step)
+        norm = self._apply(step)
+        if self.ema:
+            self._average_weights(step)
+        loss, reward, anchor = (
+            self.processes.gather(torch.tensor(values, device=self.device)).float().cpu() for values in (losses, rewards, anchors)
+        )
+        return UpdateStats(
+            float(loss.mean()), float(reward.mean()), float(reward.std(unbiased=False)), float(anchor.mean()), norm, self.learning_rate(step)
+        )
+
+    def _reward_gradients(self, step: int) -> tuple[list[float], list[float], list[float]]:
+        losses, rewards, anchors = [], [], []
+        for numbers in self._micro_batches(step):
+            self.pause_point(step)
+            names = [self.prompt_of(number) for number in numbers]
+            batch = Batch(names, self.table(names), [SampleNoise(self.seed, number) for number in numbers])
+            total = 0.0
+            for term in self.loss.terms(batch, self.device):
+                if not torch.isfinite(term.loss):
+                    raise TrainingDiverged(f"the loss became {float(term.loss)} at update {step + 1} (rewards {term.reward.tolist()})")
+                self.scaler.scale(term.loss / self.config.gradient_accumulation_steps).backward()
+                total += float(term.loss.detach())
+                rewards += term.reward.float().cpu().tolist()
+                anchors.append(float(term.anchor))
+            losses.append(total)
+        return losses, rewards, anchors
+
+    def _micro_batches(self, step: int) -> Iterator[list[int]]:
+        numbers, size = list(self.sample_numbers(step)), self.config.train_batch_size
+        for start in range(0, len(numbers), size):
+            yield numbers[start : start + size]
+
+    def _anchor_gradients(self, step: int, weight: float) -> list[float]:
+        values = []
+        for numbers in self._micro_batches(step):
+            self.pause_point(step)
+            x0, captions, t, noise = self.anchor_set.draw(numbers, self.seed, self.device)  # type: ignore[union-attr]
+            loss = denoising_loss(self.rollout, x0, self.table(captions), t, noise, self.config.snr_gamma).mean()
+            if not torch.isfinite(loss):
+                raise TrainingDiverged(f"the anchor loss became {float(loss)} at update {step + 1}")
+            self.scaler.scale(loss * weight / self.config.gradient_accumulation_steps).backward()
+            values.append(float(loss))
+        return values
+
+    def _add_anchor(self, step: int) -> list[float]:
+        if self.anchor_weight is not None:
+            return self._anchor_gradients(step, self.anchor_weight)
+        # first update: weigh the anchor so that its gradient is anchor_ratio times the reward's
+        self.processes.average(self._gradients())
+        reward_gradients = [gradient.clone() for gradient in self._gradients()]
+        self.optimizer.zero_grad(set_to_none=True)
+        values = self._anchor_gradients(step, 1.0)
+        self.processes.average(self._gradients())
+        anchor_norm = _norm(self._gradients())
+        if not anchor_norm > 0:
+            raise TrainingDiverged("the anchor has no gradient: its images or captions are empty")
+        self.anchor_weight = self.config.anchor_ratio * _norm(reward_gradients) / anchor_norm
+        for gradient, reward in zip(self._gradients(), reward_gradients):
+            gradient.mul_(self.anchor_weight).add_(reward)
+        return values
+
+    def _gradients(self) -> list[Tensor]:
+        for parameter in self.params.values():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return [parameter.grad for parameter in self.params.values()]  # type: ignore[misc]
+
+    def _apply(self, step: int) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(step)
+        self.processes.average(self._gradients())
+        self.scaler.unscale_(self.optimizer)
+        norm = float(torch.nn.utils.clip_grad_norm_(list(self.params.values()), self.config.max_grad_norm))
+        if not math.isfinite(norm) and not self.scaler.is_enabled():
+            raise TrainingDiverged(f"the gradient became {norm} at update {step + 1}")
+        self.scaler.step(self.optimizer)  # with fp16 an overflowing update is skipped and the scale lowered
+        self.scaler.update()
+        return norm if math.isfinite(norm) else 0.0
+
+    # --- weights ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _average_weights(self, step: int) -> None:
+        decay = min(self.config.ema_decay, (1 + step) / (10 + step))
+        for name, parameter in self.params.items():
+            self.ema[name].lerp_(parameter.float(), 1 - decay)
+
+    @contextlib.contextmanager
+    def _holding(self, weights: dict[str, Tensor]) -> Iterator[None]:
+        # storages are exchanged, not overwritten: a graph built outside keeps the weights it was built with
+        kept = {name: self.params[name].data for name in weights}
+        for name, tensor in weights.items():
+            self.params[name].data = tensor.to(kept[name].dtype)
+        try:
+            yield
+        finally:
+            for name, tensor in kept.items():
+                self.params[name].data = tensor
+
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """Within, the UNet has the averaged weights, which are what is evaluated and exported."""
+        return self._holding(self.ema) if self.ema else contextlib.nullcontext()
+
+    def base_model(self) -> contextlib.AbstractContextManager[None]:
+        """Within, the UNet answers as the untrained model."""
+        if self.config.tune == "lora":
+            return lora.disabled(self.backend.unet)
+        return self._holding(self.base_copy)
+
+    def state(self, step: int, info: dict[str, Any]) -> TrainingState:
+        """Everything needed to go on after `step` updates."""
+        weights = {name: parameter.detach().cpu() for name, parameter in self.params.items()}
+        ema = {name: tensor.cpu() for name, tensor in self.ema.items()}
+        extra = {"anchor_weight": self.anchor_weight, "scaler": self.scaler.state_dict() if self.scaler.is_enabled() else {}}
+        return TrainingState(step, weights, ema, self.optimizer.state_dict(), {**info, **extra})
+
+    def restore(self, state: TrainingState) -> None:
+        """Take over a saved state."""
+        lora.assign(self.backend.unet, state.weights)
+        if self.ema:
+            self.ema = {name: tensor.to(self.device) for name, tensor in (state.ema or state.weights).items()}
+        self.optimizer.load_state_dict(state.optimizer)
+        self.anchor_weight = state.info["anchor_weight"]
+        if state.info["scaler"] and self.scaler.is_enabled():
+            self.scaler.load_state_dict(state.info["scaler"])
+
+    def move(self, device: torch.device) -> None:
+        """Move models, averages and optimizer, to free a GPU while paused and to take it back."""
+        self.backend.to(device)
+        self.ema = {name: tensor.to(device) for name, tensor in self.ema.items()}
+        self.base_copy = {name: tensor.to(device) for name, tensor in self.base_copy.items()}
+        for entry in self.optimizer.state.values():
+            for key, value in entry.items():
+                if isinstance(value, Tensor) and key != "step":
+                    entry[key] = value.to(device)
+
+
+def _norm(tensors: Sequence[Tensor]) -> float:
+    return math.sqrt(sum(float(tensor.float().square().sum()) for tensor in tensors))
+
+
+def _scaler(enabled: bool) -> Any:
+    kind = getattr(torch.amp, "GradScaler", None)
+    return kind("cuda", enabled=enabled) if kind else torch.cuda.amp.GradScaler(enabled=enabled)

@@ -1,0 +1,110 @@
+"""The result of a run: a LoRA file, the original checkpoint with another UNet, or a diffusers folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import __version__, lora
+from .backend import Backend
+from .config import ReFLConfig
+from .errors import ConfigError, SaveError
+from .ldm import UNetLayout
+from .single_file import save_tensors, write_back
+
+
+def result_name(config: ReFLConfig, source: Path) -> str:
+    """File name of the result, without extension."""
+    return config.output_name or f"{source.stem if source.is_file() else source.name}-refl"
+
+
+def export(config: ReFLConfig, backend: Backend, folder: Path, step: int) -> Path:
+    """Write the configured output into `folder`; the UNet holds the weights to export. Returns the file or folder."""
+    layout = UNetLayout.of(backend.unet.config)
+    name = result_name(config, backend.source)
+    if config.output == "lora":
+        if config.tune != "lora":
+            raise ConfigError("output lora needs tune lora; a fully trained UNet is saved as single-file or diffusers")
+        target = folder / f"{name}.safetensors"
+        ldm_names = lora.needs_ldm_names(layout, backend.family.is_sdxl)
+        state = lora.kohya_state(backend.unet, layout, ldm_names)
+        save_tensors(state, target, {**metadata(config, backend, name, step), "sshs_model_hash": tensor_hash(state)})
+        return target
+    merged = lora.merged_state(backend.unet) if config.tune == "lora" else dict(backend.unet.state_dict())
+    if config.output == "single-file":
+        if not backend.source.is_file():
+            raise ConfigError("output single-file needs a single-file checkpoint to start from; use output diffusers")
+        target = folder / f"{name}.safetensors"
+        write_back(backend.source, target, merged, layout, {"refl.config": config.to_json(), "refl.version": __version__})
+        return target
+    if backend.source.is_file():
+        raise ConfigError("output diffusers needs a diffusers folder to start from; use output single-file")
+    return _diffusers_folder(backend, merged, folder / name)
+
+
+def _diffusers_folder(backend: Backend, unet: dict[str, Tensor], target: Path) -> Path:
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(backend.source, temporary, ignore=shutil.ignore_patterns("unet"))
+        (temporary / "unet").mkdir()
+        shutil.copy(backend.source / "unet" / "config.json", temporary / "unet" / "config.json")
+        dtype = backend.unet.dtype if isinstance(backend.unet.dtype, torch.dtype) else torch.float32
+        save_tensors(
+            {key: tensor.to("cpu", dtype) for key, tensor in unet.items()},
+            temporary / "unet" / "diffusion_pytorch_model.safetensors",
+            {"format": "pt"},
+        )
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise SaveError(f"cannot write {target}: {error}") from error
+    return target
+
+
+def metadata(config: ReFLConfig, backend: Backend, name: str, step: int) -> dict[str, str]:
+    """kohya's `ss_*` keys (the WebUIs read the version and the alias from them), modelspec 1.0.1, and our own settings."""
+    now = datetime.now(UTC)
+    v_prediction = backend.schedule.prediction_type == "v_prediction"
+    data: dict[str, Any] = {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": config.lora_rank,
+        "ss_network_alpha": config.lora_alpha,
+        "ss_output_name": name,
+        "ss_sd_model_name": backend.source.name,
+        "ss_resolution": f"({config.resolution}, {config.resolution})",
+        "ss_clip_skip": config.clip_skip,
+        "ss_learning_rate": config.learning_rate,
+        "ss_steps": step,
+        "ss_seed": config.seed,
+        "ss_training_finished_at": now.timestamp(),
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": name,
+        "modelspec.date": now.isoformat(timespec="seconds"),
+        "modelspec.resolution": f"{config.resolution}x{config.resolution}",
+        "modelspec.prediction_type": "v" if v_prediction else "epsilon",
+        "modelspec.description": f"reward fine-tuning ({config.algorithm}) towards {', '.join(config.rewards)}",
+        **backend.family.lora_metadata,
+        "refl.version": __version__,
+        "refl.config": config.to_json(),
+    }
+    return {key: str(value) for key, value in data.items() if value is not None}
+
+
+def tensor_hash(state: dict[str, Tensor]) -> str:
+    """SHA-256 over the tensors in order of name; identifies the weights whatever the metadata says."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        digest.update(key.encode())
+        digest.update(state[key].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,195 @@
+"""Names and sizes of Stable Diffusion weights: the original (LDM) layout, which the WebUIs read, and diffusers' layout.
+
+Everything is derived from the tensors themselves, so a smaller or wider network of the same form needs no table.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from .errors import CheckpointError
+
+UNET_PREFIX = "model.diffusion_model."
+VAE_PREFIX = "first_stage_model."
+
+RESNET = {
+    "in_layers.0": "norm1",
+    "in_layers.2": "conv1",
+    "emb_layers.1": "time_emb_proj",
+    "out_layers.0": "norm2",
+    "out_layers.3": "conv2",
+    "skip_connection": "conv_shortcut",
+}
+UNET_OUTER = {
+    "time_embed.0": "time_embedding.linear_1",
+    "time_embed.2": "time_embedding.linear_2",
+    "label_emb.0.0": "add_embedding.linear_1",
+    "label_emb.0.2": "add_embedding.linear_2",
+    "input_blocks.0.0": "conv_in",
+    "out.0": "conv_norm_out",
+    "out.2": "conv_out",
+    "middle_block.1": "mid_block.attentions.0",
+}
+VAE_OUTER = {"mid.attn_1": "mid_block.attentions.0", "norm_out": "conv_norm_out"}
+VAE_RESNET = {"nin_shortcut": "conv_shortcut"}
+VAE_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
+
+
+@dataclass(frozen=True)
+class UNetLayout:
+    """Blocks of a UNet: resnets per level, and which levels attend in the down path (the up path mirrors it)."""
+
+    attention: tuple[bool, ...]
+    layers: int
+
+    @classmethod
+    def of(cls, config: Any) -> UNetLayout:
+        """From a diffusers UNet configuration (dict or FrozenDict)."""
+        return cls(tuple("CrossAttn" in name for name in config["down_block_types"]), int(config["layers_per_block"]))
+
+    def modules(self) -> dict[str, str]:
+        """LDM module prefix → diffusers module prefix, for every block but the insides of resnets."""
+        table = dict(UNET_OUTER)
+        last, index = len(self.attention) - 1, 1
+        for level, attends in enumerate(self.attention):
+            for layer in range(self.layers):
+                table[f"input_blocks.{index}.0"] = f"down_blocks.{level}.resnets.{layer}"
+                if attends:
+                    table[f"input_blocks.{index}.1"] = f"down_blocks.{level}.attentions.{layer}"
+                index += 1
+            if level < last:
+                table[f"input_blocks.{index}.0.op"] = f"down_blocks.{level}.downsamplers.0.conv"
+                index += 1
+        table["middle_block.0"], table["middle_block.2"] = "mid_block.resnets.0", "mid_block.resnets.1"
+        index = 0
+        for level, attends in enumerate(reversed(self.attention)):
+            for layer in range(self.layers + 1):
+                table[f"output_blocks.{index}.0"] = f"up_blocks.{level}.resnets.{layer}"
+                if attends:
+                    table[f"output_blocks.{index}.1"] = f"up_blocks.{level}.attentions.{layer}"
+                if layer == self.layers and level < last:
+                    table[f"output_blocks.{index}.{2 if attends else 1}.conv"] = f"up_blocks.{level}.upsamplers.0.conv"
+                index += 1
+        return table
+
+
+def unet_names(ldm_keys: Iterable[str], layout: UNetLayout) -> dict[str, str]:
+    """LDM key → diffusers key (both without prefix). CheckpointError for a key that fits no block."""
+    modules = layout.modules()
+    return {key: _rename(key, modules, RESNET, "UNet") for key in ldm_keys}
+
+
+def unet_module_to_ldm(layout: UNetLayout, module: str) -> str:
+    """The LDM name of a diffusers UNet module (as in `down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q`)."""
+    inverse = {diffusers: ldm for ldm, diffusers in layout.modules().items()}
+    parts = module.split(".")
+    for cut in range(len(parts), 0, -1):
+        outer, inner = ".".join(parts[:cut]), ".".join(parts[cut:])
+        if outer in inverse:
+            inner = {new: old for old, new in RESNET.items()}.get(inner, inner)
+            return f"{inverse[outer]}.{inner}" if inner else inverse[outer]
+    raise CheckpointError(f"no name in the original layout is known for the UNet module {module}")
+
+
+def vae_names(ldm_keys: Iterable[str]) -> dict[str, str]:
+    """LDM key → diffusers key of an autoencoder."""
+    keys = list(ldm_keys)
+    levels = 1 + max(int(match[1]) for key in keys if (match := re.match(r"decoder\.up\.(\d+)\.", key)))
+    result = {}
+    for key in keys:
+        side, _, rest = key.partition(".")
+        if side not in ("encoder", "decoder"):
+            result[key] = key
+            continue
+        modules = dict(VAE_OUTER)
+        for match in (re.match(r"(?:down|up)\.(\d+)\.(?:block\.(\d+)|(downsample|upsample))", rest), re.match(r"mid\.block_(\d)", rest)):
+            if match is None:
+                continue
+            if match.re.groups == 1:
+                modules[match[0]] = f"mid_block.resnets.{int(match[1]) - 1}"
+                continue
+            level = int(match[1]) if side == "encoder" else levels - 1 - int(match[1])
+            block = f"{'down' if side == 'encoder' else 'up'}_blocks.{level}"
+            modules[match[0]] = f"{block}.resnets.{match[2]}" if match[2] else f"{block}.{match[3]}rs.0"
+        inner = VAE_ATTENTION if rest.startswith("mid.attn_1") else VAE_RESNET
+        result[key] = f"{side}.{_rename(rest, modules, inner, 'VAE', loose=True)}"
+    return result
+
+
+def _rename(key: str, modules: dict[str, str], inner: dict[str, str], part: str, loose: bool = False) -> str:
+    pieces = key.split(".")
+    for cut in range(len(pieces) - 1, 0, -1):
+        outer = ".".join(pieces[:cut])
+        if outer in modules:
+            rest, kind = ".".join(pieces[cut:-1]), pieces[-1]
+            return ".".join(filter(None, (modules[outer], inner.get(rest, rest), kind)))
+    if loose:
+        return key
+    raise CheckpointError(f"the {part} holds {key}, which belongs to no block of a Stable Diffusion {part}")
+
+
+def unet_config(state: dict[str, Tensor], heads: int | None, head_width: int | None) -> dict[str, Any]:
+    """The diffusers configuration of LDM UNet weights. Head counts cannot be read off shapes: one of the two is given."""
+
+    def level_attention(index: int) -> int:
+        return sum(1 for key in state if re.fullmatch(rf"input_blocks\.{index}\.1\.transformer_blocks\.\d+\.norm1\.weight", key))
+
+    channels: list[int] = []
+    attention: list[int] = []
+    counts: list[int] = [0]
+    index = 1
+    while f"input_blocks.{index}.0.in_layers.2.weight" in state or f"input_blocks.{index}.0.op.weight" in state:
+        if f"input_blocks.{index}.0.op.weight" in state:
+            counts.append(0)
+        else:
+            if not counts[-1]:
+                channels.append(state[f"input_blocks.{index}.0.out_layers.3.weight"].shape[0])
+                attention.append(level_attention(index))
+            counts[-1] += 1
+        index += 1
+    if not channels or len(set(counts)) != 1:
+        raise CheckpointError(f"the UNet's blocks are not those of Stable Diffusion (resnets per level: {counts})")
+    projections = [key for key in state if key.endswith(".1.proj_in.weight")]
+    contexts = [tensor.shape[1] for key, tensor in state.items() if key.endswith("attn2.to_k.weight")]
+    if not contexts:
+        raise CheckpointError("the UNet has no cross-attention to a prompt")
+    config: dict[str, Any] = {
+        "in_channels": state["input_blocks.0.0.weight"].shape[1],
+        "out_channels": state["out.2.weight"].shape[0],
+        "block_out_channels": channels,
+        "layers_per_block": counts[0],
+        "down_block_types": ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in attention],
+        "up_block_types": ["CrossAttnUpBlock2D" if depth else "UpBlock2D" for depth in reversed(attention)],
+        "transformer_layers_per_block": [max(depth, 1) for depth in attention],
+        "cross_attention_dim": contexts[0],
+        "attention_head_dim": [width // head_width for width in channels] if head_width else heads,
+        "use_linear_projection": state[projections[0]].dim() == 2,
+    }
+    middle = sum(1 for key in state if re.fullmatch(r"middle_block\.1\.transformer_blocks\.\d+\.norm1\.weight", key))
+    if middle != config["transformer_layers_per_block"][-1]:
+        config["transformer_layers_per_block"][-1] = middle
+    if "label_emb.0.0.weight" in state:
+        width = state["label_emb.0.0.weight"].shape[1]
+        config.update(addition_embed_type="text_time", projection_class_embeddings_input_dim=width)
+    return config
+
+
+def vae_config(state: dict[str, Tensor]) -> dict[str, Any]:
+    """The diffusers configuration of LDM autoencoder weights."""
+    levels = 1 + max(int(match[1]) for key in state if (match := re.match(r"decoder\.up\.(\d+)\.", key)))
+    # the decoder has one resnet more per level than the encoder, which may have none at all
+    layers = max(int(match[1]) for key in state if (match := re.match(r"decoder\.up\.0\.block\.(\d+)\.", key)))
+    return {
+        "in_channels": state["encoder.conv_in.weight"].shape[1],
+        "out_channels": state["decoder.conv_out.weight"].shape[0],
+        "latent_channels": state["decoder.conv_in.weight"].shape[1],
+        "block_out_channels": [state[f"decoder.up.{level}.block.0.conv1.weight"].shape[0] for level in range(levels)],
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "layers_per_block": layers,
+    }

@@ -1,0 +1,125 @@
+"""Low-rank adapters on the UNet, through peft."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import CheckpointError, MissingDependency
+from .ldm import UNetLayout, unet_module_to_ldm
+
+ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+TARGETS = {
+    "attention": ATTENTION,
+    "attention+ff": [*ATTENTION, "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"],
+    "all": [*ATTENTION, "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "conv1", "conv2", "conv_shortcut", "time_emb_proj"],
+}
+ADAPTER = "default"
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise MissingDependency(f"the library peft (0.6 or newer) is needed for LoRA and cannot be imported: {error}") from error
+    return peft
+
+
+def inject(unet: nn.Module, rank: int, alpha: float, targets: str, seed: int) -> None:
+    """Add fp32 adapters to the frozen UNet, in place; only they require gradients. The same seed gives the same start."""
+    peft = _peft()
+    config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=TARGETS[targets], bias="none")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        peft.inject_adapter_in_model(config, unet, adapter_name=ADAPTER)
+    for name, parameter in unet.named_parameters():
+        is_lora = ".lora_" in name
+        parameter.requires_grad_(is_lora)
+        if is_lora:
+            parameter.data = parameter.data.float()
+
+
+@torch.no_grad()
+def assign(unet: nn.Module, values: dict[str, Tensor]) -> None:
+    """Copy saved weights into the parameters that are trained. CheckpointError if they are others."""
+    trained = {name: parameter for name, parameter in unet.named_parameters() if parameter.requires_grad}
+    if {name: tensor.shape for name, tensor in values.items()} != {name: parameter.shape for name, parameter in trained.items()}:
+        raise CheckpointError("the saved weights belong to other LoRA settings or to another model")
+    for name, tensor in values.items():
+        trained[name].copy_(tensor)
+
+
+def layers(unet: nn.Module) -> dict[str, Any]:
+    """Name in the UNet → adapted layer."""
+    from peft.tuners.lora import LoraLayer
+
+    return {name: module for name, module in unet.named_modules() if isinstance(module, LoraLayer)}
+
+
+@contextlib.contextmanager
+def disabled(unet: nn.Module) -> Iterator[None]:
+    """Within, the UNet answers as before the adapters were added."""
+    adapted = list(layers(unet).values())
+    for layer in adapted:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in adapted:
+            layer.enable_adapters(True)
+
+
+def weights(unet: nn.Module) -> dict[str, tuple[Tensor, Tensor, float]]:
+    """UNet module name → (down, up, alpha)."""
+    result = {}
+    for name, layer in layers(unet).items():
+        down, up = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+        result[name] = (down.detach(), up.detach(), float(layer.lora_alpha[ADAPTER]))
+    return result
+
+
+def delta(down: Tensor, up: Tensor, alpha: float, strength: float = 1.0) -> Tensor:
+    """The weight change of one adapter: (alpha / rank) up @ down, in fp32, in the shape of the adapted weight."""
+    rank = down.shape[0]
+    change = up.float().flatten(1) @ down.float().flatten(1) * (alpha / rank * strength)
+    return change.reshape(up.shape[0], *down.shape[1:])
+
+
+def merged_state(unet: nn.Module, strength: float = 1.0) -> dict[str, Tensor]:
+    """The UNet's plain weights with the adapters added in fp32, under its own names without adapters."""
+    changes = {name: delta(*parts, strength) for name, parts in weights(unet).items()}
+    state = {}
+    for key, tensor in unet.state_dict().items():
+        if ".lora_" in key:
+            continue
+        name = key.replace(".base_layer.", ".")
+        module = name.rsplit(".", 1)[0]
+        if name.endswith(".weight") and module in changes:
+            tensor = tensor.float() + changes[module].to(tensor.device)
+        state[name] = tensor
+    return state
+
+
+def kohya_state(unet: nn.Module, layout: UNetLayout, ldm_names: bool, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
+    """Tensors of a LoRA file as A1111 and Forge read it: `lora_unet_MODULE.{lora_down,lora_up}.weight` and `.alpha`.
+
+    SD 1.x and 2.x use diffusers' module names, as kohya's scripts do. SDXL, and any UNet that is not laid out as the
+    published ones, needs the original names: the hosts compute block numbers from the published layout.
+    """
+    result = {}
+    for name, (down, up, alpha) in weights(unet).items():
+        module = unet_module_to_ldm(layout, name) if ldm_names else name
+        key = "lora_unet_" + module.replace(".", "_")
+        result[f"{key}.lora_down.weight"] = down.to("cpu", dtype)
+        result[f"{key}.lora_up.weight"] = up.to("cpu", dtype)
+        result[f"{key}.alpha"] = torch.tensor(alpha, dtype=dtype)
+    return result
+
+
+def needs_ldm_names(layout: UNetLayout, is_sdxl: bool) -> bool:
+    """Whether a LoRA for this UNet must use the original module names."""
+    return is_sdxl or layout != UNetLayout((True, True, True, False), 2)

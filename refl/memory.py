@@ -1,0 +1,292 @@
+"""How much memory a run needs, computed before it starts.
+
+The real training step runs on fake tensors (shapes without data), while every storage that comes to life and dies is
+counted. So the estimate follows whatever the code does, for any architecture and setting; there is no table to go stale.
+Not visible to it: the CUDA context, library workspaces and fragmentation, for which OVERHEAD is added.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from . import lora
+from .backend import Backend, build_module
+from .conditioning import Conditioning
+from .config import ReFLConfig
+from .distributed import Processes
+from .errors import CheckpointError, ReFLError
+from .family import Family, family
+from .ldm import UNET_PREFIX, VAE_PREFIX, unet_config, vae_config
+from .schedule import NoiseSchedule
+
+GIB = 2**30
+OVERHEAD = 1.25 * GIB
+
+# Sizes of the published models, for an estimate before a checkpoint is chosen.
+UNETS: dict[str, dict[str, Any]] = {
+    "sd1": {
+        "block_out_channels": [320, 640, 1280, 1280],
+        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+        "cross_attention_dim": 768,
+        "attention_head_dim": 8,
+    },
+    "sdxl": {
+        "block_out_channels": [320, 640, 1280],
+        "down_block_types": ["DownBlock2D"] + ["CrossAttnDownBlock2D"] * 2,
+        "up_block_types": ["CrossAttnUpBlock2D"] * 2 + ["UpBlock2D"],
+        "transformer_layers_per_block": [1, 2, 10],
+        "cross_attention_dim": 2048,
+        "attention_head_dim": [5, 10, 20],
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+}
+UNETS["sd2"] = {**UNETS["sd1"], "cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True}
+VAE = {
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "layers_per_block": 2,
+    "latent_channels": 4,
+}
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes. `tensors` is the peak of one update, `total` adds what no tensor shows; `free` is None without a GPU."""
+
+    weights: int
+    tensors: int
+    total: int
+    free: int | None
+    unet_calls: int
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the run fits into what is free now."""
+        return None if self.free is None else self.total <= self.free
+
+    def sentence(self) -> str:
+        """For people: "needs 5.5 GB, free 7.2 GB"."""
+        free = "" if self.free is None else f", free {self.free / GIB:.1f} GB"
+        return f"needs {self.total / GIB:.1f} GB{free}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**dataclasses.asdict(self), "fits": self.fits, "text": self.sentence()}
+
+
+class StorageTracker(TorchDispatchMode):
+    """Counts the bytes of living storages. Each is seen when an operation returns it, and dies with its last tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0
+        self.peak = 0
+        self._seen: dict[int, int] = {}
+
+    def add(self, tensor: Tensor) -> None:
+        """Start counting the storage of a tensor."""
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._seen:
+            return
+        self._seen[key] = storage.nbytes()
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._drop, key)
+
+    def _drop(self, key: int) -> None:
+        self.now -= self._seen.pop(key, 0)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for item in tree_iter(result):
+            if isinstance(item, Tensor):
+                self.add(item)
+        return result
+
+
+def _meta_modules(config: ReFLConfig, unet: dict[str, Any], vae: dict[str, Any]) -> tuple[nn.Module, nn.Module, nn.Module | None]:
+    """UNet (with its LoRA), VAE and tiny VAE without storage. Adapters cannot be added to fake tensors, so they are now."""
+    net = build_module("UNet2DConditionModel", unet, None, torch.float32, "unet")
+    if config.tune == "lora":
+        lora.inject(net, config.lora_rank, config.lora_alpha or float(config.lora_rank), config.lora_targets, 0)
+    tiny = build_module("AutoencoderTiny", {}, None, torch.float32, "taesd") if config.taesd else None
+    return net, build_module("AutoencoderKL", vae, None, torch.float32, "vae"), tiny
+
+
+def _fake_backend(config: ReFLConfig, kind: Family, modules: tuple[nn.Module, nn.Module, nn.Module | None]) -> Backend:
+    half = torch.bfloat16 if config.mixed_precision != "no" else torch.float32
+    unet, vae = _filled(modules[0], torch.float32 if config.tune == "full" else half), _filled(modules[1], half)
+    for name, parameter in unet.named_parameters():
+        parameter.requires_grad_(".lora_" in name)
+    backend = Backend(unet, vae, NoiseSchedule(kind.scheduler), kind, kind.latent_scale, source=None)  # type: ignore[arg-type]
+    backend.tiny_vae = _filled(modules[2], half) if modules[2] is not None else None
+    if config.tune == "full" and config.mixed_precision != "no":
+        backend.autocast = half
+    return backend
+
+
+def _filled(net: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A meta module with (fake) tensors in its place, frozen. Adapters are fp32 whatever the base is."""
+    state = {}
+    for key, tensor in net.state_dict().items():
+        kind = torch.float32 if ".lora_" in key else dtype if tensor.is_floating_point() else tensor.dtype
+        state[key] = torch.empty(tensor.shape, dtype=kind)
+    net.load_state_dict(state, assign=True)
+    return net.eval().requires_grad_(False)
+
+
+class _FakeReward:
+    """A reward model of the published size."""
+
+    def __init__(self) -> None:
+        from .rewards import published_reward_model
+
+        self.net = published_reward_model("meta")
+
+    def fill(self, dtype: torch.dtype) -> None:
+        """Put (fake) weights in."""
+        self.net = _filled(self.net, dtype)
+
+    def differentiable(self, prompts: list[str], images: Tensor) -> Tensor:
+        pixels = torch.nn.functional.interpolate(images.float(), (224, 224), mode="bilinear", antialias=True)
+        ids = torch.ones(len(prompts), 35, dtype=torch.int64)
+        dtype = next(self.net.parameters()).dtype
+        tokens = self.net.encode_image(pixels.to(dtype))  # type: ignore[operator]
+        return self.net.blip.text_encoder(ids, torch.ones_like(ids), tokens)[:, 0].float().mean(dim=1)  # type: ignore[union-attr,operator]
+
+
+def estimate(
+    config: ReFLConfig, kind: Family, unet: dict[str, Any] | None = None, vae: dict[str, Any] | None = None, *, free: int | None = None
+) -> MemoryEstimate:
+    """Memory of one update of a resolved configuration. unet, vae: diffusers configurations; default the family's own."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from .engine import Engine
+
+    unet, vae = unet or UNETS[kind.key], vae or VAE
+    # two denoising steps show the same peak as twenty: the prefix keeps nothing
+    short = dataclasses.replace(
+        config, num_inference_steps=config.draft_steps + 1, min_step=1, max_step=1, gradient_accumulation_steps=1, max_train_steps=1
+    )
+    width = int(unet["cross_attention_dim"])
+    modules = _meta_modules(short, unet, vae)
+    reward = _FakeReward()
+    with FakeTensorMode(allow_non_fake_inputs=True), StorageTracker() as tracker:
+        backend = _fake_backend(short, kind, modules)
+        reward.fill(torch.bfloat16 if short.mixed_precision != "no" else torch.float32)
+        dtype = torch.bfloat16 if short.mixed_precision != "no" else torch.float32
+        pooled = torch.zeros(1, 1280, dtype=dtype) if kind.is_sdxl else None
+        if kind.is_sdxl:
+            pooled = torch.zeros(1, int(unet["projection_class_embeddings_input_dim"]) - 6 * int(unet["addition_time_embed_dim"]), dtype=dtype)
+        row = Conditioning(torch.zeros(1, 77, width, dtype=dtype), pooled, torch.zeros(1, 6) if kind.is_sdxl else None)
+        tracker.peak = tracker.now
+        engine = Engine(short, backend, reward, [""], lambda prompts: row.expand(len(prompts)), Processes("cpu"))  # type: ignore[arg-type]
+        weights = tracker.now
+        tracker.peak = tracker.now
+        _fake_update(engine)
+        tensors = tracker.peak
+    calls = _unet_calls(config)
+    return MemoryEstimate(weights, tensors, int(tensors + OVERHEAD), free, calls)
+
+
+def _fake_update(engine: Any) -> None:
+    """The parts of `Engine.update` that need memory; reading numbers out of fake tensors is not possible."""
+    from .losses import Batch
+
+    size = engine.config.train_batch_size
+    batch = Batch([""] * size, engine.table([""] * size), [_FakeNoise()] * size)
+    for term in engine.loss.terms(batch, engine.device):
+        term.loss.backward()
+    gradients = [parameter.grad for parameter in engine.params.values()]
+    torch.nn.utils.clip_grad_norm_(list(engine.params.values()), engine.config.max_grad_norm, foreach=False)
+    moments = 0.25 if engine.config.use_8bit_adam else 1.0
+    engine.moments = [torch.zeros(int(gradient.numel() * moments * 2), dtype=gradient.dtype) for gradient in gradients if gradient is not None]
+
+
+class _FakeNoise:
+    """Stands in for SampleNoise: the last step but one, and noise without values."""
+
+    def integer(self, low: int, high: int) -> int:
+        return high
+
+    def normal(self, shape: Any) -> Tensor:
+        return torch.zeros(tuple(shape))
+
+
+def _unet_calls(config: ReFLConfig) -> int:
+    """Evaluations of the UNet per update on one process, a backward pass counted as two."""
+    guided = 2 if (config.guidance_scale or 1) > 1 else 1
+    steps = config.num_inference_steps or 20
+    mean = ((config.min_step or 0) + (config.max_step or 0)) / 2 if config.algorithm.startswith("refl") else steps - config.draft_steps
+    grads = config.draft_steps if config.algorithm == "draft-k" else 1 + config.lv_repeats if config.algorithm == "draft-lv" else 1
+    per_grad = guided + 2 + (1 if config.gradient_checkpointing else 0) + (1 if config.anchor == "kl" else 0)
+    anchor = 4 if config.anchor in ("pretrain", "samples") else 0
+    return round(config.samples_per_step * (mean * guided + grads * per_grad + anchor))
+
+
+def estimate_config(config: ReFLConfig) -> MemoryEstimate:
+    """The estimate for a configuration as the user gave it; the checkpoint's own sizes are read from its header."""
+    kind, unet, vae = _sizes(config)
+    free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
+    device = "cuda" if torch.cuda.is_available() and not config.device.startswith("cpu") else "cpu"
+    return estimate(config.resolved(kind.is_sdxl, device), kind, unet, vae, free=free)
+
+
+def _sizes(config: ReFLConfig) -> tuple[Family, dict[str, Any] | None, dict[str, Any] | None]:
+    from .single_file import open_checkpoint
+
+    path = config.pretrained_model_name_or_path
+    if not path:
+        raise CheckpointError("no checkpoint was given: pretrained_model_name_or_path is empty")
+    try:
+        file = open_checkpoint(path)
+    except ReFLError:
+        import json
+        from pathlib import Path
+
+        folder = Path(path)
+        if not (folder / "unet" / "config.json").is_file():
+            raise
+        unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+        vae = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
+        return family("sdxl" if (folder / "text_encoder_2").is_dir() else "sd1"), unet, vae
+    heads = file.overrides.get("unet_heads")
+    state = file.part(UNET_PREFIX)
+    sizes = unet_config(state, heads or file.family.unet_heads, None if heads else file.family.unet_head_width)
+    if file.family.is_sdxl:
+        pooled = file.state["conditioner.embedders.1.model.text_projection"].shape[1]
+        sizes["addition_time_embed_dim"] = (sizes["projection_class_embeddings_input_dim"] - pooled) // 6
+    vae_state = file.part(VAE_PREFIX)
+    return file.family, sizes, vae_config(vae_state) if vae_state else None
+
+
+def presets() -> dict[str, dict[str, Any]]:
+    """Settings for GPUs of 8, 12, 16 and 24 GB, by name; the estimates behind them are in docs/refl.md."""
+    small = {
+        "train_batch_size": 1,
+        "gradient_accumulation_steps": 16,
+        "gradient_checkpointing": True,
+        "vae_checkpointing": True,
+        "tune": "lora",
+        "lora_rank": 16,
+    }
+    return {
+        "8 GB": {**small, "resolution": 512},
+        "12 GB": {**small, "train_batch_size": 2, "gradient_accumulation_steps": 8, "resolution": 512},
+        "16 GB": {**small, "resolution": None},
+        "24 GB": {**small, "train_batch_size": 2, "gradient_accumulation_steps": 8, "resolution": None},
+    }

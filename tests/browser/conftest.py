@@ -1,0 +1,105 @@
+"""Real galleries of both gradio versions in a real browser.
+
+Needs what a plain test run may lack, and skips with the reason: playwright, a Chromium, and the interpreters that
+`python tests/browser/make_envs.py` makes. IMAGEREWARD_VENVS names another folder for those, IMAGEREWARD_CHROMIUM another browser;
+with IMAGEREWARD_SCREENSHOTS set, pictures of each state are kept there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# what the host's script.js offers to extensions, in its timing: callbacks 200 ms after the last change of the page
+HOST_JS = """
+window.opts = {};
+window.gradioApp = () => document;
+window.afterUpdate = [];
+window.onAfterUiUpdate = (callback) => afterUpdate.push(callback);
+window.mutations = 0;
+new MutationObserver((list) => {
+    window.mutations += list.length;
+    clearTimeout(window.pending);
+    window.pending = setTimeout(() => afterUpdate.forEach((callback) => callback()), 200);
+}).observe(document, {childList: true, subtree: true});
+"""
+
+
+def interpreter(name: str) -> Path:
+    folder = Path(os.environ.get("IMAGEREWARD_VENVS", ROOT / ".venvs"))
+    python = folder / name / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    if not python.exists():
+        pytest.skip(f"no interpreter {name}: run python tests/browser/make_envs.py")
+    return python
+
+
+@pytest.fixture(scope="session")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    chromium = os.environ.get("IMAGEREWARD_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    with playwright.sync_playwright() as play:
+        try:
+            made = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-background-networking"])
+        except playwright.Error as error:
+            pytest.skip(f"no Chromium: {str(error).splitlines()[0]}")
+        yield made
+        made.close()
+
+
+@pytest.fixture(scope="module", params=["gradio3", "gradio4"])
+def page(request, browser, tmp_path_factory):
+    """The page of one gradio version with the extension's script and style, as the host would load them."""
+    python = interpreter(request.param)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = (tmp_path_factory.mktemp("app") / "log.txt").open("w+")
+    environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "NO_PROXY": "127.0.0.1,localhost"}
+    app = subprocess.Popen([python, Path(__file__).with_name("gallery_app.py"), str(port)], stdout=log, stderr=log, env=environment)
+    try:
+        address = f"http://127.0.0.1:{port}/"
+        for _ in range(240):
+            if app.poll() is not None:
+                log.seek(0)
+                pytest.fail(f"the page did not start:\n{log.read()[-2000:]}")
+            try:
+                urllib.request.urlopen(address, timeout=5)
+                break
+            except OSError:
+                time.sleep(0.5)
+        made = browser.new_page(viewport={"width": 1000, "height": 760})
+        made.gradio = request.param
+        made.failures = []
+        made.on("pageerror", lambda error: made.failures.append(str(error)))
+        made.goto(address)
+        made.wait_for_selector("#generate_first")
+        made.evaluate(HOST_JS)
+        made.add_style_tag(content=(ROOT / "style.css").read_text(encoding="utf-8"))
+        made.add_script_tag(content=(ROOT / "javascript" / "image_reward.js").read_text(encoding="utf-8"))
+        yield made
+        made.close()
+    finally:
+        app.terminate()
+        app.wait(timeout=20)
+
+
+@pytest.fixture
+def screenshot(page):
+    folder = os.environ.get("IMAGEREWARD_SCREENSHOTS")
+
+    def take(name: str) -> None:
+        if folder:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            page.screenshot(path=str(Path(folder) / f"{page.gradio}-{name}.png"))
+
+    return take

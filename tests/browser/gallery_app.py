@@ -1,0 +1,62 @@
+"""A page with the host's gallery, for one of the two gradio versions that hosts use. Run by test_gallery.py in that
+version's own interpreter: `python gallery_app.py PORT`.
+
+Element ids, the hidden generation-info textarea and the gallery's options are those of the hosts. Each button "generates" another
+result, so that gradio reuses the thumbnails' buttons as it does between real runs.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import gradio as gr
+from PIL import Image, ImageDraw
+
+FOLDER = Path(tempfile.mkdtemp())
+RESULTS = {
+    # name: (scores by gallery position, index of the first image, how the page learns the scores)
+    "first": ([None, 1.22, -0.41, 0.58, -1.9, 0.0, 2.4, -0.05, 0.58], 1, "result"),
+    "second": ([0.3, -0.7, 1.1, 0.2], 0, "infotext"),
+    "masks": ([0.5, None, -0.5, None], 0, "masks"),
+    "clip": ([0.21, 0.24, 0.29], 0, "clip"),
+    "unscored": ([None, None], 0, "result"),
+    "hundred": ([round(-2 + 0.04 * i, 2) for i in range(100)], 0, "result"),
+    "empty": ([], 0, "result"),
+}
+
+
+def picture(name, i):
+    path = FOLDER / f"{name}-{i}.png"
+    image = Image.new("RGB", (96, 96), ((37 * i) % 200 + 40, (91 * i + 60) % 200 + 30, (53 * i + len(name) * 20) % 200 + 30))
+    ImageDraw.Draw(image).text((8, 40), f"{name} {i}", fill="white")
+    image.save(path)
+    return str(path)
+
+
+def generate(name):
+    scores, first, source = RESULTS[name]
+    key = "CLIP score" if source == "clip" else "ImageReward"
+    texts = []
+    for i, score in enumerate(scores):
+        if source == "masks" and i % 2:
+            continue  # masks have no infotext
+        pair = f"{key}: {score:.4f}, " if score is not None else ""
+        texts.append(f"a cat, ImageReward: 9.9\nSteps: 20, Sampler: Euler, Seed: {i}, {pair}Version: 1")
+    info = {"infotexts": texts, "index_of_first_image": first, "extra_generation_params": {}}
+    if source == "result":
+        info["extra_generation_params"]["ImageReward result"] = {"scores": scores}
+    return [picture(name, i) for i in range(len(scores))], json.dumps(info)
+
+
+with gr.Blocks(analytics_enabled=False) as demo:
+    with gr.Row():
+        with gr.Column(elem_id="txt2img_results"):
+            with gr.Group(elem_id="txt2img_gallery_container"):
+                gallery = gr.Gallery(label="Output", show_label=False, elem_id="txt2img_gallery", columns=4, preview=False, height=480)
+            info = gr.Textbox(visible=False, elem_id="generation_info_txt2img")
+            for name in RESULTS:
+                button = gr.Button(name, elem_id=f"generate_{name}")
+                button.click(fn=lambda name=name: generate(name), inputs=[], outputs=[gallery, info])
+
+demo.launch(server_name="127.0.0.1", server_port=int(sys.argv[1]), show_api=False, quiet=True, prevent_thread_lock=False)

@@ -1,0 +1,178 @@
+"""One holder: loads late, reuses, moves, frees, survives Reload UI."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from .fakehost import EXTENSION
+
+
+@pytest.fixture
+def holder(host):
+    return host.part("lifecycle").holder
+
+
+def test_loads_at_first_use_and_reuses(generate, loader):
+    assert loader.loads == []
+    generate()
+    generate()
+    assert loader.loads == [("ImageReward-v1.0", "cpu")]
+
+
+def test_changing_the_scorer_replaces_it(generate, loader):
+    generate(accordion={"scorer": "CLIP"})
+    generate(accordion={"scorer": "BLIP"})
+    assert [name for name, _ in loader.loads] == ["CLIP", "BLIP"]
+
+
+def test_survives_reload_ui(host, generate, loader, holder):
+    generate()
+    for _ in range(2):
+        host.load_ui()
+    generate()
+    assert host.part("lifecycle").holder is holder and len(loader.loads) == 1
+    assert len(host.callbacks.lists["on_image_saved"]) == 1
+
+
+def test_unload_is_idempotent_and_tells_megabytes(generate, holder):
+    generate()
+    assert holder.unload() == pytest.approx(250 * 1001 * 4 / 1e6)
+    assert holder.unload() == 0.0
+    assert holder.status() == {"loaded": None, "device": None, "megabytes": 0.0}
+
+
+def test_unload_after_job(generate, holder):
+    generate(accordion={"unload": True})
+    assert holder.status()["loaded"] is None
+
+
+@pytest.mark.parametrize(
+    ("policy", "vram", "device"),
+    [("automatic", 8.0, "cpu"), ("automatic", 24.0, "cuda"), ("stay loaded", 8.0, "cuda"), ("move to CPU", 24.0, "cpu"), ("unload", 24.0, None)],
+)
+def test_policies(host, generate, holder, loader, monkeypatch, policy, vram, device):
+    module = host.part("host")
+    rooms = []
+    monkeypatch.setattr(module, "device", lambda: "cuda")
+    monkeypatch.setattr(module, "vram_gb", lambda name: vram)
+    monkeypatch.setattr(module, "make_room", lambda size, name: rooms.append(name))
+    host.options.data["imagereward_policy"] = policy
+    generate()
+    assert holder.status()["device"] == device
+    generate()
+    assert len(loader.loads) == (2 if policy == "unload" else 1)
+    assert set(rooms) == {"cuda"}  # the host's memory manager was asked first
+    assert loader.scorer.moves == (["cpu", "cuda", "cpu"] if device == "cpu" else [])
+
+
+def test_gpu_out_of_memory_is_retried_on_the_cpu(host, generate, holder, loader, monkeypatch):
+    monkeypatch.setattr(host.part("host"), "device", lambda: "cuda")
+
+    class Small(type(loader.scorer)):
+        def score_pairs(self, prompts, images):
+            if self.device == "cuda":
+                raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return super().score_pairs(prompts, images)
+
+    loader.scorer = Small()
+    processed = generate(seeds=2)
+    assert loader.loads == [("ImageReward-v1.0", "cuda"), ("ImageReward-v1.0", "cpu")]
+    assert "ImageReward: -0.2000" in processed.infotexts[1]
+    assert processed.comments.count("scored on the CPU") == 1
+
+
+def test_out_of_memory_on_the_cpu_is_an_error(generate, loader):
+    loader.scorer.failure = RuntimeError("DefaultCPUAllocator: out of memory")
+    processed = generate(seeds=2)
+    assert len(loader.loads) == 1 and "not scored: DefaultCPUAllocator" in processed.comments
+
+
+def test_weights_made_under_inference_mode_can_be_moved_later(host, holder, loader):
+    import torch
+
+    with torch.inference_mode():
+        holder._load = lambda *args: type(loader.scorer)()
+        holder.load("ImageReward-v1.0")
+    assert not any(p.is_inference() for p in holder._scorer.net.parameters())
+
+
+def test_download_progress_is_shown_and_can_be_cancelled(host, generate, holder):
+    shown = []
+
+    def load(name, device, precision, folder, progress):
+        progress(50 << 20, 100 << 20, "ImageReward.pt")
+        shown.append(host.state.textinfo)
+        host.state.interrupted = True
+        progress(60 << 20, 100 << 20, "ImageReward.pt")
+
+    holder._load = load
+    processed = generate(seeds=1, batch_size=1)
+    assert shown == ["ImageReward: downloading ImageReward.pt 50 % (50 MB)"] and host.state.textinfo is None
+    assert "not scored: stopped by the user" in processed.comments and len(processed.images) == 1
+
+
+def test_missing_weights_are_downloaded_with_progress(host, tmp_path, monkeypatch):
+    import imagereward_core as RM
+    from imagereward_core import weights
+
+    asked, reports = [], []
+
+    def locate(source, models_dir, progress):
+        asked.append((source.filename, models_dir))
+        progress(1, 2)
+
+    monkeypatch.setattr(weights, "locate", locate)
+    monkeypatch.setattr(RM, "load_score", lambda name, **options: (name, options))
+    made = host.part("lifecycle").load_scorer("BLIP", "cpu", "auto", tmp_path, lambda *report: reports.append(report))
+    assert asked == [("model_large.pth", tmp_path)] and reports == [(1, 2, "model_large.pth")]
+    assert made == ("BLIP", {"device": "cpu", "precision": "auto", "models_dir": tmp_path})
+
+
+def test_only_known_names_are_loaded(host, tmp_path):
+    lifecycle = host.part("lifecycle")
+    (tmp_path / "mine.safetensors").touch()
+    (tmp_path / "ImageReward.pt").touch()  # the registry's own file is listed by its name
+    for name in ("ImageReward.fp16.safetensors", "yours.pt", "yours.safetensors", "yours.fp16.safetensors", "notes.txt"):
+        (tmp_path / name).touch()  # conversions are no models of their own
+    assert lifecycle.available(tmp_path)[4:] == ["mine.safetensors", "yours.pt"]
+    for name in ("../secret.pt", str(tmp_path / "mine.safetensors"), "other.pt"):
+        with pytest.raises(host.part("core").errors.ModelNotFoundError, match="there is no scorer"):
+            lifecycle.load_scorer(name, "cpu", "auto", tmp_path)
+
+
+def test_a_real_small_model_from_the_folder(host, tmp_path):
+    import torch
+    from PIL import Image
+    from safetensors.torch import save_file
+
+    from imagereward_core.config import METADATA_KEY, ModelConfig, TextConfig, VisionConfig
+    from imagereward_core.model import RewardModel
+
+    torch.manual_seed(0)
+    config = ModelConfig(VisionConfig(32, 8, 32, 1, 2), TextConfig(width=32, depth=1, heads=2, intermediate=64), 16, (16, 8))
+    net = RewardModel(config)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    save_file({key: tensor.contiguous() for key, tensor in net.state_dict().items()}, tmp_path / "tiny.safetensors", {METADATA_KEY: config.to_json()})
+    scorer = host.part("lifecycle").load_scorer("tiny.safetensors", "cpu", "auto", tmp_path)
+    holder = host.part("lifecycle").ScorerHolder(host.part("host"), lambda *args: scorer)
+    images = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
+    assert holder.score("tiny.safetensors", "a cat", images) == pytest.approx(scorer.score("a cat", images))
+    assert holder.unload() > 0
+
+
+def test_idle_cost(tmp_path):
+    """Loading the extension imports no torch, no transformers, no core model code."""
+    code = f"""
+        import sys, pathlib
+        sys.path.insert(0, {str(EXTENSION)!r})
+        from tests.contract.fakehost import FakeHost
+        with FakeHost(pathlib.Path({str(tmp_path)!r})) as host:
+            assert host.errors == [], host.errors
+            heavy = {{"torch", "transformers", "tokenizers", "safetensors", "imagereward_core.model", "imagereward_core.scorers"}}
+            print(sorted(heavy & set(sys.modules)))
+    """
+    result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

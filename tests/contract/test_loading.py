@@ -1,0 +1,94 @@
+"""The bootstrap under the host's loader: loose execution, foreign packages, changed files, broken files."""
+
+import os
+import shutil
+import sys
+import types
+
+import pytest
+
+from .fakehost import EXTENSION, FakeHost
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A copy of the extension that tests may change, as a second clone would be."""
+    target = tmp_path / "clone"
+    for name in ("scripts", "imagereward_webui", "imagereward_core"):
+        shutil.copytree(EXTENSION / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+    before = {key: module for key, module in sys.modules.items() if key.startswith("imagereward_core")}
+    for key in before:
+        del sys.modules[key]
+    yield target
+    for key in [key for key in sys.modules if key.startswith("imagereward_")]:
+        del sys.modules[key]
+    sys.modules.update(before)
+
+
+def titles(host):
+    return [script.title() for script in host.runners["txt2img"].scripts]
+
+
+def test_both_scripts_in_both_tabs(host):
+    expected = ["ImageReward", "ImageReward - generate human preference scores"]
+    for tab in ("txt2img", "img2img"):
+        assert [script.title() for script in host.runners[tab].scripts] == expected
+        assert [script.alwayson for script in host.runners[tab].scripts] == [True, False]
+
+
+def test_nothing_is_left_on_sys_path(clone, tmp_path):
+    """A1111 takes the extension off sys.path after the load; whatever is imported later must not need it."""
+    with FakeHost(tmp_path, clone) as host:
+        assert str(clone) not in sys.path
+        assert host.part("lifecycle").available(tmp_path)[0] == "ImageReward-v1.0"
+
+
+def test_changed_files_are_loaded_anew_and_the_model_is_freed(clone, tmp_path):
+    with FakeHost(tmp_path, clone) as host:
+        old = host.webui
+        freed = []
+        host.part("lifecycle").holder.unload = lambda: freed.append(True)
+        host.load_ui()
+        assert host.webui is old and freed == []
+        os.utime(clone / "imagereward_webui" / "job.py", ns=(2**62, 2**62))
+        host.load_ui()
+        assert host.errors == [] and host.webui is not old and freed == [True]
+        assert host.part("lifecycle").holder is not None
+
+
+def test_a_changed_core_takes_the_webui_with_it(clone, tmp_path):
+    with FakeHost(tmp_path, clone) as host:
+        old = host.webui
+        os.utime(clone / "imagereward_core" / "errors.py", ns=(2**62, 2**62))
+        host.load_ui()
+        assert host.errors == [] and host.webui is not old
+        assert host.part("core").errors is sys.modules["imagereward_core.errors"]
+
+
+@pytest.mark.parametrize("name", ["imagereward_core", "imagereward_webui"])
+def test_a_foreign_package_of_that_name_is_left_alone(clone, tmp_path, name, caplog):
+    foreign = types.ModuleType(name)
+    foreign.__file__ = str(tmp_path / "elsewhere" / name / "__init__.py")
+    with FakeHost(tmp_path, clone) as host:
+        for key in [key for key in sys.modules if key.startswith("imagereward_")]:
+            del sys.modules[key]
+        sys.modules[name] = foreign
+        host.load_ui()
+        assert host.errors == [] and sys.modules[name] is foreign
+        assert len(titles(host)) == 2 and "is loaded as " + name + "_" in caplog.text
+
+
+def test_a_broken_file_is_shown_and_the_host_starts(clone, tmp_path):
+    (clone / "imagereward_webui" / "job.py").write_text("raise RuntimeError('half an update')", encoding="utf-8")
+    with FakeHost(tmp_path, clone) as host:
+        assert host.errors == [] and titles(host) == ["ImageReward"]
+        shown = [str(component.value) for component in host.gradio.CREATED]
+        assert any("half an update" in text and "reinstall the extension" in text for text in shown)
+        assert len(host.txt2img(seed=148).images) == 1
+
+
+def test_the_api_may_build_the_ui_any_number_of_times(host):
+    for script in host.runners["img2img"].scripts:
+        for _ in range(3):
+            components = script.ui(True)
+            assert all(hasattr(component, "value") and component.label for component in components)

@@ -1,0 +1,125 @@
+"""X/Y/Z axes with the CSV of scores, and the Extras tab."""
+
+import copy
+import csv
+import types
+
+import pytest
+from PIL import Image, PngImagePlugin
+
+from .fakehost import runner
+
+
+class AxisOption:
+    def __init__(self, label, type, apply, confirm=None, choices=None):
+        self.label, self.type, self.apply, self.confirm, self.choices = label, type, apply, confirm, choices
+
+
+@pytest.fixture
+def xyz(host):
+    """The X/Y/Z script: cells are shallow copies of p, each a job of its own."""
+    module = types.SimpleNamespace(axis_options=[], AxisOption=AxisOption)
+
+    class XYZ(runner.Script):
+        cells = ()
+
+        def title(self):
+            return "X/Y/Z plot"
+
+        def run(self, p, *args):
+            results = []
+            for axis, value in self.cells:
+                cell = copy.copy(p)
+                option = next(o for o in module.axis_options if o.label == f"[ImageReward] {axis}")
+                option.apply(cell, option.type(value), [])
+                results.append(host.processing.process_images(cell))
+            return results
+
+    XYZ.__module__ = "xyz_grid.py"
+    host.scripts.scripts_data.append(types.SimpleNamespace(script_class=XYZ, module=module, path="xyz_grid.py"))
+    host.callbacks.call("on_before_ui")
+    host.callbacks.call("on_before_ui")
+    script = XYZ()
+    host.runners["txt2img"].selectable_scripts.append(script)
+    host.runners["txt2img"].scripts.append(script)
+    script.axes = module.axis_options
+    return script
+
+
+def test_axes_are_added_once(xyz):
+    assert [axis.label for axis in xyz.axes] == ["[ImageReward] Scorer", "[ImageReward] Score limit"]
+    assert xyz.axes[0].choices()[0] == "ImageReward-v1.0"
+    with pytest.raises(RuntimeError, match="Unknown scorer: nobody; there are: ImageReward-v1.0"):
+        xyz.axes[0].confirm(None, ["CLIP", "nobody"])
+
+
+def test_cells_are_scored_by_their_axis_and_never_filtered(host, xyz, loader):
+    xyz.cells = [("Scorer", "CLIP"), ("Scorer", "BLIP"), ("Score limit", "0.05")]
+    first, second, third = host.txt2img(script="X/Y/Z plot", seed=148, batch_size=1)
+    assert host.errors == []
+    assert [name for name, _ in loader.loads] == ["CLIP", "BLIP", "ImageReward-v1.0"]
+    assert "CLIP score: -0.2000" in first.infotexts[0] and "BLIP" not in first.infotexts[0]
+    assert "BLIP score: -0.2000" in second.infotexts[0] and "CLIP" not in second.infotexts[0]
+    assert "ImageReward limit: 0.05" in third.infotexts[0] and len(third.images) == 1
+
+
+def test_scores_are_written_beside_the_grid(host, xyz):
+    xyz.cells = [("Score limit", "-5"), ("Score limit", "5")]
+    host.txt2img(script="X/Y/Z plot", seed=148, batch_size=2, prompt="a cat, sitting")
+    (path,) = (host.folder / "outputs" / "grids").glob("xyz-scores-*.csv")
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["cell"], r["file"], r["score"], r["passes"], r["prompt"]) for r in rows] == [
+        ("1", "148.png", "-0.2000", "True", "a cat, sitting"),
+        ("1", "149.png", "-0.1000", "True", "a cat, sitting"),
+        ("2", "148.png", "-0.2000", "False", "a cat, sitting"),
+        ("2", "149.png", "-0.1000", "False", "a cat, sitting"),
+    ]
+
+
+# --- Extras ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def extras(host):
+    entry = next(e for e in host.scripts.scripts_data if issubclass(e.script_class, runner.ScriptPostprocessing))
+    return entry.script_class()
+
+
+def image_with(tmp_path, text):
+    chunks = PngImagePlugin.PngInfo()
+    if text:
+        chunks.add_text("parameters", text)
+    Image.new("RGB", (8, 8), (60, 0, 0)).save(tmp_path / "x.png", pnginfo=chunks)
+    return types.SimpleNamespace(image=Image.open(tmp_path / "x.png"), info={})
+
+
+def test_extras_ui_is_a_dict_of_its_arguments(extras):
+    assert list(extras.ui()) == ["enable", "scorer", "prompt"]
+
+
+def test_extras_scores_with_the_images_own_prompt(extras, tmp_path, loader):
+    pp = image_with(tmp_path, "a (cat:1.3)\nSteps: 20, Sampler: Euler, Seed: 1")
+    extras.process(pp, enable=True, scorer="ImageReward-v1.0", prompt="not this")
+    assert pp.info == {"ImageReward": "1.0000"} and loader.scorer.calls[0][0] == "a cat"
+
+
+def test_extras_without_infotext(extras, tmp_path, loader):
+    pp = image_with(tmp_path, None)
+    extras.process(pp, enable=True, scorer="ImageReward-v1.0", prompt="")
+    assert pp.info == {"ImageReward note": "not scored, the image carries no prompt"}
+    extras.process(pp, enable=True, scorer="ImageReward-v1.0", prompt="a dog")
+    assert pp.info["ImageReward"] == "1.0000" and loader.scorer.calls[0][0] == "a dog"
+
+
+def test_extras_is_off_for_the_old_api(extras, tmp_path, loader):
+    pp = image_with(tmp_path, None)
+    extras.process(pp, enable=None, scorer=None, prompt=None)
+    assert pp.info == {} and loader.loads == []
+
+
+def test_extras_failure_keeps_the_other_scripts_work(extras, tmp_path, loader):
+    loader.failure = RuntimeError("no weights")
+    pp = image_with(tmp_path, None)
+    extras.process(pp, enable=True, scorer="CLIP", prompt="a dog")
+    assert pp.info == {"CLIP score note": "not scored, no weights"}

@@ -1,0 +1,60 @@
+"""The memory estimate against measured peaks of the published architectures."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from refl.config import ReFLConfig
+from refl.family import family
+from refl.memory import OVERHEAD, MemoryEstimate, StorageTracker, estimate, estimate_config, presets
+
+GIB = 2**30
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, 4.20),
+        ({"gradient_checkpointing": False, "vae_checkpointing": False}, 6.23),
+    ],
+)
+def test_sd15_is_within_15_percent(changes, expected):
+    config = ReFLConfig(mixed_precision="bf16", anchor="none", guidance_scale=1.0, **changes).resolved(device_type="cuda")
+    found = estimate(config, family("sd1"), free=8 * GIB)
+    assert found.tensors / GIB == pytest.approx(expected, rel=0.15)
+    assert found.total == pytest.approx(found.tensors + OVERHEAD) and found.fits
+    assert found.sentence() == f"needs {found.total / GIB:.1f} GB, free 8.0 GB"
+
+
+def test_single_file_sizes_are_read_from_the_file(settings):
+    found = estimate_config(settings)
+    assert 0 < found.weights < 3 * GIB and found.tensors > found.weights
+    more = estimate_config(dataclasses.replace(settings, train_batch_size=16))
+    assert more.tensors > found.tensors
+
+
+def test_tracker_counts_what_lives():
+    with StorageTracker() as tracker:
+        a = torch.zeros(1000)
+        view = a[:10]
+        b = a + 1
+        assert tracker.now == 8000 and view.numel() == 10
+        del b
+        assert tracker.now == 4000 and tracker.peak == 8000
+
+
+def test_unet_calls_and_fit():
+    config = ReFLConfig(algorithm="refl", anchor="none", gradient_checkpointing=False, train_batch_size=1, gradient_accumulation_steps=1).resolved()
+    from refl.memory import _unet_calls
+
+    assert _unet_calls(config) == round(34.5 + 3)  # on average 34.5 steps without gradient, then forward and backward
+    assert MemoryEstimate(1, 2, 3, 2, 1).fits is False and MemoryEstimate(1, 2, 3, None, 1).fits is None
+
+
+def test_presets_are_valid_settings():
+    for changes in presets().values():
+        ReFLConfig.from_dict(changes).resolved()

@@ -1,0 +1,178 @@
+"""Every data format, and the message of every data error."""
+
+import csv
+import json
+
+import pytest
+from PIL import Image
+
+from imagereward_core.errors import DataError
+from imagereward_core.training.dataset import build_dataset, keep_images
+from imagereward_core.training.formats import read_items
+from imagereward_core.training.items import Item, pairs_of, tied_pairs
+from tests.conftest import shared
+
+
+def picture(path, colour=(10, 20, 30)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (20, 16), colour).save(path)
+    return path
+
+
+def write(path, rows):
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def row(**changes):
+    return {"id": "1", "prompt": "a cat", "generations": ["a.png", "b.png", "c.png"], "ranking": [2, 1, 2], **changes}
+
+
+def test_pairs_of_a_ranking_are_all_but_the_ties():
+    assert pairs_of([2, 1, 2]) == ((1, 0), (1, 2))
+    assert pairs_of([1, 2, 3, 4]) == ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
+    assert tied_pairs([2, 1, 2]) == 1 and tied_pairs([1, 1, 1]) == 3
+
+
+def test_public_test_set_counts():
+    reading = read_items(shared("data", "imagereward", "test.json"))
+    assert (len(reading.items), sum(len(item.images) for item in reading.items)) == (466, 2720)
+    assert (sum(len(item.pairs) for item in reading.items), reading.ties, reading.problems) == (6399, 831, [])
+
+
+def test_ranking_json_and_jsonl(tmp_path):
+    path = write(tmp_path / "r.json", [row()])
+    (item,) = read_items(path, tmp_path / "pics").items
+    assert item == Item(
+        "1", "a cat", tuple(str(tmp_path / "pics" / n) for n in ("a.png", "b.png", "c.png")), ((1, 0), (1, 2)), (2, 1, 2), ("a.png", "b.png", "c.png")
+    )
+    lines = tmp_path / "r.jsonl"
+    lines.write_text(json.dumps(row()) + "\n\n" + json.dumps(row(id="2", ranking=[1, 2, 3])) + "\n")
+    assert [len(item.pairs) for item in read_items(lines).items] == [2, 3]
+
+
+def test_explicit_pairs(tmp_path):
+    one = row(pairs=[[0, 2], [2, 1]])
+    del one["ranking"]
+    (item,) = read_items(write(tmp_path / "r.json", [one])).items
+    assert item.pairs == ((0, 2), (2, 1)) and item.ranking is None
+
+
+def test_imagerewarddb_records(tmp_path):
+    records = [
+        {"prompt_id": "7", "prompt": "a dog", "image_path": f"{k}.webp", "rank": rank, "overall_rating": 4} for k, rank in enumerate((3, 1, 3))
+    ]
+    (item,) = read_items(write(tmp_path / "train_1.json", records)).items
+    assert (item.id, item.pairs, item.ranking) == ("7", ((1, 0), (1, 2)), (3.0, 1.0, 3.0))
+
+
+def test_pair_csv_groups_a_prompt_into_one_item(tmp_path):
+    path = tmp_path / "pairs.csv"
+    with open(path, "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["prompt", "better", "worse"])
+        table.writerows([["a, b", "1.png", "2.png"], ["c", "3.png", "1.png"], ["a, b", "2.png", "4.png"]])
+    first, second = read_items(path).items
+    assert (first.prompt, first.names, first.pairs) == ("a, b", ("1.png", "2.png", "4.png"), ((0, 1), (1, 2)))
+    assert (second.names, second.pairs) == (("3.png", "1.png"), ((0, 1),))
+
+
+def test_pickapic_drops_ties_and_finds_uids(tmp_path):
+    picture(tmp_path / "u1.jpg")
+    rows = [
+        {"caption": "x", "image_0_uid": "u1", "image_1_uid": "u2.png", "label_0": "0", "label_1": "1"},
+        {"caption": "x", "image_0_uid": "u1", "image_1_uid": "u3.png", "label_0": 0.5, "label_1": 0.5},
+        {"caption": "x", "image_0": "u3.png", "image_1": "u1.jpg", "label_0": 1},
+    ]
+    reading = read_items(write(tmp_path / "p.json", rows))
+    (item,) = reading.items
+    assert reading.ties == 1
+    assert [(item.names[a], item.names[b]) for a, b in item.pairs] == [("u2.png", "u1"), ("u3.png", "u1.jpg")]
+    assert item.images[item.names.index("u1")] == str(tmp_path / "u1.jpg")
+
+
+def test_folder_per_prompt(tmp_path):
+    for name in ("1_x.png", "2-y.png", "2.png"):
+        picture(tmp_path / "a red house" / name)
+    for name in ("p.png", "q.png"):
+        picture(tmp_path / "second" / name)
+    (tmp_path / "second" / "prompt.txt").write_text("a blue house\n")
+    write(tmp_path / "second" / "ranking.json", {"q.png": 1, "p.png": 2})
+    first, second = read_items(tmp_path).items
+    assert (first.prompt, first.names, first.ranking) == ("a red house", ("1_x.png", "2-y.png", "2.png"), (1.0, 2.0, 2.0))
+    assert (second.prompt, second.names, second.pairs) == ("a blue house", ("q.png", "p.png"), ((0, 1),))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([row(ranking=[1, 2])], "item 1: ranking has 2 entries for 3 generations"),
+        ([row(), row()], "item 1: its id occurs twice"),
+        ([row(ranking=[1, "x", 2])], "item 1: ranking must be a list of numbers, 1 = best"),
+        ([row(generations="a.png")], "item 1: generations must be a list of image files"),
+        ([row(prompt=3)], "item 1: prompt must be a string, found int"),
+        ([row(ranking=None, pairs=[[0, 9]])], "item 1: pairs must be [better, worse] indices below 3"),
+        ([{"prompt": "a", "better": "x.png", "worse": "x.png"}], "pair 1: x.png is compared with itself"),
+        ([{"prompt": "a", "better": "x.png", "worse": ""}], "pair 1: prompt, better and worse are needed, found ['a', 'x.png', '']"),
+        ([{"caption": "a", "image_0": "x", "image_1": "y", "label_0": 7}], "pair 1: label_0 must be 0, 0.5 or 1, found 7"),
+    ],
+)
+def test_messages_of_bad_entries(tmp_path, rows, message):
+    assert [str(problem) for problem in read_items(write(tmp_path / "r.json", rows)).problems if problem.fatal] == [message]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.json", "{", "cannot read"),
+        ("a.json", '{"a": 1}', "must hold a JSON list of items, found dict"),
+        ("a.json", "[1]", "item 0 must be an object with named fields, found int"),
+        ("a.json", '[{"foo": 1}]', "no known format has the fields ['foo']"),
+        ("a.csv", "prompt,good,bad\nx,1,2\n", "no known format has the fields ['bad', 'good', 'prompt']"),
+        ("a.jsonl", "[]\n", "line 1 must be an object with named fields, found list"),
+    ],
+)
+def test_files_that_are_no_data_set(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError) as caught:
+        read_items(tmp_path / name)
+    assert message in str(caught.value)
+
+
+def test_missing_data_set(tmp_path):
+    with pytest.raises(DataError, match="no such data set"):
+        read_items(tmp_path / "none.json")
+
+
+def test_build_lists_missing_and_corrupt_files_by_name(tmp_path):
+    picture(tmp_path / "a.png")
+    Image.effect_noise((40, 40), 50).save(tmp_path / "b.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:600])
+    path = write(tmp_path / "r.json", [row()])
+    with pytest.raises(DataError) as caught:
+        build_dataset(path, tmp_path / "out", size=16)
+    text = str(caught.value)
+    assert "3 problems in the data" in text  # b, c, and no pair left of the item
+    assert f"cannot read {tmp_path / 'b.png'}" in text and f"no such image: {tmp_path / 'c.png'}" in text
+
+
+def test_skip_bad_keeps_what_can_be_used(tmp_path):
+    for name in ("a.png", "b.png", "d.png"):
+        picture(tmp_path / name)
+    rows = [
+        row(),
+        row(id="2", prompt="a dog", generations=["a.png", "b.png"], ranking=[1, 1]),
+        row(id="3", prompt="an owl", generations=["d.png", "e.png", "c.png"]),
+    ]
+    rows.append(row(id="4", prompt="a cow", generations=[str(picture(tmp_path / "f.png")), str(picture(tmp_path / "g.png"))], ranking=[1, 2]))
+    manifest = build_dataset(write(tmp_path / "r.json", rows), tmp_path / "out", size=16, skip_bad=True, valid_fraction=0.5)
+    parts = manifest["parts"]
+    assert sum(parts[name]["items"] for name in parts) == 2 and sum(parts[name]["pairs"] for name in parts) == 2
+    assert manifest["left_out"] == ["item 2: all images tie: it says nothing about preference and is left out"]
+    back = read_items(tmp_path / "out" / "train.json").items + read_items(tmp_path / "out" / "valid.json").items
+    assert sorted((item.id, item.pairs) for item in back) == [("1", ((1, 0),)), ("4", ((0, 1),))]
+
+
+def test_keep_images_renumbers_the_pairs():
+    item = Item("1", "p", ("a", "b", "c"), ((2, 0), (0, 1), (2, 1)), (2, 3, 1), ("a", "b", "c"))
+    assert keep_images(item, [True, False, True]) == Item("1", "p", ("a", "c"), ((1, 0),), (2, 1), ("a", "c"))
