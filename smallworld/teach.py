@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -146,7 +147,12 @@ def train_refl(config: TeachConfig, say: Say) -> Path:
     settings.write_text(json.dumps(refl_settings(config), indent=1) + "\n", encoding="utf-8")
     say(f"teaching: {config.updates} ReFL updates of 16 pictures")
     command = [sys.executable, "-m", "refl", "train", "--config", str(settings)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace") as process:
+    # The child must find the packages where this one does, installed or not.
+    root = str(Path(__file__).resolve().parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace", env=environment
+    ) as process:
         tail: list[str] = []
         for line in process.stdout or ():
             tail = [*tail[-19:], line.rstrip()]
