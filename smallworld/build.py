@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from .architecture import build_text_encoder, build_unet, build_vae
 from .demo import file_hash
 from .ldm_layout import to_ldm, write_checkpoint
-from .tokenizer import write_tokenizer
 from .pretrain_reward import RewardPretraining
+from .tokenizer import write_tokenizer
 from .train_oracle import OracleTraining, train_oracle
 from .train_reward import RewardTraining, train_reward
 from .train_sd import STAGES, GeneratorTraining, train_generator

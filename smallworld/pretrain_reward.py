@@ -1,8 +1,8 @@
 """Pre-train tiny-imagereward's encoders, as ImageReward starts from BLIP: does this caption fit this picture, and where not?
 
 From rankings alone a randomly initialised network of this size learns that noise is ugly and little else. Here the class
-token of the vision tower has to tell what the picture holds, and the text encoder's first token, after attending to the
-picture, which attributes of the caption match. The probes are thrown away; the encoders are where ranking starts.
+token of the vision tower has to tell what the picture holds; the text encoder's first token, after attending to the
+picture, has to tell what picture and caption say and where they differ. The probes are thrown away afterwards.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 
@@ -73,18 +73,20 @@ class Pretrainer(nn.Module):
         self.model = RewardModel(config)
         self.sizes = [len(values) for values in FIELDS.values()]
         self.picture_probe = nn.Linear(config.vision.width, sum(self.sizes))
+        self.fused_probe = nn.Linear(config.text.width, 2 * sum(self.sizes))
         self.match_probe = nn.Sequential(
             nn.Linear(config.text.width, 2 * config.text.width), nn.GELU(), nn.Linear(2 * config.text.width, len(ERROR_TYPES))
         )
 
-    def forward(self, pixels: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Attribute logits of the pictures [B, fields] and mismatch logits per kind of error [B, 5]."""
+    def forward(self, pixels: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Attribute logits [B, 3 F] (picture by the vision tower, picture and caption by the fused token), mismatch logits [B, 5]."""
         tokens = self.model.encode_image(pixels)
-        return self.picture_probe(tokens[:, 0]), self.match_probe(self.model.features(ids, mask, tokens))
+        fused = self.model.features(ids, mask, tokens)
+        return torch.cat([self.picture_probe(tokens[:, 0]), self.fused_probe(fused)], dim=1), self.match_probe(fused)
 
 
-def pretrain_reward(config: RewardPretraining, model: ModelConfig, folder: Path, progress: Progress) -> Path:
-    """Train and write ``folder/pretrained.safetensors``, a reward model whose head is still untrained."""
+def pretrain_reward(config: RewardPretraining, model: ModelConfig, folder: Path, progress: Progress, *, resume: bool = False) -> Path:
+    """Train and write ``folder/pretrained.safetensors``, a reward model whose head is still untrained; ``resume`` goes on from it."""
     from imagereward_core.training.initial import initialise
 
     torch.manual_seed(config.seed)
@@ -94,9 +96,12 @@ def pretrain_reward(config: RewardPretraining, model: ModelConfig, folder: Path,
     seen = torch.tensor([targets(canonical(scene)) for scene in scenes])
     trainer = Pretrainer(replace(model, mean=0.0, std=1.0))
     initialise(trainer.model)
+    path = folder / "pretrained.safetensors"
+    if resume:
+        trainer.model.load_state_dict(load_file(path))
     optimizer = torch.optim.AdamW(trainer.parameters(), lr=config.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps, pct_start=0.1)
-    recent: list[tuple[float, float]] = []
+    recent: list[list[float]] = []
     for step in range(config.steps):
         index = rng.integers(0, config.pictures, size=config.batch_size)
         described = [_describe(scenes[i], rng) for i in index]
@@ -105,20 +110,19 @@ def pretrain_reward(config: RewardPretraining, model: ModelConfig, folder: Path,
         images = torch.from_numpy(pictures[index]).permute(0, 3, 1, 2).float() / 255
         found, mismatch = trainer(tensor_to_pixels(images, model.vision.image_size), ids, mask)
         loss = 2 * functional.binary_cross_entropy_with_logits(mismatch, wrong)
-        right = torch.ones(config.batch_size, dtype=torch.bool)
-        for field, logits in enumerate(found.split(trainer.sizes, dim=1)):
-            loss = loss + 0.25 * functional.cross_entropy(logits, seen[index, field])
-            right &= logits.argmax(dim=1) == seen[index, field]
+        read = torch.tensor([targets(scene) for scene in described])
+        wanted = torch.cat([seen[index], seen[index], read], dim=1)
+        for field, logits in enumerate(found.split(3 * trainer.sizes, dim=1)):
+            loss = loss + 0.15 * functional.cross_entropy(logits, wanted[:, field])
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trainer.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        recent.append((loss.item(), float(((mismatch > 0) == (wrong > 0.5)).all(dim=1).float().mean())))
+        recent.append([loss.item(), *((mismatch > 0) == (wrong > 0.5)).float().mean(dim=0).tolist()])
         if (step + 1) % 100 == 0 or step + 1 == config.steps:
-            loss_mean, matched = np.mean(recent[-100:], axis=0)
-            progress("reward: pre-training", step + 1, config.steps, {"loss": float(loss_mean), "captions_matched": float(matched)})
-    path = folder / "pretrained.safetensors"
+            values = np.mean(recent[-100:], axis=0).tolist()
+            progress("reward: pre-training", step + 1, config.steps, dict(zip(("loss", *ERROR_TYPES), values, strict=True)))
     save_file({name: value.contiguous() for name, value in trainer.model.state_dict().items()}, path, {METADATA_KEY: trainer.model.config.to_json()})
     return path
 
