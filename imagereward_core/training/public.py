@@ -20,9 +20,10 @@ def obtain(source: Source, root: Path) -> Path:
     if hub.offline():
         raise DownloadError(f"{target} is not there, and offline mode is on. Download {hub.address(source)} by hand and put it there")
     from .. import download
+    from ..progress import Bar
 
     remote = hub.ask(source) if source.repo else download.ask(source.url, source.size, source.sha256)
-    with download.Bar(source.filename) as bar:
+    with Bar(source.filename) as bar:
         return download.download(remote, target, progress=bar, check=_problem)
 
 

@@ -59,6 +59,8 @@ class Trainer:
         self.position = Position()
         if found is not None:
             self.accelerator.load_state(str(found[0]))
+            if self.ema is not None:
+                self.ema.load(found[0] / "ema.safetensors")
             self.position = found[1]
         self.watch = Watch(config.stall_steps, self.position.stalled)
         self.records = (
@@ -91,8 +93,6 @@ class Trainer:
         optimizer = torch.optim.AdamW(weights, config.lr, (config.adam_beta1, config.adam_beta2), config.adam_eps, config.weight_decay)
         self.model, self.optimizer = self.accelerator.prepare(module, optimizer)
         self.ema = Ema(self.accelerator.unwrap_model(self.model), config.ema) if config.ema else None
-        if self.ema is not None:
-            self.accelerator.register_for_checkpointing(self.ema)
 
     def fit(self) -> Path:
         """Run to the end, early stop or `should_stop`; the path of the best checkpoint."""
@@ -118,7 +118,7 @@ class Trainer:
                 if position.update % self.valid_every == 0 or position.update == self.updates:
                     self._validate()
                 elif stop or position.update % config.save_every == 0:
-                    save_state(self.folder, self.accelerator, position, self.config)
+                    save_state(self.folder, self.accelerator, position, self.config, self.ema)
                 if stop:
                     break
             self._finish()
@@ -202,7 +202,7 @@ class Trainer:
             self.records.write("valid", position.update, **dataclasses.asdict(result))
             for name in ("last", "best") if improved else ("last",):
                 save_checkpoint(self.folder / f"{name}.safetensors", state, self.net.config, result.mean, result.std, facts)
-        save_state(self.folder, self.accelerator, position, self.config)
+        save_state(self.folder, self.accelerator, position, self.config, self.ema)
 
     def _finish(self) -> None:
         """Test the best checkpoint through the same door scoring uses, write result.json, draw the curve."""
