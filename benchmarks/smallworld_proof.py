@@ -30,7 +30,7 @@ from smallworld.evaluate import held_out_scenes  # noqa: E402
 from smallworld.oracle import Oracle, judge, summarise  # noqa: E402
 from smallworld.pipeline import TINY_SD, generate, load_pipeline  # noqa: E402
 from smallworld.report import Entry, Section, write_png  # noqa: E402
-from smallworld.teach import EVALUATION_SEED, Judged, TeachConfig, draw_and_judge, paired_interval, train_refl  # noqa: E402
+from smallworld.teach import EVALUATION_SEED, Judged, TeachConfig, draw_and_judge, paired_interval, read_events, train_refl  # noqa: E402
 
 CANDIDATES = 4
 
@@ -75,7 +75,7 @@ def compare(before: Judged, after: Judged) -> dict[str, Any]:
 
 def refl_evaluations(folder: pathlib.Path) -> list[dict[str, Any]]:
     """The trainer's own evaluations: step, reward, diversity, denoising error."""
-    events = [json.loads(line) for line in (folder / "refl" / "events.jsonl").read_text(encoding="utf-8").splitlines() if line]
+    events = read_events(folder / "refl" / "events.jsonl")
     found = [event for event in events if "eps_mse" in event]
     return [{name: event[name] for name in ("step", "reward", "diversity", "eps_mse", "verdict") if name in event} for event in found]
 
