@@ -24,9 +24,6 @@ COMMANDS = {
     "dataset": ("imagereward_core.training.cli_dataset", "check, split and cache preference data; fetch ImageRewardDB"),
     "bench": ("imagereward_core.benchmarks.cli_bench", "measure scorers on human rankings and text-to-image models"),
     "fetch": ("imagereward_core.commands.fetch", "download models ahead of time"),
-    "train": ("imagereward_core.training.cli_train", "train a reward model on rankings or pairs"),
-    "dataset": ("imagereward_core.training.cli_dataset", "check, split and cache preference data, or download ImageRewardDB"),
-    "bench": ("imagereward_core.benchmarks.cli_bench", "reproduce the paper's tables with any scorer"),
     "doctor": ("imagereward_core.commands.doctor", "check this installation and say how to fix what is wrong"),
 }
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .. import hub
 from ..errors import DownloadError
+from ..progress import Bar
 from ..registry import Source
 
 
@@ -22,7 +23,7 @@ def obtain(source: Source, root: Path) -> Path:
     from .. import download
 
     remote = hub.ask(source) if source.repo else download.ask(source.url, source.size, source.sha256)
-    with download.Bar(source.filename) as bar:
+    with Bar(source.filename) as bar:
         return download.download(remote, target, progress=bar, check=_problem)
 
 

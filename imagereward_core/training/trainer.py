@@ -148,7 +148,7 @@ class Trainer:
                 better, worse = r[batch.pairs.cpu()].unbind(-1)
                 tally += torch.stack((loss.detach().double().cpu(), (better > worse).sum(), torch.tensor(len(r)), r.sum(), (r * r).sum()))
                 largest = torch.maximum(largest, r.abs().max())
-        norm = accelerator.clip_grad_norm_([w for w in self.model.parameters() if w.requires_grad], self.config.max_grad_norm or float("inf"))
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm or float("inf"))
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema is not None:
