@@ -143,10 +143,10 @@ class Trainer:
             with waiting, self._randomness(index):
                 loss, rewards = batch_loss(self.model, batch, total)
                 accelerator.backward(loss * accelerator.num_processes)  # processes' gradients are averaged: make it a sum
-            r = rewards.detach().double().cpu()
+            r = rewards.detach().cpu().double()
             if len(batch.pairs):
                 better, worse = r[batch.pairs.cpu()].unbind(-1)
-                tally += torch.stack((loss.detach().double().cpu(), (better > worse).sum(), torch.tensor(len(r)), r.sum(), (r * r).sum()))
+                tally += torch.stack((loss.detach().cpu().double(), (better > worse).sum(), torch.tensor(len(r)), r.sum(), (r * r).sum()))
                 largest = torch.maximum(largest, r.abs().max())
         norm = accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm or float("inf"))
         self.optimizer.step()
