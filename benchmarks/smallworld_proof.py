@@ -139,7 +139,7 @@ def markdown(result: dict[str, Any]) -> str:
         )
     changes = [run["every attribute right"][1] - run["every attribute right"][0] for run in result["refl"]]
     rewards = [run["reward"][1] - run["reward"][0] for run in result["refl"]]
-    spread = (lambda values: float(np.std(values, ddof=1)) if len(values) > 1 else float("nan"))  # noqa: E731
+    spread = lambda values: float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")  # noqa: E731
     lines += [
         "",
         f"Over {len(changes)} training seeds (mean ± standard deviation): reward {np.mean(rewards):+.3f} ± {spread(rewards):.3f}, "

@@ -20,9 +20,9 @@ OK, SOME_FAILED, USAGE, MODEL, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 3, 130, 141
 COMMANDS = {
     "score": ("imagereward_core.commands.score", "score images against a prompt or their own"),
     "rank": ("imagereward_core.commands.rank", "rank several images for one prompt, best first"),
-    "train": ("imagereward_core.training.cli_train", "train a reward model on your own rankings"),
-    "dataset": ("imagereward_core.training.cli_dataset", "check, split and cache preference data; fetch ImageRewardDB"),
-    "bench": ("imagereward_core.benchmarks.cli_bench", "measure scorers on human rankings and text-to-image models"),
+    "train": ("imagereward_core.training.cli_train", "train a reward model on rankings or pairs"),
+    "dataset": ("imagereward_core.training.cli_dataset", "check, split and cache preference data, or download ImageRewardDB"),
+    "bench": ("imagereward_core.benchmarks.cli_bench", "reproduce the paper's tables with any scorer"),
     "fetch": ("imagereward_core.commands.fetch", "download models ahead of time"),
     "doctor": ("imagereward_core.commands.doctor", "check this installation and say how to fix what is wrong"),
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import host, refl_host
-from .core import errors
+from .core import ImageRewardError
 from .lifecycle import available
 from .prompt import plain_prompt
 
@@ -21,7 +21,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 MAX_PROMPTS = 20_000
 
 
-class SettingError(errors.ImageRewardError, ValueError):
+class SettingError(ImageRewardError, ValueError):
     """A form field with a value that cannot be used."""
 
 

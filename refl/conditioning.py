@@ -21,7 +21,8 @@ class Conditioning:
         return len(self.context)
 
     def _map(self, change) -> Conditioning:
-        return Conditioning(*(None if part is None else change(part) for part in (self.context, self.pooled, self.time_ids)))
+        pooled, time_ids = (None if part is None else change(part) for part in (self.pooled, self.time_ids))
+        return Conditioning(change(self.context), pooled, time_ids)
 
     def rows(self, index: Tensor | Sequence[int] | slice) -> Conditioning:
         """The conditioning of some samples."""

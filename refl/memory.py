@@ -208,7 +208,7 @@ def _fake_update(engine: Any) -> None:
     from .losses import Batch
 
     size = engine.config.train_batch_size
-    batch = Batch([""] * size, engine.table([""] * size), [_FakeNoise()] * size)
+    batch = Batch([""] * size, engine.table([""] * size), [_FakeNoise()] * size)  # type: ignore[list-item]
     for term in engine.loss.terms(batch, engine.device):
         term.loss.backward()
     gradients = [parameter.grad for parameter in engine.params.values()]
