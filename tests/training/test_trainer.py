@@ -17,10 +17,12 @@ from imagereward_core.training.ema import Ema
 from imagereward_core.training.export import TRAINING_KEY
 from imagereward_core.training.freezing import freeze
 from imagereward_core.training.initial import initial_model, initialise
+from imagereward_core.training.items import pairs_of
 from imagereward_core.training.trainer import Trainer
 from imagereward_core.training.watch import Watch
 from imagereward_core.weights import read_state
 
+from .drawn import write_rankings
 from .small import TINY, events, losses, quick
 
 
@@ -257,3 +259,21 @@ def test_curve_and_tensorboard(tmp_path):
     board = EventAccumulator(str(tmp_path / "run/tensorboard"))
     board.Reload()
     assert [event.value for event in board.Scalars("train/loss")] == pytest.approx(losses(tmp_path / "run"))
+
+
+def test_pairs_without_rankings_train_too(tmp_path):
+    """A pair CSV, whole prompts or single pairs at a time, judged by the same count of pairs."""
+    source = json.loads((write_rankings(tmp_path / "pictures", 8, size=16, k=4)).read_text())
+    table = tmp_path / "pictures/pairs.csv"
+    lines = [
+        f'"{item["prompt"]}",{item["generations"][better]},{item["generations"][worse]}'
+        for item in source
+        for better, worse in pairs_of(item["ranking"])
+    ]
+    table.write_text("\n".join(["prompt,better,worse", *lines]))
+    for name, rank_pair in (("whole", False), ("single", True)):
+        train(quick(tmp_path, data=str(table), savepath=str(tmp_path / name), epochs=1, rank_pair=rank_pair, test_fraction=0.2))
+        seen = sum(event["pairs"] for event in events(tmp_path / name, "train"))
+        valid = events(tmp_path / name, "valid")[0]["pairs"]
+        test = json.loads((tmp_path / name / "result.json").read_text())["test"]["pairs"]
+        assert seen + valid + test == len(lines)
