@@ -43,13 +43,16 @@ class Trainer:
         self.accelerator = make_accelerator(config)
         found = find_state(config)
         self.accelerator.wait_for_everyone()
-        self.net = initial_model(config)
-        config = dataclasses.replace(config, model=self.net.config)  # preload_path may have brought its own
         if self.accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "config.json").write_text(json.dumps(self.config.to_dict(), indent=1) + "\n", encoding="utf-8")
+            (self.folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n", encoding="utf-8")
+        if config.preload_path:  # it may bring an architecture of its own, whose image size the data is cached at
+            self.net = initial_model(config)
+            config = dataclasses.replace(config, model=self.net.config)
         with self.accelerator.main_process_first():
             self.data = load_datasets(config, self._main_progress)
+        if not config.preload_path:  # after the data: what is wrong with that should show before gigabytes are downloaded
+            self.net = initial_model(config)
         self.trained = freeze(self.net, config.fix_rate, config.fix_base)
         self.collate, self.collate_valid = self._collators(self.data)
         self._prepare()

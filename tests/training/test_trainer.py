@@ -232,6 +232,14 @@ def test_blip_initialisation_takes_the_backbone_and_leaves_the_rest(tmp_path, mo
 # --- refusals -----------------------------------------------------------------------------------------------------------
 
 
+def test_bad_data_is_refused_before_weights_are_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("imagereward_core.training.initial.weights.locate", lambda *args, **options: pytest.fail("weights first"))
+    config = quick(tmp_path, init="blip", model=ModelConfig())
+    next((tmp_path / "data").glob("*.png")).unlink()
+    with pytest.raises(DataError, match="no such image"):
+        train(config)
+
+
 def test_no_data(tmp_path):
     with pytest.raises(DataError, match="no training data"):
         train(quick(tmp_path, data=""))
