@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from . import host, refl_host
-from .core import ImageRewardError
+from .core import ImageRewardError, plain_prompt
 from .lifecycle import available
-from .prompt import plain_prompt
 
 PRESETS: dict[str, dict[str, Any]] = {
     "8 GB": {"train_batch_size": 1, "gradient_accumulation_steps": 16},
