@@ -13,6 +13,7 @@ from imagereward_core.config import METADATA_KEY, ModelConfig, TextConfig
 from imagereward_core.errors import ConfigError, DataError, TrainingError
 from imagereward_core.model import RewardModel
 from imagereward_core.training import train
+from imagereward_core.training.dataset import build_dataset
 from imagereward_core.training.ema import Ema
 from imagereward_core.training.export import TRAINING_KEY
 from imagereward_core.training.freezing import freeze
@@ -115,6 +116,18 @@ def test_head_only_learns_on_cached_features(tmp_path, monkeypatch):
     monkeypatch.undo()
     train(dataclasses.replace(config, savepath=str(tmp_path / "full"), fix_base=False, fix_rate=1.0))
     assert losses(tmp_path / "full") == pytest.approx(losses(tmp_path / "run"), abs=1e-5)
+
+
+def test_features_cached_with_the_data_set_are_used(tmp_path, monkeypatch):
+    base = train(quick(tmp_path, savepath=str(tmp_path / "base"), train_iters=1))
+    data = tmp_path / "data/rankings.json"
+    with pytest.raises(DataError, match="takes images of 16 pixels, and size is 32"):
+        build_dataset(data, tmp_path / "wrong", size=32, features=str(base))
+    manifest = build_dataset(data, tmp_path / "built", size=16, valid_fraction=0.25, features=str(base))
+    assert manifest["features"] in {path.name for path in (tmp_path / "built/cache").iterdir()}
+    monkeypatch.setattr(RewardModel, "features", lambda *args: pytest.fail("computed again"))
+    train(quick(tmp_path, data=str(tmp_path / "built"), model=ModelConfig(), preload_path=str(base), fix_base=True, train_iters=2))
+    assert len(losses(tmp_path / "run")) == 2
 
 
 def test_ema_of_known_numbers(tmp_path):
