@@ -10,10 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from . import results
-from .core import logger
+from .core import logger, plain_prompt
 from .files import FileKeeper
 from .infotext import ALL_KEYS, PERCENTILE_KEY, RESULT_KEY, format_score, percentile_score, score_key, score_writer, settings, without_keys
-from .prompt import plain_prompt
 from .request import ScoreRequest
 from .results import Entry, Misaligned
 
@@ -38,7 +37,7 @@ class Job:
         self.entries: dict[tuple[int, int], Entry] = {}
         self.notes: list[str] = []
         self.script = script
-        self.closed = self.broken = False
+        self.closed = self.broken = self.stopped = False
         self.files = FileKeeper(request.low_images, host.option("low_subfolder"), host.writes_text_files())
         self.rearranges = request.rearranges and not keep_all
         if keep_all and request.rearranges:
@@ -68,7 +67,10 @@ class Job:
         params.update(settings(request))
         if self.script:
             params["Script"] = self.script
-        params[score_key(request.scorer, option("key"))] = score_writer(lambda p: self._text(p, lambda score: format_score(score, decimals)))
+        key = score_key(request.scorer, option("key"))
+        params[key] = score_writer(lambda p: self._text(p, lambda score: format_score(score, decimals)))
+        # so that `imagereward score` knows whose score this is, and does not compute it again
+        params[f"{key} model"] = score_writer(lambda p: self._text(p, lambda score: request.scorer))
         if option("write_aesthetic_score") and request.scorer not in ("CLIP", "BLIP"):
             scale = (lambda score: f"{score:.1f}") if request.scorer == "Aesthetic" else percentile_score
             params[PERCENTILE_KEY] = score_writer(lambda p: self._text(p, scale))
@@ -80,9 +82,11 @@ class Job:
     # --- scoring ---------------------------------------------------------------------------------------------------
 
     def enough(self) -> bool:
-        """Whether the wanted number of images has passed (only when the job repeats)."""
+        """Whether a job that repeats should end: enough images passed, or the user pressed Skip (Interrupt ends it anyway)."""
         if not self.repeats:
             return False
+        if self.stopped:
+            return True
         return sum(e.score is not None and self.request.passes(e.score) for e in self.entries.values()) >= self.request.wanted
 
     def score(self, p: Any, image: Any) -> None:
@@ -90,6 +94,7 @@ class Job:
         i = p.batch_index
         entry = Entry(p.iteration, i, p.prompts[i], p.negative_prompts[i], p.seeds[i], p.subseeds[i], image)
         self.entries[p.iteration, i] = entry
+        self.stopped = self.stopped or self.host.interrupted()  # the host forgets a Skip before the next batch
         if self.broken:
             return
         try:
@@ -142,8 +147,8 @@ class Job:
 
     def _clean_grid_text(self, processed: Any) -> None:
         """reForge asks for the grid's text as if it were an image, so the last score would stand there."""
-        keys = (score_key(self.request.scorer, self.host.option("key")), PERCENTILE_KEY)
-        text = without_keys(processed.infotexts[0], keys)
+        key = score_key(self.request.scorer, self.host.option("key"))
+        text = without_keys(processed.infotexts[0], (key, f"{key} model", PERCENTILE_KEY))
         if text != processed.infotexts[0]:
             processed.infotexts = [text, *processed.infotexts[1:]]
             processed.info = text

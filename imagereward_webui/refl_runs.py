@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .core import errors, logger
+from .core import ImageRewardError, logger
 
 ROOT = Path(__file__).resolve().parent.parent
 STALE = 20.0  # seconds without a heartbeat after which a process counts as dead
@@ -29,7 +29,7 @@ RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}(-[A-Za-z0-9_.-]{1,60})?(~[0-9]+)?")
 LOG_TAIL = 6000
 
 
-class RunError(errors.ImageRewardError, RuntimeError):
+class RunError(ImageRewardError, RuntimeError):
     """A run that does not exist, or cannot do what was asked."""
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from . import host, refl_host
-from .core import errors
+from .core import ImageRewardError, plain_prompt
 from .lifecycle import available
-from .prompt import plain_prompt
 
 PRESETS: dict[str, dict[str, Any]] = {
     "8 GB": {"train_batch_size": 1, "gradient_accumulation_steps": 16},
@@ -21,7 +20,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 MAX_PROMPTS = 20_000
 
 
-class SettingError(errors.ImageRewardError, ValueError):
+class SettingError(ImageRewardError, ValueError):
     """A form field with a value that cannot be used."""
 
 

@@ -97,10 +97,9 @@ class Engine:
         if config.use_8bit_adam:
             try:
                 from bitsandbytes.optim import AdamW8bit
-
-                kind = AdamW8bit
             except ImportError as error:
                 raise MissingDependency(f"use_8bit_adam needs the library bitsandbytes: {error}") from error
+            kind = AdamW8bit
         betas = (config.adam_beta1, config.adam_beta2)
         return kind(list(self.params.values()), lr=self.learning_rate(0), betas=betas, eps=config.adam_epsilon, weight_decay=config.adam_weight_decay)
 

@@ -13,10 +13,11 @@ from ..errors import DataError
 from ..log import logger
 from .cache import PixelCache, Progress
 from .config import TrainConfig
-from .formats import Problem, Reading, read_items
+from .formats import read_items
 from .items import Item
+from .readers import Problem, Reading
 from .split import split_items, without_overlap
-from .store import _write_atomically
+from .store import write_atomically
 
 SHOWN = 20  # problems named in an error message
 PARTS = ("train", "valid", "test")
@@ -135,7 +136,7 @@ def build_dataset(
     for name, part in parts.items():
         path = target / f"{name}.json"
         if part:
-            _write_atomically(path, json.dumps([item_to_dict(item) for item in part], ensure_ascii=False, indent=1) + "\n")
+            write_atomically(path, json.dumps([item_to_dict(item) for item in part], ensure_ascii=False, indent=1) + "\n")
         else:
             path.unlink(missing_ok=True)
     manifest = {
@@ -147,7 +148,7 @@ def build_dataset(
         "left_out": [str(problem) for problem in reading.problems],
         "parts": {name: counts(part) for name, part in parts.items()},
     }
-    _write_atomically(target / "manifest.json", json.dumps(manifest, ensure_ascii=False, indent=1) + "\n")
+    write_atomically(target / "manifest.json", json.dumps(manifest, ensure_ascii=False, indent=1) + "\n")
     return manifest
 
 

@@ -30,7 +30,7 @@ def apply_dropout(net: RewardModel, factor: float = 1.0) -> None:
     for module in net.blip.text_encoder.modules():
         if isinstance(module, Output):
             module.dense.register_forward_hook(_dropout(rate))
-    blocks = net.blip.visual_encoder.blocks
+    blocks: Any = net.blip.visual_encoder.blocks
     for index, block in enumerate(blocks):
         rate = min(1.0, DROP_PATH * factor * index / max(1, len(blocks) - 1))
         if rate:

@@ -10,6 +10,7 @@ import pytest
 
 from imagereward_core.benchmarks import fetch, published
 from imagereward_core.errors import DownloadError
+from imagereward_core.training.public import extract, unpack
 from tests.unit.hub_server import Hub
 
 
@@ -25,9 +26,9 @@ def zipped(files):
 def hub(monkeypatch, tmp_path):
     with Hub() as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
-        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
         monkeypatch.setenv("IMAGEREWARD_HOME", str(tmp_path / "home"))
-        monkeypatch.setattr("imagereward_core.hub.offline", lambda: False)
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         yield server
 
 
@@ -71,11 +72,11 @@ def test_a_zip_that_reaches_outside_is_refused(hub, tmp_path, name):
     hub.put("THUDM/ImageReward", "generations/dalle2.zip", zipped({name: b"x"}))
     (tmp_path / "generations").mkdir()
     with pytest.raises(DownloadError, match="lies outside the folder"):
-        fetch.unpack(published.generations(published.GENERATORS[2]), tmp_path, "generations/dalle2")
+        unpack(published.generations(published.GENERATORS[2]), tmp_path, "generations/dalle2")
     assert not (tmp_path / "outside.txt").exists() and not (tmp_path / "generations/dalle2").exists()
 
 
 def test_a_damaged_zip_is_named(tmp_path):
     (tmp_path / "x.zip").write_bytes(zipped({"a": b"hello" * 100})[:-40])
     with pytest.raises(DownloadError, match=r"x\.zip cannot be unpacked"):
-        fetch.extract(tmp_path / "x.zip", tmp_path / "x")
+        extract(tmp_path / "x.zip", tmp_path / "x")

@@ -108,7 +108,21 @@ def test_command_with_a_trained_model(tmp_path, capsys):
             draw(colour, "circle", 3, 16).save(folder / name / f"{key}_0.png")
     parser = argparse.ArgumentParser()
     cli_bench.add_arguments(parser)
-    words = ["models", "--prompts", path, "--generations", folder, "--scorers", checkpoint, "--out", tmp_path / "out", "--device", "cpu", "--bootstrap", 10]
+    words = [
+        "models",
+        "--prompts",
+        path,
+        "--generations",
+        folder,
+        "--scorers",
+        checkpoint,
+        "--out",
+        tmp_path / "out",
+        "--device",
+        "cpu",
+        "--bootstrap",
+        10,
+    ]
     assert cli_bench.run(parser.parse_args(list(map(str, words)))) == 0
 
     import imagereward_core as RM
@@ -116,6 +130,8 @@ def test_command_with_a_trained_model(tmp_path, capsys):
     scorer = RM.load(checkpoint, device="cpu")
     results = json.loads((tmp_path / "out/results.json").read_text())
     for name in ("one", "two"):
-        wanted = np.mean([scorer.score(prompt, str(folder / name / f"{key}_0.png")) for key, prompt in (("p", "a red circle"), ("q", "a blue square"))])
+        wanted = np.mean(
+            [scorer.score(prompt, str(folder / name / f"{key}_0.png")) for key, prompt in (("p", "a red circle"), ("q", "a blue square"))]
+        )
         assert results["scorers"]["best"]["models"][name]["mean"] == pytest.approx(wanted, abs=1e-6)
     assert (tmp_path / "out/plot.png").stat().st_size > 1000

@@ -125,7 +125,9 @@ def test_resume_scores_only_what_is_missing(public, tmp_path):
     assert len(again) == 3 + 6
 
 
-@pytest.mark.parametrize(("judge", "data", "named"), [(Judge("counted", lambda item: [], False, {"weights": 2}), "data", "weights"), (counting([]), "other", "data")])
+@pytest.mark.parametrize(
+    ("judge", "data", "named"), [(Judge("counted", lambda item: [], False, {"weights": 2}), "data", "weights"), (counting([]), "other", "data")]
+)
 def test_resume_refuses_other_weights_or_data(public, tmp_path, judge, data, named):
     items = read_items(public).items[:2]
     score_items(items, counting([]), tmp_path, "data", False, World())

@@ -182,6 +182,12 @@ def test_gives_up_after_the_allowed_batches(generate):
     assert processed.all_seeds == [153] and "1 of 6 generated" in processed.comments
 
 
+def test_skip_stops_the_search(host, generate):
+    host.on_sample.append(lambda p, n: setattr(host.state, "skipped", n == 1))
+    processed = generate(seeds=1, batch_size=1, accordion={"filter_by": "score", "limit": 9, "wanted": 3, "max_batches": 9})
+    assert "0 of 2 generated" in processed.comments
+
+
 def test_interrupt_stops_the_search(host, generate):
     host.on_sample.append(lambda p, n: setattr(host.state, "interrupted", n == 1))
     processed = generate(seeds=1, batch_size=1, accordion={"filter_by": "score", "limit": 9, "wanted": 3, "max_batches": 9})

@@ -67,6 +67,32 @@ def test_policies(host, generate, holder, loader, monkeypatch, policy, vram, dev
     assert loader.scorer.moves == (["cpu", "cuda", "cpu"] if device == "cpu" else [])
 
 
+def test_unload_waits_for_the_running_job(host, generate, holder):
+    import threading
+
+    generate()
+    unload = threading.Thread(target=host.part("panel").unload)
+    with sys.modules["modules.call_queue"].queue_lock:  # a job is running
+        unload.start()
+        unload.join(0.2)
+        assert unload.is_alive() and holder.status()["loaded"]
+    unload.join(10)
+    assert not unload.is_alive() and holder.status()["loaded"] is None
+
+
+def test_never_loads_while_the_host_loads_a_checkpoint(host, generate, loader, monkeypatch):
+    """A1111 patches torch's layers for the whole process meanwhile; it holds this lock."""
+    import threading
+    import types
+
+    lock, held = threading.Lock(), []
+    monkeypatch.setitem(sys.modules, "modules.sd_models", types.SimpleNamespace(model_data=types.SimpleNamespace(lock=lock)))
+    load = host.part("lifecycle").holder._load
+    host.part("lifecycle").holder._load = lambda *args: held.append(lock.locked()) or load(*args)
+    generate()
+    assert held == [True] and not lock.locked()
+
+
 def test_gpu_out_of_memory_is_retried_on_the_cpu(host, generate, holder, loader, monkeypatch):
     monkeypatch.setattr(host.part("host"), "device", lambda: "cuda")
 

@@ -255,14 +255,19 @@ def test_libraries_go_to_a_folder_of_their_own(host, tmp_path, monkeypatch):
     installer = libraries.Installer(tmp_path / "libs", "python")
     installer.start()
     installer._thread.join(10)
-    assert commands == [["python", "-m", "pip", "install", "--disable-pip-version-check", "--no-deps", "--target", str(tmp_path / "libs"), "peft==0.13.2"]]
+    assert commands == [
+        ["python", "-m", "pip", "install", "--disable-pip-version-check", "--no-deps", "--target", str(tmp_path / "libs"), "peft==0.13.2"]
+    ]
     assert installer.status()["error"] == "no network"
 
 
 def test_version_comparison_and_environment(host, tmp_path, monkeypatch):
     libraries = host.part("refl_libs")
     assert libraries._version("0.30.3") == (0, 30, 3) and libraries._version("2.1.2+cu121") == (2, 1, 2) and libraries._version("1.0.dev0") == (1, 0)
-    found = [types.SimpleNamespace(metadata={"Name": "diffusers"}, version="0.28.0"), types.SimpleNamespace(metadata={"Name": "peft"}, version="0.13.2")]
+    found = [
+        types.SimpleNamespace(metadata={"Name": "diffusers"}, version="0.28.0"),
+        types.SimpleNamespace(metadata={"Name": "peft"}, version="0.13.2"),
+    ]
     monkeypatch.setattr(libraries.importlib.metadata, "distributions", lambda path=None: [] if path else found)
     wanted = libraries.missing(tmp_path)
     assert "diffusers==0.30.3" in wanted and "peft==0.13.2" not in wanted
