@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.machinery
 import json
 import os
 import platform
@@ -95,12 +96,15 @@ def reference(folder: Path) -> dict:
 
     datasets = types.ModuleType("datasets")
     datasets.load_dataset = lambda *args, **kwargs: {"train": Rows()}
+    datasets.__spec__ = importlib.machinery.ModuleSpec("datasets", None)
     sys.modules.setdefault("datasets", datasets)
     import ImageReward as RM
     from ImageReward import ReFL
     from transformers import CLIPTokenizer
 
     ReFL.load_dataset = datasets.load_dataset
+    accelerator = ReFL.Accelerator  # newer versions dropped one of its arguments, which only placed log files
+    ReFL.Accelerator = lambda **options: accelerator(**{key: value for key, value in options.items() if key != "logging_dir"})
 
     class Reward(torch.nn.Module):
         def __init__(self):

@@ -96,7 +96,7 @@ def estimate(body: RunBody) -> dict:
     path.write_text(json.dumps(config), encoding="utf-8")
     command = [runs().python, "-m", "refl", "estimate", "--config", str(path)]
     try:
-        result = subprocess.run(command, env=environment(), capture_output=True, text=True, errors="replace", timeout=300, check=False)
+        result = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, errors="replace", timeout=300, check=False)
     except subprocess.TimeoutExpired as error:
         raise HTTPException(status_code=503, detail="the estimate took too long; the run itself can be started all the same") from error
     if result.returncode:

@@ -28,21 +28,20 @@
         return found ? Number(found[1]) : null;
     }
 
-    // One score or null per gallery position. The server says it exactly; other scripts' results are read from their infotexts.
+    // One score or null per gallery position. Infotexts are the truth where each position has one (the upscale button replaces
+    // one of them and nothing else); with masks in between, the server says which position has which score.
     function scoresByPosition(info, count) {
+        const first = info.index_of_first_image || 0;
+        const texts = (info.infotexts || []).slice(0, count);
+        const scores = texts.map((text, i) => (i < first ? null : scoreInInfotext(text)));
         const result = (info.extra_generation_params || {})["ImageReward result"];
+        if (scores.length === count) {
+            return scores;
+        }
         if (result && Array.isArray(result.scores) && result.scores.length === count) {
             return result.scores;
         }
-        const scores = (info.infotexts || []).slice(0, count).map(scoreInInfotext);
-        const first = info.index_of_first_image || 0;
-        if (scores.length > first && count > scores.length) {
-            return spreadOverMasks(scores, first, count);
-        }
-        while (scores.length < count) {
-            scores.push(null);
-        }
-        return scores;
+        return scores.length > first ? spreadOverMasks(scores, first, count) : Array(count).fill(null);
     }
 
     // Masks follow each image in the gallery, but have no infotext of their own.

@@ -13,9 +13,9 @@ testclient = pytest.importorskip("fastapi.testclient")
 
 CHILD = """
 import json, pathlib, sys, time
-folder = pathlib.Path(sys.argv[sys.argv.index("--run-dir") + 1])
 if sys.argv[1] == "estimate":
     print(json.dumps({"text": "needs 5.5 GB", "unet_calls": 3, "fits": True})); raise SystemExit
+folder = pathlib.Path(sys.argv[sys.argv.index("--run-dir") + 1])
 config = json.loads((folder / "config.json").read_text())
 def status(state, **more):
     (folder / "s.tmp").write_text(json.dumps({"state": state, "heartbeat": time.time(), **more}))
@@ -226,6 +226,13 @@ def test_accounts_and_the_pages_token(page):
     assert stranger.get(f"{URL}/runs", auth=("anna", "secret")).status_code == 200
     tab = host.part("train_tab")
     assert host.part("train_api").TOKEN in tab.root_html()
+
+
+def test_estimate_comes_from_the_training_process(page):
+    client, _, _ = page
+    answer = client.post(f"{URL}/estimate", json={"settings": {"prompts": "a cat"}})
+    assert answer.json() == {"text": "needs 5.5 GB", "unet_calls": 3, "fits": True}
+    assert client.post(f"{URL}/estimate", json={"settings": {}}).status_code == 422
 
 
 def test_missing_libraries_are_named_before_a_start(page, monkeypatch):

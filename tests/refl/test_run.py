@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file
 
 from refl import Trainer, checkpoint
+from refl.checkpoint import resumable
 from refl.errors import CheckpointError, ConfigError, RewardError, RunBusyError, SaveError, TrainingDiverged
 from refl.metrics import paired_change
 from refl.rewards import Component, RewardMix
 from refl.runfiles import read_events, read_json, send
-from refl.trainer import resumable
 
 from .tiny import ColourReward, colour_mix
 
