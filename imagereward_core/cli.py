@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .errors import DownloadError, ImageRewardError, ModelNotFoundError, ScoreError, WeightsError
+from .errors import DownloadError, ImageRewardError, ModelNotFoundError, ScoreError, TrainingError, WeightsError
 from .log import logger
 
 OK, SOME_FAILED, USAGE, MODEL, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 3, 130, 141
@@ -20,6 +20,9 @@ OK, SOME_FAILED, USAGE, MODEL, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 3, 130, 141
 COMMANDS = {
     "score": ("imagereward_core.commands.score", "score images against a prompt or their own"),
     "rank": ("imagereward_core.commands.rank", "rank several images for one prompt, best first"),
+    "train": ("imagereward_core.training.cli_train", "train a reward model on rankings or pairs"),
+    "dataset": ("imagereward_core.training.cli_dataset", "check, split and cache preference data, or download ImageRewardDB"),
+    "bench": ("imagereward_core.benchmarks.cli_bench", "reproduce the paper's tables with any scorer"),
     "fetch": ("imagereward_core.commands.fetch", "download models ahead of time"),
     "doctor": ("imagereward_core.commands.doctor", "check this installation and say how to fix what is wrong"),
 }
@@ -28,7 +31,7 @@ EPILOG = """exit codes:
   0    done
   1    done, but some images could not be scored or written (they are named; all others were)
   2    the command line or a setting is wrong, or there are no images
-  3    a model cannot be found, downloaded, loaded or run; doctor found a problem
+  3    a model cannot be found, downloaded, loaded, run or trained; doctor found a problem
   130  interrupted; what was done until then is printed
   141  the program that read the output ended early
 
@@ -78,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except ImageRewardError as error:
         print(f"imagereward: {error}", file=sys.stderr)
-        return MODEL if isinstance(error, (ModelNotFoundError, WeightsError, DownloadError, ScoreError)) else USAGE
+        return MODEL if isinstance(error, (ModelNotFoundError, WeightsError, DownloadError, ScoreError, TrainingError)) else USAGE
     except KeyboardInterrupt:
         print("imagereward: interrupted", file=sys.stderr)
         return INTERRUPTED

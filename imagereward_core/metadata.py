@@ -61,7 +61,7 @@ def write_score(path: str | os.PathLike[str], score: StoredScore) -> None:
         raise MetadataError(f"{path} is write-protected")
     try:
         text = read_text(data) or ""
-        new = write_text(data, with_score(text, score, None if text.strip() else _size(target)))
+        new = write_text(data, with_score(text, score, _size(target)))
     except MetadataError as error:
         raise MetadataError(f"cannot write the score into {path}: {error}") from error
     if new != data:

@@ -16,10 +16,9 @@ from fastapi.security import HTTPBasic
 from pydantic import BaseModel
 
 from . import host
-from .core import RM, errors, logger
+from .core import RM, errors, logger, plain_prompt
 from .fields import FIELDS
 from .lifecycle import available, holder
-from .prompt import plain_prompt
 
 PREFIX = "/imagereward/v1"
 MAX_IMAGES = 64

@@ -8,10 +8,9 @@ import gradio as gr
 from modules import scripts_postprocessing
 
 from . import host, infotext, panel
-from .core import logger
+from .core import logger, plain_prompt
 from .fields import BY_ATTR
 from .lifecycle import available, holder
-from .prompt import plain_prompt
 
 
 class ScriptPostprocessingImageReward(scripts_postprocessing.ScriptPostprocessing):

@@ -10,10 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from . import results
-from .core import logger
+from .core import logger, plain_prompt
 from .files import FileKeeper
 from .infotext import ALL_KEYS, PERCENTILE_KEY, RESULT_KEY, format_score, percentile_score, score_key, score_writer, settings, without_keys
-from .prompt import plain_prompt
 from .request import ScoreRequest
 from .results import Entry, Misaligned
 
@@ -68,7 +67,10 @@ class Job:
         params.update(settings(request))
         if self.script:
             params["Script"] = self.script
-        params[score_key(request.scorer, option("key"))] = score_writer(lambda p: self._text(p, lambda score: format_score(score, decimals)))
+        key = score_key(request.scorer, option("key"))
+        params[key] = score_writer(lambda p: self._text(p, lambda score: format_score(score, decimals)))
+        # so that `imagereward score` knows whose score this is, and does not compute it again
+        params[f"{key} model"] = score_writer(lambda p: self._text(p, lambda score: request.scorer))
         if option("write_aesthetic_score") and request.scorer not in ("CLIP", "BLIP"):
             scale = (lambda score: f"{score:.1f}") if request.scorer == "Aesthetic" else percentile_score
             params[PERCENTILE_KEY] = score_writer(lambda p: self._text(p, scale))
@@ -146,8 +148,8 @@ class Job:
 
     def _clean_grid_text(self, processed: Any) -> None:
         """reForge asks for the grid's text as if it were an image, so the last score would stand there."""
-        keys = (score_key(self.request.scorer, self.host.option("key")), PERCENTILE_KEY)
-        text = without_keys(processed.infotexts[0], keys)
+        key = score_key(self.request.scorer, self.host.option("key"))
+        text = without_keys(processed.infotexts[0], (key, f"{key} model", PERCENTILE_KEY))
         if text != processed.infotexts[0]:
             processed.infotexts = [text, *processed.infotexts[1:]]
             processed.info = text

@@ -108,3 +108,9 @@ def _unflatten(tensors: dict[str, Tensor], plain: dict[str, Any]) -> dict[str, A
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = tensor.reshape(()) if key == "step" and tensor.numel() == 1 else tensor
     return {"state": state, "param_groups": plain.get("param_groups", [])}
+
+
+def resumable(run_folder: str | os.PathLike[str]) -> int | None:
+    """The update from which the run in this folder can go on, or None."""
+    states = saved(Path(run_folder) / "checkpoints")
+    return None if not states else int((read_json(states[-1] / "state.json") or {"step": 0})["step"])

@@ -78,7 +78,7 @@ def _estimate(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from .trainer import export_state
+    from .export import export_state
 
     given = {name: value for name in ("output", "output_name", "export_dir") if (value := getattr(args, name)) is not None}
     logger.info("wrote %s", export_state(Path(args.run_dir), args.step, given))

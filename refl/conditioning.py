@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,8 +20,9 @@ class Conditioning:
     def __len__(self) -> int:
         return len(self.context)
 
-    def _map(self, change) -> Conditioning:
-        return Conditioning(*(None if part is None else change(part) for part in (self.context, self.pooled, self.time_ids)))
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
+        pooled = None if self.pooled is None else change(self.pooled)
+        return Conditioning(change(self.context), pooled, None if self.time_ids is None else change(self.time_ids))
 
     def rows(self, index: Tensor | Sequence[int] | slice) -> Conditioning:
         """The conditioning of some samples."""

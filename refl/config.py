@@ -157,7 +157,7 @@ class ReFLConfig:
         _check(self)
         paper = self.is_paper
         steps = self.num_inference_steps or (40 if paper else 20)
-        choose = {
+        choose: dict[str, Any] = {
             "num_inference_steps": steps,
             "min_step": steps * 3 // 4 if paper else min(int(steps * 0.7), max(steps - 3, 0)),
             "max_step": steps - 1 if paper else max(steps - 3, 0),

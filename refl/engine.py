@@ -86,7 +86,7 @@ class Engine:
         if config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()  # type: ignore[operator]
         if config.vae_checkpointing and hasattr(self.backend.vae, "enable_gradient_checkpointing"):
-            self.backend.vae.enable_gradient_checkpointing()
+            self.backend.vae.enable_gradient_checkpointing()  # type: ignore[operator]
         unet.train()  # older diffusers checkpoint activations in training mode only; nothing in these networks drops out
         self.backend.vae.train()
         return {name: parameter for name, parameter in unet.named_parameters() if parameter.requires_grad}
@@ -96,9 +96,10 @@ class Engine:
         kind: Any = torch.optim.AdamW
         if config.use_8bit_adam:
             try:
-                from bitsandbytes.optim import AdamW8bit as kind
+                from bitsandbytes.optim import AdamW8bit
             except ImportError as error:
                 raise MissingDependency(f"use_8bit_adam needs the library bitsandbytes: {error}") from error
+            kind = AdamW8bit
         betas = (config.adam_beta1, config.adam_beta2)
         return kind(list(self.params.values()), lr=self.learning_rate(0), betas=betas, eps=config.adam_epsilon, weight_decay=config.adam_weight_decay)
 

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import __version__, lora
+from . import __version__, checkpoint, lora, setup
 from .backend import Backend
 from .config import ReFLConfig
 from .errors import ConfigError, SaveError
 from .ldm import UNetLayout
+from .runfiles import read_json
 from .single_file import save_tensors, write_back
 
 
@@ -108,3 +109,21 @@ def tensor_hash(state: dict[str, Tensor]) -> str:
         digest.update(key.encode())
         digest.update(state[key].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def export_state(folder: Path, step: int | None, changes: dict[str, Any]) -> Path:
+    """Write the result of a saved state again, with other output settings. Returns the file or folder."""
+    settings = read_json(folder / "config.json")
+    states = checkpoint.saved(folder / "checkpoints")
+    chosen = states[-1:] if step is None else [path for path in states if path.name == f"step-{step:06d}"]
+    if settings is None or not chosen:
+        raise ConfigError(f"{folder} holds no saved state{'' if step is None else f' of update {step}'}; there are {[path.name for path in states]}")
+    config = ReFLConfig.from_dict({**settings, **changes}).resolved()
+    backend = setup.load(config)
+    state = checkpoint.load(chosen[0])
+    if config.tune == "lora":
+        lora.inject(backend.unet, config.lora_rank, config.lora_alpha or float(config.lora_rank), config.lora_targets, config.seed or 0)
+    else:
+        backend.unet.requires_grad_(True)
+    lora.assign(backend.unet, state.ema or state.weights)
+    return export(config, backend, Path(config.export_dir or folder), state.step)

@@ -20,7 +20,8 @@ class TextPart:
 
 @dataclass(frozen=True)
 class Family:
-    """The facts of one family. `key` is sd1, sd2 or sdxl; either `unet_heads` or `unet_head_width` is set."""
+    """The facts of one family. `key` is sd1, sd2 or sdxl; either `unet_heads` or `unet_head_width` is set. `unet` and `vae` are
+    the published sizes in diffusers' terms, for estimates only: loading reads sizes off the tensors."""
 
     key: str
     name: str
@@ -31,6 +32,8 @@ class Family:
     resolution: int
     lora_metadata: dict[str, str]
     scheduler: dict[str, Any]
+    unet: dict[str, Any]
+    vae: dict[str, Any]
     unet_heads: int | None = None
     unet_head_width: int | None = None
 

@@ -30,37 +30,6 @@ from .schedule import NoiseSchedule
 GIB = 2**30
 OVERHEAD = 1.25 * GIB
 
-# Sizes of the published models, for an estimate before a checkpoint is chosen.
-UNETS: dict[str, dict[str, Any]] = {
-    "sd1": {
-        "block_out_channels": [320, 640, 1280, 1280],
-        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
-        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-        "cross_attention_dim": 768,
-        "attention_head_dim": 8,
-    },
-    "sdxl": {
-        "block_out_channels": [320, 640, 1280],
-        "down_block_types": ["DownBlock2D"] + ["CrossAttnDownBlock2D"] * 2,
-        "up_block_types": ["CrossAttnUpBlock2D"] * 2 + ["UpBlock2D"],
-        "transformer_layers_per_block": [1, 2, 10],
-        "cross_attention_dim": 2048,
-        "attention_head_dim": [5, 10, 20],
-        "use_linear_projection": True,
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": 2816,
-    },
-}
-UNETS["sd2"] = {**UNETS["sd1"], "cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True}
-VAE = {
-    "block_out_channels": [128, 256, 512, 512],
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "layers_per_block": 2,
-    "latent_channels": 4,
-}
-
 
 @dataclass(frozen=True)
 class MemoryEstimate:
@@ -177,7 +146,7 @@ def estimate(
 
     from .engine import Engine
 
-    unet, vae = unet or UNETS[kind.key], vae or VAE
+    unet, vae = unet or kind.unet, vae or kind.vae
     # two denoising steps show the same peak as twenty: the prefix keeps nothing
     short = dataclasses.replace(
         config, num_inference_steps=config.draft_steps + 1, min_step=1, max_step=1, gradient_accumulation_steps=1, max_train_steps=1
@@ -208,7 +177,7 @@ def _fake_update(engine: Any) -> None:
     from .losses import Batch
 
     size = engine.config.train_batch_size
-    batch = Batch([""] * size, engine.table([""] * size), [_FakeNoise()] * size)
+    batch = Batch([""] * size, engine.table([""] * size), [_FakeNoise()] * size)  # type: ignore[list-item]
     for term in engine.loss.terms(batch, engine.device):
         term.loss.backward()
     gradients = [parameter.grad for parameter in engine.params.values()]

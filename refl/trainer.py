@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import checkpoint, lora
+from . import checkpoint, setup
 from . import rewards as reward_models
 from .anchor import AnchorSet, image_anchor
-from .backend import Backend, load_backend
+from .backend import Backend
 from .config import ReFLConfig
-from .data import load_prompts, sample_prompt, split
+from .data import load_prompts, split
 from .distributed import Processes
-from .engine import Engine, PromptTable, UpdateStats
+from .engine import Engine, UpdateStats
 from .errors import ConfigError, ReFLError, SaveError
 from .evaluate import Evaluator, save_sheet
 from .export import export
@@ -29,10 +29,7 @@ from .log import logger
 from .metrics import Evaluation, StopRule
 from .report import write_report
 from .rewards import DifferentiableScorer, RewardMix
-from .rollout import Rollout, SampleNoise, draw
-from .runfiles import RunFolder, read_json, write_json
-
-DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from .runfiles import RunFolder, write_json
 
 
 class StopNow(Exception):
@@ -113,7 +110,8 @@ class Trainer:
         prompts = split(
             load_prompts(early.train_data, early.prompts, early.dataset_name, early.caption_column), early.held_out, early.max_train_samples
         )
-        self.backend = self._given[0] or self._load_backend(early)
+        self.backend = self._given[0] or setup.load(early)
+        self._say("preparing", message=f"loaded {self.backend.family.name} ({self.backend.schedule.prediction_type}) from {self.backend.source.name}")
         self.config = dataclasses.replace(self.config, mixed_precision=early.mixed_precision).resolved(self.backend.family.is_sdxl, device.type)
         config = self.config
         if self.processes.is_main:
@@ -125,64 +123,23 @@ class Trainer:
         )
         self.backend.to(device)
         if config.tune == "full" and config.mixed_precision != "no":
-            self.backend.autocast = DTYPES[config.mixed_precision or "no"]
+            self.backend.autocast = setup.DTYPES[config.mixed_precision or "no"]
         train_set, held_out_set = (
             image_anchor(self.backend, config.anchor_data, config.resolution or 512, config.held_out) if config.anchor_data else (None, None)
         )
-        self._prepare_prompts(prompts.train, prompts.held_out, train_set, held_out_set)
+        self.table = setup.encode_prompts(config, self.backend, self.processes, prompts, train_set, held_out_set)
         self.engine = Engine(config, self.backend, self.rewards, prompts.train, self.table, self.processes, self._check, self._pause_point)
         self.evaluator = Evaluator(config, self.backend, self.table, prompts.held_out, self.rewards, self.judges, device, self._check)
         if self.processes.is_main:
             self._baseline(held_out_set)
         self.rewards.restore(self.processes.agree(self.rewards.calibration()))
-        self.engine.anchor_set = (
-            train_set if config.anchor == "pretrain" else self._own_samples(prompts.train) if config.anchor == "samples" else None
-        )
+        self.engine.anchor_set = train_set if config.anchor == "pretrain" else None
+        if config.anchor == "samples":
+            self._say("preparing", message=f"drawing {config.anchor_samples} pictures of the base model for the anchor")
+            self.engine.anchor_set = setup.base_samples(config, self.backend, self.table, device, prompts.train, self._check)
         self._resume()  # last: until here the UNet is the base model
         if config.anchor == "none":
             logger.warning("no anchor: nothing holds the model near its base, and it usually gets worse while the reward rises")
-
-    def _load_backend(self, config: ReFLConfig) -> Backend:
-        if not config.pretrained_model_name_or_path:
-            raise ConfigError("no checkpoint was given: pretrained_model_name_or_path is empty")
-        dtype = DTYPES[config.mixed_precision or "no"]
-        backend = load_backend(
-            config.pretrained_model_name_or_path, vae=config.vae, taesd=config.taesd, clip_bpe=config.clip_bpe, clip_skip=config.clip_skip,
-            prediction_type=config.prediction_type, dtype=dtype, unet_dtype=torch.float32 if config.tune == "full" else dtype,
-        )  # fmt: skip
-        self._say("preparing", message=f"loaded {backend.family.name} ({backend.schedule.prediction_type}) from {backend.source.name}")
-        return backend
-
-    def _prepare_prompts(self, train: list[str], held_out: list[str], *sets: AnchorSet | None) -> None:
-        """Encode every prompt this run can ask for, then drop the text encoders."""
-        config, count = self.config, len(train)
-        total = min(config.max_train_steps * config.samples_per_step * self.processes.count, count * 2)
-        used = {sample_prompt(config.seed or 0, count, sample) for sample in range(total)} if total < count else set(range(count))
-        needed = [train[index] for index in sorted(used)] + list(held_out) + [config.negative_prompt]
-        needed += train[: config.anchor_samples] if config.anchor == "samples" else []
-        for captions in sets:
-            needed += captions.captions if captions else []
-        self.table = PromptTable(self.backend, needed, config.resolution or 512, self.processes.device)
-        self.backend.text = None
-
-    def _own_samples(self, train: list[str]) -> AnchorSet:
-        """Pictures of the base model as the anchor's data."""
-        config, device = self.config, self.processes.device
-        rollout = Rollout(self.backend, config.num_inference_steps or 20, config.eval_guidance_scale or 1.0, 0.0, self._check)
-        uncond = self.table([config.negative_prompt]) if rollout.guidance > 1 else None
-        size = (config.resolution or 512) // self.backend.latent_factor
-        captions = (train * -(-config.anchor_samples // len(train)))[: config.anchor_samples]
-
-        def sample(index: int) -> Tensor:
-            noises = [SampleNoise((config.seed or 0) + 1, index)]
-            noise = draw(noises, (self.backend.latent_channels, size, size), device)
-            return rollout.sample(noise, self.table([captions[index]]), uncond, noises)[0]
-
-        self._say("preparing", message=f"drawing {len(captions)} pictures of the base model for the anchor")
-        drawn = AnchorSet(captions, sample, len(self.backend.schedule))
-        for index in range(len(captions)):
-            drawn.latents(index)
-        return drawn
 
     # --- start and resume ------------------------------------------------------------------------------------------
 
@@ -397,31 +354,3 @@ class Trainer:
         logger.error("%s", error)
         self._event("error", step=self.step, error=type(error).__name__, message=str(error), hint=hint)
         self._say("failed", message=str(error), hint=hint)
-
-
-def resumable(folder: str | os.PathLike[str]) -> int | None:
-    """The update from which the run in this folder can go on, or None."""
-    states = checkpoint.saved(Path(folder) / "checkpoints")
-    return None if not states else int((read_json(states[-1] / "state.json") or {"step": 0})["step"])
-
-
-def export_state(folder: Path, step: int | None, changes: dict[str, Any]) -> Path:
-    """Write the result of a saved state again, with other output settings. Returns the file or folder."""
-    settings = read_json(folder / "config.json")
-    states = checkpoint.saved(folder / "checkpoints")
-    chosen = states[-1:] if step is None else [path for path in states if path.name == f"step-{step:06d}"]
-    if settings is None or not chosen:
-        raise ConfigError(f"{folder} holds no saved state{'' if step is None else f' of update {step}'}; there are {[path.name for path in states]}")
-    config = ReFLConfig.from_dict({**settings, **changes}).resolved()
-    dtype = DTYPES[config.mixed_precision or "no"]
-    backend = load_backend(
-        config.pretrained_model_name_or_path, vae=config.vae, clip_bpe=config.clip_bpe, prediction_type=config.prediction_type,
-        dtype=dtype, unet_dtype=torch.float32 if config.tune == "full" else dtype,
-    )  # fmt: skip
-    state = checkpoint.load(chosen[0])
-    if config.tune == "lora":
-        lora.inject(backend.unet, config.lora_rank, config.lora_alpha or float(config.lora_rank), config.lora_targets, config.seed or 0)
-    else:
-        backend.unet.requires_grad_(True)
-    lora.assign(backend.unet, state.ema or state.weights)
-    return export(config, backend, Path(config.export_dir or folder), state.step)

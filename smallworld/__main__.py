@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="measure the shipped weights")
     evaluate.add_argument("--count", type=_positive, default=200, help="pictures per measurement (default: %(default)s)")
     evaluate.add_argument("--json", type=Path, help="also write the numbers to this file")
+    evaluate.add_argument("--update-cards", action="store_true", help="write the numbers into the model cards beside the weights")
     evaluate.set_defaults(run=_evaluate)
 
     build = commands.add_parser("build", help="train all weights from their seeds (hours); --short checks the recipe in a minute")
@@ -110,6 +111,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     result = evaluate_all(_say, count=options.count)
     if options.json is not None:
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if options.update_cards:
+        from .cards import update_cards
+        from .pipeline import WEIGHTS
+
+        _say("updated " + ", ".join(card.name for card in update_cards(WEIGHTS, result)))
     return 0
 
 

@@ -16,10 +16,11 @@ from safetensors.torch import load_file
 from .architecture import build_text_encoder, build_unet, build_vae
 from .demo import file_hash
 from .ldm_layout import to_ldm, write_checkpoint
+from .pretrain_reward import RewardPretraining
 from .tokenizer import write_tokenizer
 from .train_oracle import OracleTraining, train_oracle
 from .train_reward import RewardTraining, train_reward
-from .train_sd import GeneratorTraining, train_generator
+from .train_sd import STAGES, GeneratorTraining, train_generator
 from .train_text import TextTraining, train_text
 from .train_vae import Progress, VaeTraining, train_vae
 
@@ -31,7 +32,7 @@ class BuildConfig:
     oracle: OracleTraining = field(default_factory=OracleTraining)
     vae: VaeTraining = field(default_factory=VaeTraining)
     text: TextTraining = field(default_factory=TextTraining)
-    generator: GeneratorTraining = field(default_factory=GeneratorTraining)
+    generator: tuple[GeneratorTraining, ...] = STAGES
     reward: RewardTraining = field(default_factory=RewardTraining)
 
 
@@ -39,8 +40,8 @@ SHORT = BuildConfig(
     oracle=OracleTraining(pictures=120, epochs=2),
     vae=VaeTraining(encoder_steps=4, decoder_steps=2, pictures=32, checkpoint_every=4),
     text=TextTraining(steps=6, batch_size=8),
-    generator=GeneratorTraining(steps=6, batch_size=8, warmup=2, pictures=48, checkpoint_every=4),
-    reward=RewardTraining(items=24, valid_items=8, updates=4, batch_size=4),
+    generator=(GeneratorTraining(steps=6, batch_size=8, warmup=2, pictures=48, checkpoint_every=4),),
+    reward=RewardTraining(pretraining=RewardPretraining(pictures=24, steps=3, batch_size=8), items=24, valid_items=8, updates=4, batch_size=4),
 )
 """Every stage with a handful of steps: seconds instead of hours, and useless weights."""
 
@@ -66,7 +67,8 @@ def build(folder: Path, config: BuildConfig, progress: Progress) -> dict[str, An
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     text = train_text(config.text, tokenizer, folder, progress)
     finished("text")
-    train_generator(config.generator, vae, text, tokenizer, folder, progress)
+    for number, stage in enumerate(config.generator):
+        train_generator(stage, vae, text, tokenizer, folder, progress, resume=number > 0)
     finished("generator")
     checkpoint = assemble(folder)
     reward = train_reward(config.reward, vae, folder, progress)

@@ -27,6 +27,7 @@ def captioned_pictures(
     held_out: bool = False,
     clutter_share: float = CLUTTER_SHARE,
     wrong_share: float = WRONG_CAPTION_SHARE,
+    spread: float = 1.0,
 ) -> CaptionedPictures:
     """Draw ``count`` captioned pictures.
 
@@ -37,7 +38,7 @@ def captioned_pictures(
     pictures, captions = [], []
     for _ in range(count):
         scene = sample_scene(rng, held_out=held_out)
-        pictures.append(np.asarray(render(scene, rng, clutter=rng.random() < clutter_share)))
+        pictures.append(np.asarray(render(scene, rng, clutter=rng.random() < clutter_share, spread=spread)))
         described = scene
         if rng.random() < wrong_share:
             kinds = ERROR_TYPES if scene.relation is not None else ERROR_TYPES[:3]

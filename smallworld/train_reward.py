@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from imagereward_core.config import ModelConfig, TextConfig, VisionConfig
 
 from .preferences import PENALTIES, View, sample_pair, write_preferences
+from .pretrain_reward import RewardPretraining, pretrain_reward
 from .train_vae import Progress, to_tensor
 
 if TYPE_CHECKING:
@@ -37,11 +38,12 @@ MODEL = ModelConfig(
 class RewardTraining:
     """``items`` rankings of four pictures each; ``valid_items`` use captions that training never sees."""
 
+    pretraining: RewardPretraining = field(default_factory=RewardPretraining)
     items: int = 3000
-    valid_items: int = 300
-    updates: int = 2000
+    valid_items: int = 200
+    updates: int = 1500
     batch_size: int = 16
-    learning_rate: float = 1e-3
+    learning_rate: float = 7e-4
     seed: int = 505
 
 
@@ -62,22 +64,29 @@ def through_autoencoder(vae: AutoencoderKL) -> View:
 
 
 def train_reward(config: RewardTraining, vae: AutoencoderKL | None, folder: Path, progress: Progress) -> Path:
-    """Write the rankings, run ``imagereward train`` on them and return ``folder/tiny-imagereward.safetensors`` (fp16)."""
-    from imagereward_core.training import TrainConfig, train
-
+    """Write the rankings, pre-train, run ``imagereward train``; returns ``folder/tiny-imagereward.safetensors`` (fp16)."""
     view = through_autoencoder(vae) if vae is not None else None
     data = folder / "preferences"
-    train_file = write_preferences(data, "train", config.items, config.seed, view=view)
-    valid_file = write_preferences(data, "valid", config.valid_items, config.seed + 1, held_out=True, view=view)
+    write_preferences(data, "train", config.items, config.seed, view=view)
+    write_preferences(data, "valid", config.valid_items, config.seed + 1, held_out=True, view=view)
+    pretrain_reward(config.pretraining, MODEL, folder, progress)
+    return rank(config, folder, progress)
+
+
+def rank(config: RewardTraining, folder: Path, progress: Progress) -> Path:
+    """Run this project's trainer on the rankings in ``folder``, from the pre-trained encoders there."""
+    from imagereward_core.training import TrainConfig, train
+
     best = train(
         TrainConfig(
-            data=str(train_file),
-            valid=str(valid_file),
+            data=str(folder / "preferences" / "train.json"),
+            valid=str(folder / "preferences" / "valid.json"),
             savepath=str(folder / "reward-run"),
             model=MODEL,
             init="random",
+            preload_path=str(folder / "pretrained.safetensors"),
             fix_rate=0.0,
-            dropout=0.25,
+            dropout=0.1,
             train_iters=config.updates,
             batch_size=config.batch_size,
             total_batch=config.batch_size,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from .architecture import SCHEDULE, build_unet
 from .dataset import captioned_pictures
@@ -23,15 +24,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GeneratorTraining:
-    steps: int = 7000
+    """One stage. ``spread`` scales how far objects scatter in the pictures (see :func:`smallworld.world.place`)."""
+
+    steps: int = 4500
     batch_size: int = 32
     learning_rate: float = 8e-4
-    warmup: int = 200
+    warmup: int = 100
     empty_caption_share: float = 0.1
     ema_decay: float = 0.999
-    pictures: int = 24000
-    seed: int = 202
+    pictures: int = 12000
+    spread: float = 0.3
+    seed: int = 212
     checkpoint_every: int = 200
+
+
+STAGES: tuple[GeneratorTraining, ...] = (
+    GeneratorTraining(steps=2800, warmup=200, pictures=16000, spread=1.0, seed=202),
+    GeneratorTraining(),
+)
+"""Widely scattered objects first: colours, backgrounds and sizes are learnt there. Shapes are, within an hour of one core,
+only where the objects scatter less."""
 
 
 @torch.no_grad()
@@ -109,15 +121,30 @@ class GeneratorTrainer:
 
 
 def train_generator(
-    config: GeneratorTraining, vae: AutoencoderKL, text: CLIPTextModel, tokenizer: CLIPTokenizer, folder: Path, progress: Progress
+    config: GeneratorTraining,
+    vae: AutoencoderKL,
+    text: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    folder: Path,
+    progress: Progress,
+    *,
+    resume: bool = False,
 ) -> GeneratorTrainer:
-    """Encode pictures and captions once, train, and leave ``unet.safetensors`` (averaged) and ``latents.json`` in ``folder``."""
-    data = captioned_pictures(config.pictures, config.seed)
+    """Encode pictures and captions once, train, and leave ``unet.safetensors`` (averaged) and ``latents.json`` in ``folder``.
+
+    ``resume`` goes on from the weights and the latent scale that an earlier stage left there.
+    """
+    data = captioned_pictures(config.pictures, config.seed, spread=config.spread)
     latents = encode_latents(vae, data.pictures)
-    scale = round(1 / latents.std().item(), 5)
-    (folder / "latents.json").write_text(json.dumps({"scaling_factor": scale}) + "\n")
+    scale_file = folder / "latents.json"
+    if not resume:
+        scale_file.write_text(json.dumps({"scaling_factor": round(1 / latents.std().item(), 5)}) + "\n", encoding="utf-8")
+    scale = float(json.loads(scale_file.read_text(encoding="utf-8"))["scaling_factor"])
     contexts, rows = encode_captions(text, tokenizer, data.captions)
     trainer = GeneratorTrainer(config, latents * scale, contexts, rows)
+    if resume:
+        for model in (trainer.unet, trainer.average):
+            model.load_state_dict(load_file(folder / "unet.safetensors"))
     errors: list[float] = []
     while trainer.step < config.steps:
         errors.append(trainer.train_step())

@@ -40,7 +40,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class TextTraining:
-    steps: int = 500
+    steps: int = 400
     batch_size: int = 48
     learning_rate: float = 2e-3
     seed: int = 404

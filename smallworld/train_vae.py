@@ -30,8 +30,8 @@ Progress = Callable[[str, int, int, dict[str, float]], None]
 class VaeTraining:
     """``decoder_steps`` follow ``encoder_steps``; the learning rate falls to a twentieth in each of the two phases."""
 
-    encoder_steps: int = 5000
-    decoder_steps: int = 3000
+    encoder_steps: int = 4400
+    decoder_steps: int = 0
     batch_size: int = 4
     learning_rate: float = 1.2e-3
     kl_weight: float = 5e-4

@@ -168,14 +168,18 @@ class Placed:
     angle: float
 
 
-def place(scene: Scene, rng: np.random.Generator) -> tuple[Placed, ...]:
-    """Choose position, radius and rotation of every object; objects never overlap and never leave the picture."""
+def place(scene: Scene, rng: np.random.Generator, *, spread: float = 1.0) -> tuple[Placed, ...]:
+    """Choose position, radius and rotation of every object; objects never overlap and never leave the picture.
+
+    ``spread`` scales how far positions and angles scatter.
+    """
+    reach = 7 * spread
     if scene.relation is None:
-        centres = [(SIZE / 2 + rng.uniform(-7, 7), SIZE / 2 + rng.uniform(-7, 7))]
+        centres = [(SIZE / 2 + rng.uniform(-reach, reach), SIZE / 2 + rng.uniform(-reach, reach))]
     else:
         near, far = (15.5 + rng.uniform(-0.5, 0.5), 48.5 + rng.uniform(-0.5, 0.5))
         first, second = (near, far) if scene.relation in ("above", "left of") else (far, near)
-        across = [SIZE / 2 + rng.uniform(-6, 6) for _ in range(2)]
+        across = [SIZE / 2 + rng.uniform(-6 * spread, 6 * spread) for _ in range(2)]
         if scene.relation in ("above", "below"):
             centres = [(across[0], first), (across[1], second)]
         else:
@@ -186,13 +190,13 @@ def place(scene: Scene, rng: np.random.Generator) -> tuple[Placed, ...]:
         low, high = RADIUS[size]
         if scene.relation is not None:
             high = min(high, 12.0)  # two large objects still fit beside each other
-        placed.append(Placed(thing, x, y, float(rng.uniform(low, high)), float(rng.uniform(-15, 15))))
+        placed.append(Placed(thing, x, y, float(rng.uniform(low, high)), float(rng.uniform(-15, 15) * spread)))
     return tuple(placed)
 
 
-def render(scene: Scene, rng: np.random.Generator, *, clutter: bool = False) -> Image.Image:
+def render(scene: Scene, rng: np.random.Generator, *, clutter: bool = False, spread: float = 1.0) -> Image.Image:
     """Draw ``scene`` as a 64x64 RGB picture, anti-aliased by 4x supersampling."""
-    return draw(scene.background, place(scene, rng), rng, clutter=clutter)
+    return draw(scene.background, place(scene, rng, spread=spread), rng, clutter=clutter)
 
 
 def draw(background: str, placed: tuple[Placed, ...], rng: np.random.Generator, *, clutter: bool = False) -> Image.Image:

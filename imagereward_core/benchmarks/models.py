@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..training.formats import IMAGE_SUFFIXES
 from ..training.items import Item
+from ..training.readers import IMAGE_SUFFIXES
 from . import metrics, published, report
 from .judges import Judge
 from .scoring import Progress, World, score_items

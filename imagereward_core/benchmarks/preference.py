@@ -46,7 +46,9 @@ def run_preference(
         raise DataError(f"{len(fatal)} problems in {data}: " + "; ".join(fatal[:SHOWN]))
     if any(item.ranking is None for item in reading.items):
         raise DataError(f"{data} holds pairs: this benchmark needs rankings")
-    items, left_out, used = reading.items, [], []
+    items: list[Item] = reading.items
+    left_out: list[str] = []
+    used: list[Judge] = []
     results: dict[str, Any] = {"scorers": {}}
     digest = report.digest_file(data)
     for build in judges:
@@ -112,8 +114,8 @@ def markdown(results: dict[str, Any]) -> str:
         a, (low, high) = found["accuracy"], found["interval"]
         paper = published.ACCURACY.get(name)
         rows.append(
-            [name, percent(a["pair"]), f"{percent(low)} to {percent(high)}", f"{paper:.2f}" if paper else "—"]
-            + [percent(a[key]) for key in ("pair_half", "prompt", "prompt_half")]
+            [name, report.percent(a["pair"]), f"{report.percent(low)} to {report.percent(high)}", f"{paper:.2f}" if paper else "—"]
+            + [report.percent(a[key]) for key in ("pair_half", "prompt", "prompt_half")]
             + [f"{a['prompts']} / {a['pairs']}", a["equal"]]
         )
     header = ["scorer", "accuracy", "95 % interval", "paper", "ties half", "per prompt", "per prompt, ties half", "prompts / pairs", "equal scores"]
@@ -126,10 +128,7 @@ def markdown(results: dict[str, Any]) -> str:
     chosen = {name: found["selection"] for name, found in results["scorers"].items() if found["selection"]}
     if chosen:
         keys = [key for key in next(iter(chosen.values())) if key != "prompts"]
-        rows = [[name, *(percent(found[key]) for key in keys), found["prompts"]] for name, found in chosen.items()]
+        rows = [[name, *(report.percent(found[key]) for key in keys), found["prompts"]] for name, found in chosen.items()]
         rows += [[f"{name}, paper (371 prompts, lost)", *(f"{row[key]:.2f}" for key in keys), 371] for name, row in published.SELECTION.items()]
         text += f"\n## Recall@k and Filter@k: substitute set\n\n{results['note']}\n\n" + report.markdown_table(["scorer", *keys, "prompts"], rows)
     return text
-
-
-percent = report.percent

@@ -38,7 +38,7 @@ def digest_images(paths: Iterable[str], root: str) -> str:
 
 def manifest(judges: Sequence[Judge], settings: dict[str, Any]) -> dict[str, Any]:
     """Versions, machine, settings and what each judge was: enough to run the same again and to see why numbers differ."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)

@@ -93,11 +93,11 @@ class Collator:
             judged.setdefault(index, []).extend(pairs)
         rows: list[tuple[int, int]] = []
         better_worse: list[tuple[int, int]] = []
-        for index, pairs in judged.items():
-            used = range(len(self.items[index].images)) if self.all_images else sorted({image for pair in pairs for image in pair}) or [0]
+        for index, judged_pairs in judged.items():
+            used = range(len(self.items[index].images)) if self.all_images else sorted({image for pair in judged_pairs for image in pair}) or [0]
             place = {image: len(rows) + offset for offset, image in enumerate(used)}
             rows += [(index, image) for image in used]
-            better_worse += [(place[better], place[worse]) for better, worse in pairs]
+            better_worse += [(place[better], place[worse]) for better, worse in judged_pairs]
         return Batch(self._inputs(rows), torch.tensor(better_worse, dtype=torch.int64).reshape(-1, 2), tuple(rows))
 
     def _inputs(self, rows: list[tuple[int, int]]) -> tuple[Tensor, ...]:
@@ -112,9 +112,9 @@ class Collator:
 def prefetch(make: Callable[[Any], Batch], parts: Sequence[Any]) -> Iterator[Batch]:
     """make(part) for each part, the next one being read while this one is computed."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="imagereward-batch") as pool:
-        pending = pool.submit(make, parts[0]) if parts else None
-        for index in range(len(parts)):
-            batch = pending.result()
-            if index + 1 < len(parts):
-                pending = pool.submit(make, parts[index + 1])
+        waiting = [pool.submit(make, part) for part in parts[:1]]
+        for part in [*parts[1:], None] if parts else []:
+            batch = waiting.pop().result()
+            if part is not None:
+                waiting.append(pool.submit(make, part))
             yield batch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 import sys
 import time
 from typing import Any
@@ -45,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             parser.add_argument(*spellings(entry.name), metavar=kind.__name__.upper() if kind in (int, float, str) else "NAME", help=text, **options)
     for name in IGNORED:
         options = {"dest": f"ignored_{name}", "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
-        parser.add_argument(*spellings(name), **({"action": "store_true"} if name in SWITCHES else {"nargs": "?"}), **options)
+        options |= {"action": "store_true"} if name in SWITCHES else {"nargs": "?"}
+        parser.add_argument(*spellings(name), **options)
 
 
 def config_from(args: argparse.Namespace) -> TrainConfig:
@@ -84,7 +86,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if not config.data:
         raise ConfigError("--data is missing: a file or folder of rankings or pairs")
+    from ..log import logger
     from .trainer import train
 
+    logger.setLevel(logging.INFO)  # hours without a word help nobody
     print(train(config, progress=ProgressLine()))
     return 0

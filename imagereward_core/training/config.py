@@ -151,7 +151,7 @@ def _typed(name: str, entry: dataclasses.Field, value: Any) -> Any:
     """The value in its field's type; YAML reads 1e-5 as a string and 0 as an integer."""
     if name == "model":
         return read_model(value)
-    kind = type(entry.default)
+    kind: Any = type(entry.default)
     try:
         if kind is bool and not isinstance(value, bool):
             return {"true": True, "false": False, "1": True, "0": False}[str(value).lower()]

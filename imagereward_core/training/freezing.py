@@ -1,8 +1,11 @@
-"""Which weights stay as they were."""
+"""Which weights stay as they were, and what is left to train."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
 
 from ..model import RewardModel
 
@@ -41,3 +44,15 @@ def freeze(net: RewardModel, fix_rate: float = 0.7, fix_base: bool = False) -> l
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(name not in frozen)
     return [name for name, parameter in net.named_parameters() if parameter.requires_grad]
+
+
+class HeadOnly(nn.Module):
+    """The reward head on cached features [N, W] → [N, 1], fp32 also under autocast."""
+
+    def __init__(self, net: RewardModel):
+        super().__init__()
+        self.mlp = net.mlp
+
+    def forward(self, features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            return self.mlp(features)

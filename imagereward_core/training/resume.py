@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from .config import TrainConfig
+from .ema import Ema
 
 # Settings that change neither the numbers of a run nor their order.
 FREE = ("resume", "workers", "tensorboard", "curve", "save_every", "cache", "savepath", "data", "images", "valid", "test", "download_root", "device")
@@ -28,7 +29,7 @@ class Position:
     stalled: int = 0
 
 
-def save_state(folder: Path, accelerator: Any, position: Position, config: TrainConfig) -> None:
+def save_state(folder: Path, accelerator: Any, position: Position, config: TrainConfig, ema: Ema | None = None) -> None:
     """Write weights, optimiser and position to `folder`/state. The former state stays until the new one is complete."""
     target, fresh, old = folder / "state", folder / "state.new", folder / "state.old"
     if accelerator.is_main_process and fresh.exists():
@@ -38,9 +39,11 @@ def save_state(folder: Path, accelerator: Any, position: Position, config: Train
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         values = {"position": dataclasses.asdict(position), "config": config.to_dict()}
+        if ema is not None:
+            ema.save(fresh / "ema.safetensors")
         (fresh / "run.json").write_text(json.dumps(values), encoding="utf-8")
         for file in fresh.iterdir():
-            with open(file, "rb") as handle:
+            with open(file, "rb+") as handle:
                 os.fsync(handle.fileno())
         if old.exists():
             shutil.rmtree(old)

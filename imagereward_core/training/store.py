@@ -34,7 +34,7 @@ class RowStore:
         self._map: np.memmap | None = None
         target = self.folder / "manifest.json"
         if not target.exists():
-            _write_atomically(target, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+            write_atomically(target, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
         self.reload()
 
     def reload(self) -> None:
@@ -81,7 +81,8 @@ class RowStore:
         return np.stack([self._map[place] for place in places]) if places else np.empty((0, *self.shape), self.dtype)
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
+    """The whole text or the file as it was."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)

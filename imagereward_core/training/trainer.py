@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from .. import __version__
 from ..errors import ConfigError, TrainingError
 from ..log import logger
-from ..model import RewardModel
 from .batches import Collator, Plan, prefetch
 from .cache import FeatureCache, Progress
 from .config import TrainConfig
@@ -25,26 +24,14 @@ from .dropout import apply_dropout
 from .ema import Ema
 from .evaluate import batch_loss, summarise, validate
 from .export import save_checkpoint
-from .freezing import freeze
+from .freezing import HeadOnly, freeze
 from .initial import initial_model
-from .launched import on_cpu
+from .launched import make_accelerator
 from .records import Records, draw_curve
 from .resume import Position, find_state, save_state
 from .schedule import learning_rate
-from .store import _write_atomically
+from .store import write_atomically
 from .watch import Watch
-
-
-class HeadOnly(nn.Module):
-    """The reward head on cached features [N, W] → [N, 1], fp32 also under autocast."""
-
-    def __init__(self, net: RewardModel):
-        super().__init__()
-        self.mlp = net.mlp
-
-    def forward(self, features: Tensor) -> Tensor:
-        with torch.autocast(features.device.type, enabled=False):
-            return self.mlp(features)
 
 
 class Trainer:
@@ -56,13 +43,16 @@ class Trainer:
         self.accelerator = make_accelerator(config)
         found = find_state(config)
         self.accelerator.wait_for_everyone()
-        self.net = initial_model(config)
-        config = dataclasses.replace(config, model=self.net.config)  # preload_path may have brought its own
         if self.accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "config.json").write_text(json.dumps(self.config.to_dict(), indent=1) + "\n", encoding="utf-8")
+            (self.folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n", encoding="utf-8")
+        if config.preload_path:  # it may bring an architecture of its own, whose image size the data is cached at
+            self.net = initial_model(config)
+            config = dataclasses.replace(config, model=self.net.config)
         with self.accelerator.main_process_first():
             self.data = load_datasets(config, self._main_progress)
+        if not config.preload_path:  # after the data: what is wrong with that should show before gigabytes are downloaded
+            self.net = initial_model(config)
         self.trained = freeze(self.net, config.fix_rate, config.fix_base)
         self.collate, self.collate_valid = self._collators(self.data)
         self._prepare()
@@ -72,6 +62,8 @@ class Trainer:
         self.position = Position()
         if found is not None:
             self.accelerator.load_state(str(found[0]))
+            if self.ema is not None:
+                self.ema.load(found[0] / "ema.safetensors")
             self.position = found[1]
         self.watch = Watch(config.stall_steps, self.position.stalled)
         self.records = (
@@ -104,8 +96,6 @@ class Trainer:
         optimizer = torch.optim.AdamW(weights, config.lr, (config.adam_beta1, config.adam_beta2), config.adam_eps, config.weight_decay)
         self.model, self.optimizer = self.accelerator.prepare(module, optimizer)
         self.ema = Ema(self.accelerator.unwrap_model(self.model), config.ema) if config.ema else None
-        if self.ema is not None:
-            self.accelerator.register_for_checkpointing(self.ema)
 
     def fit(self) -> Path:
         """Run to the end, early stop or `should_stop`; the path of the best checkpoint."""
@@ -131,7 +121,7 @@ class Trainer:
                 if position.update % self.valid_every == 0 or position.update == self.updates:
                     self._validate()
                 elif stop or position.update % config.save_every == 0:
-                    save_state(self.folder, self.accelerator, position, self.config)
+                    save_state(self.folder, self.accelerator, position, self.config, self.ema)
                 if stop:
                     break
             self._finish()
@@ -156,12 +146,12 @@ class Trainer:
             with waiting, self._randomness(index):
                 loss, rewards = batch_loss(self.model, batch, total)
                 accelerator.backward(loss * accelerator.num_processes)  # processes' gradients are averaged: make it a sum
-            r = rewards.detach().double().cpu()
+            r = rewards.detach().cpu().double()
             if len(batch.pairs):
                 better, worse = r[batch.pairs.cpu()].unbind(-1)
-                tally += torch.stack((loss.detach().double().cpu(), (better > worse).sum(), torch.tensor(len(r)), r.sum(), (r * r).sum()))
+                tally += torch.stack((loss.detach().cpu().double(), (better > worse).sum(), torch.tensor(len(r)), r.sum(), (r * r).sum()))
                 largest = torch.maximum(largest, r.abs().max())
-        norm = accelerator.clip_grad_norm_([w for w in self.model.parameters() if w.requires_grad], self.config.max_grad_norm or float("inf"))
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm or float("inf"))
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema is not None:
@@ -215,7 +205,7 @@ class Trainer:
             self.records.write("valid", position.update, **dataclasses.asdict(result))
             for name in ("last", "best") if improved else ("last",):
                 save_checkpoint(self.folder / f"{name}.safetensors", state, self.net.config, result.mean, result.std, facts)
-        save_state(self.folder, self.accelerator, position, self.config)
+        save_state(self.folder, self.accelerator, position, self.config, self.ema)
 
     def _finish(self) -> None:
         """Test the best checkpoint through the same door scoring uses, write result.json, draw the curve."""
@@ -228,7 +218,7 @@ class Trainer:
             }
             if self.data.test:
                 result["test"] = self._test()
-            _write_atomically(self.folder / "result.json", json.dumps(result, indent=1) + "\n")
+            write_atomically(self.folder / "result.json", json.dumps(result, indent=1) + "\n")
             if self.config.curve:
                 draw_curve(self.folder / "metrics.jsonl", self.folder / "curve.png")
         self.accelerator.wait_for_everyone()
@@ -237,7 +227,7 @@ class Trainer:
         from ..scorers.imagereward import load_imagereward
 
         scorer = load_imagereward(self.folder / "best.safetensors", device=self.accelerator.device, precision="fp32")
-        rewards = [scorer.score(item.prompt, list(item.images)) for item in self.data.test]
+        rewards = [scorer.score_pairs([item.prompt] * len(item.images), list(item.images)) for item in self.data.test]
         values = dataclasses.asdict(summarise(self.data.test, rewards))
         logger.info("test of the best checkpoint: accuracy %.4f on %d pairs", values["accuracy"], values["pairs"])
         return {key: values[key] for key in ("accuracy", "pairs")}
@@ -252,31 +242,6 @@ class Trainer:
     def _main_progress(self, stage: str, done: int, total: int, left: float) -> None:
         if self.progress is not None and self.accelerator.is_main_process:
             self.progress(stage, done, total, left)
-
-
-def make_accelerator(config: TrainConfig) -> Any:
-    """accelerate decides device, processes, DDP or FSDP from how the program was launched."""
-    try:
-        from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
-        from accelerate.state import AcceleratorState
-    except ImportError as error:
-        raise ConfigError("training needs the accelerate package: pip install accelerate") from error
-    if config.device not in ("", "cpu"):
-        raise ConfigError(f"device must be cpu or empty, found {config.device!r}: choose GPUs with CUDA_VISIBLE_DEVICES or accelerate launch")
-    AcceleratorState._reset_state()  # the precision of an earlier run in this process would be refused or kept
-    try:
-        accelerator = Accelerator(
-            cpu=on_cpu(config.device),
-            mixed_precision={"fp32": "no"}.get(config.precision, config.precision),
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-        )
-    except ValueError as error:
-        raise ConfigError(f"precision {config.precision} cannot be used here: {error}") from error
-    if config.precision == "fp16" and accelerator.device.type != "cuda":
-        raise ConfigError(f"precision fp16 needs a CUDA GPU, found {accelerator.device}: use bf16 or fp32")
-    if config.ema and accelerator.distributed_type == DistributedType.FSDP:
-        raise ConfigError("ema needs whole weights on every device: set ema 0 with FSDP")
-    return accelerator
 
 
 def train(config: TrainConfig, *, progress: Progress | None = None, should_stop: Callable[[], bool] | None = None) -> Path:

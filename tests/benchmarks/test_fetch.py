@@ -10,6 +10,7 @@ import pytest
 
 from imagereward_core.benchmarks import fetch, published
 from imagereward_core.errors import DownloadError
+from imagereward_core.training.public import extract, unpack
 from tests.unit.hub_server import Hub
 
 
@@ -25,9 +26,9 @@ def zipped(files):
 def hub(monkeypatch, tmp_path):
     with Hub() as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
-        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
         monkeypatch.setenv("IMAGEREWARD_HOME", str(tmp_path / "home"))
-        monkeypatch.setattr("imagereward_core.hub.offline", lambda: False)
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         yield server
 
 
@@ -63,6 +64,7 @@ def test_generations_of_chosen_models(hub, monkeypatch, tmp_path):
     hub.put("THUDM/ImageReward", "generations/sd1-4.zip", zipped({"sd1-4/1_0.png": b"png"}))
     hub.put("THUDM/ImageReward", "generations/versatile-diffusion.zip", zipped({"1_0.png": b"flat"}))
     _, folder = fetch.fetch_models(tmp_path, ["sd1-4", "vd"])
+    assert not any("vd.zip" in request.path for request in hub.downloads())
     assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png")) == ["sd1-4/1_0.png", "vd/1_0.png"]
 
 
@@ -71,11 +73,11 @@ def test_a_zip_that_reaches_outside_is_refused(hub, tmp_path, name):
     hub.put("THUDM/ImageReward", "generations/dalle2.zip", zipped({name: b"x"}))
     (tmp_path / "generations").mkdir()
     with pytest.raises(DownloadError, match="lies outside the folder"):
-        fetch.unpack(published.generations(published.GENERATORS[2]), tmp_path, "generations/dalle2")
+        unpack(published.generations(published.GENERATORS[2])[0], tmp_path, "generations/dalle2")
     assert not (tmp_path / "outside.txt").exists() and not (tmp_path / "generations/dalle2").exists()
 
 
 def test_a_damaged_zip_is_named(tmp_path):
     (tmp_path / "x.zip").write_bytes(zipped({"a": b"hello" * 100})[:-40])
     with pytest.raises(DownloadError, match=r"x\.zip cannot be unpacked"):
-        fetch.extract(tmp_path / "x.zip", tmp_path / "x")
+        extract(tmp_path / "x.zip", tmp_path / "x")

@@ -113,7 +113,7 @@ def test_other_scorers_have_keys_of_their_own(host, generate):
 
 def test_key_decimals_and_browser_score_are_options(host, generate):
     host.options.data.update(imagereward_key="Preference", imagereward_decimals=2, imagereward_write_aesthetic_score=True)
-    assert "Preference: 1.00, aesthetic_score: 8.4" in generate(seeds=1, batch_size=1, start=160).infotexts[0]
+    assert "Preference: 1.00, Preference model: ImageReward-v1.0, aesthetic_score: 8.4" in generate(seeds=1, batch_size=1, start=160).infotexts[0]
     host.options.data["imagereward_key"] = "score (v1)"  # the host could not read this one back
     assert "ImageReward: 1.00" in generate(seeds=1, batch_size=1, start=160).infotexts[0]
 

@@ -167,6 +167,7 @@ def test_cli_reports_errors_without_a_traceback(tmp_path, caplog):
     assert main(["export", "--run-dir", str(tmp_path / "run")]) == 1
 
 
+@pytest.mark.newest
 def test_cli_estimate(settings, tmp_path, capsys):
     (tmp_path / "run.json").write_text(settings.to_json())
     assert main(["estimate", "--config", str(tmp_path / "run.json")]) == 0

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from refl import Trainer, lora
 from refl.backend import load_backend
 from refl.errors import ConfigError, SaveError
+from refl.export import export_state
 from refl.ldm import UNET_PREFIX, UNetLayout
 from refl.single_file import save_tensors
-from refl.trainer import export_state
 
 from .test_algorithm import make_engine
 from .tiny import PROMPTS, SIZE, colour_mix

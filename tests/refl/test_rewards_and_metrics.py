@@ -74,7 +74,7 @@ def reward_file(tmp_path):
 
 
 def test_a_reward_model_of_the_core_trains_a_run(settings, reward_file):
-    config = dataclasses.replace(settings, rewards=[str(reward_file)], learning_rate=1e-2, max_train_steps=2)
+    config = dataclasses.replace(settings, rewards=[str(reward_file)], reward_target=1e6, learning_rate=1e-2, max_train_steps=2)
     trainer = Trainer(args=config, judges=[])
     result = trainer.train()
     assert result.state == "finished"

@@ -34,6 +34,7 @@ def test_killed_twice_and_resumed_gives_the_same_run_to_the_bit(tmp_path):
         assert len(losses(tmp_path / "broken")) == kill_after
     train(broken)
     assert len(losses(tmp_path / "straight")) == 12
+    assert (tmp_path / "broken/state/ema.safetensors").is_file() and not list((tmp_path / "broken/state").glob("custom*"))
     for kind in ("train", "valid"):
         assert events(tmp_path / "broken", kind) == events(tmp_path / "straight", kind)
     for name in ("best", "last"):

@@ -202,6 +202,13 @@ def test_another_prompt_or_model_is_scored_anew(run, folder, tmp_path, loads):
     assert len(loads) == 3
 
 
+def test_int8_scores_do_not_pass_for_exact_ones(run, folder):
+    run("score", folder / "2.png", "--write", "--precision", "int8")
+    assert read_score(folder / "2.png").model.endswith("] int8")
+    _, out, _ = run("score", folder / "2.png", "--json", "--precision", "fp32")
+    assert not json.loads(out)["images"][0]["stored"]
+
+
 def test_a_score_that_cannot_be_written_is_still_listed(run, tmp_path):
     picture(1).save(tmp_path / "cat.gif")
     code, out, err = run("score", tmp_path / "cat.gif", "-p", "a cat", "--write", "--json")

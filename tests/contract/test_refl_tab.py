@@ -1,0 +1,293 @@
+"""The ReFL tab's server side: the form, runs as processes, the queue, and what requests cannot do. No training here: the
+child is a small program that keeps the run folder's protocol."""
+
+import json
+import sys
+import time
+import types
+
+import pytest
+
+fastapi = pytest.importorskip("fastapi")
+testclient = pytest.importorskip("fastapi.testclient")
+
+CHILD = """
+import json, pathlib, sys, time
+if sys.argv[1] == "estimate":
+    print(json.dumps({"text": "needs 5.5 GB", "unet_calls": 3, "fits": True})); raise SystemExit
+folder = pathlib.Path(sys.argv[sys.argv.index("--run-dir") + 1])
+config = json.loads((folder / "config.json").read_text())
+def status(state, **more):
+    (folder / "s.tmp").write_text(json.dumps({"state": state, "heartbeat": time.time(), **more}))
+    (folder / "s.tmp").replace(folder / "status.json")
+def event(**data):
+    with open(folder / "events.jsonl", "a") as file:
+        file.write(json.dumps(data) + "\\n")
+(folder / "samples").mkdir(exist_ok=True)
+(folder / "samples" / "step-000000.png").write_bytes(b"png")
+print("hello from the child", flush=True)
+state, control = "training", folder / "control.json"
+done = json.loads(control.read_text())["id"] if control.exists() else 0  # what an earlier process was told
+for turn in range(2000):
+    command = json.loads(control.read_text()) if control.exists() else {"id": 0}
+    if command["id"] > done:
+        done = command["id"]
+        state = {"pause": "paused", "resume": "training"}.get(command["command"], state)
+        if command["command"] == "stop":
+            (folder / "checkpoints" / "step-000001").mkdir(parents=True)
+            (folder / "checkpoints" / "step-000001" / "state.json").write_text("{}")
+            status("stopped", step=1); break
+    status(state, step=turn)
+    if turn == 0: event(type="step", step=1, reward=0.5)
+    if config.get("resume_from_checkpoint") == "latest":
+        status("finished", step=9, result="/lora/x.safetensors"); break
+    if config["seed"] == 13: raise SystemExit("killed")
+    time.sleep(0.02)
+"""
+
+
+@pytest.fixture
+def page(host, tmp_path, monkeypatch):
+    """(client with the page's token, the runs, the host); its checkpoints are two empty files."""
+    for name in ("a.safetensors", "b.ckpt"):
+        (tmp_path / name).write_bytes(b"")
+    models = types.ModuleType("modules.sd_models")
+    infos = [types.SimpleNamespace(title=f"{name} [123]", filename=str(tmp_path / name)) for name in ("a.safetensors", "b.ckpt")]
+    models.checkpoints_list = {info.title: info for info in infos}
+    models.model_path = str(tmp_path / "sd")
+    monkeypatch.setitem(sys.modules, "modules.sd_models", models)
+    vae = types.ModuleType("modules.sd_vae")
+    vae.vae_dict = {"good.pt": str(tmp_path / "good.pt")}
+    monkeypatch.setitem(sys.modules, "modules.sd_vae", vae)
+    refreshed = []
+    sys.modules["modules.shared"].refresh_checkpoints = lambda: refreshed.append(1)
+    host.options.data["sd_model_checkpoint"] = "a.safetensors [123]"
+    api = host.part("train_api")
+    libraries = tmp_path / "child"
+    (libraries / "refl").mkdir(parents=True)
+    (libraries / "refl" / "__main__.py").write_text(CHILD)
+    api.runs()._environment = lambda: {"PYTHONPATH": str(libraries)}
+    monkeypatch.setattr(api, "environment", api.runs()._environment)
+    monkeypatch.setattr(api.installer, "status", lambda: {"missing": [], "installing": False, "error": ""})
+    app = fastapi.FastAPI()
+    for callback in host.callbacks.lists["on_app_started"]:
+        callback(None, app)
+    client = testclient.TestClient(app, headers={"X-ImageReward-Token": api.TOKEN})
+    client.refreshed = refreshed
+    yield client, api.runs(), host
+    for child in list(api.runs()._children.values()):
+        child.kill()
+        child.wait()
+
+
+URL = "/imagereward/v1/refl"
+
+
+def wait(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.05)
+
+
+def start(client, **settings):
+    answer = client.post(f"{URL}/runs", json={"settings": {"prompts": "a cat\na (dog:1.2)\n", **settings}})
+    assert answer.status_code == 200, answer.text
+    return answer.json()["id"]
+
+
+def state(client, run):
+    return client.get(f"{URL}/runs/{run}").json()["state"]
+
+
+def test_form_offers_what_the_host_has(page):
+    client, _, _ = page
+    data = client.get(f"{URL}/options").json()
+    assert data["checkpoints"] == ["a.safetensors [123]", "b.ckpt [123]"] and data["selected"] == "a.safetensors [123]"
+    assert "ImageReward-v1.0" in data["rewards"]
+    assert {field["name"] for field in data["fields"]} >= {"checkpoint", "prompts", "reward", "preset", "steps", "anchor", "held_out", "output"}
+
+
+def test_every_field_is_a_setting_of_the_trainer(page):
+    """One table: what the form sends, the training process understands, with values it accepts."""
+    from refl.config import ReFLConfig
+
+    client, _, host = page
+    fields = host.part("train_fields")
+    config = fields.build_config({"prompts": "a cat", "from_outputs": True, "judge": "CLIP"})
+    resolved = ReFLConfig.from_dict(config).resolved()
+    assert resolved.resolution == 512 and resolved.judges == ["CLIP"] and resolved.prompts == ["a cat"]
+    assert resolved.gradient_accumulation_steps == 16
+    for field in fields.FIELDS:
+        for choice in field.choices:
+            ReFLConfig.from_dict(fields.build_config({"prompts": "a cat", field.name: choice})).resolved()
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"prompts": "  \n"}, "Prompts"),
+        ({"checkpoint": "/etc/passwd"}, "no checkpoint"),
+        ({"reward": "../../x.safetensors"}, "no scorer"),
+        ({"steps": 0}, "Updates"),
+        ({"learning_rate": "fast"}, "Learning rate"),
+        ({"resolution": 100}, "multiple of 64"),
+        ({"algorithm": "magic"}, "Algorithm"),
+        ({"output_name": "../evil"}, "without folders"),
+        ({"export_dir": "/"}, "unknown field"),
+    ],
+)
+def test_bad_fields_are_named(page, settings, word):
+    client, runs, _ = page
+    answer = client.post(f"{URL}/runs", json={"settings": {"prompts": "a cat", **settings}})
+    assert answer.status_code == 422 and word in answer.json()["detail"]
+    assert runs.list() == []
+
+
+def test_run_from_start_to_result(page, tmp_path):
+    client, runs, host = page
+    run = start(client, seed=1)
+    wait(lambda: state(client, run) == "training")
+    config = json.loads((runs.path(run) / "config.json").read_text())
+    assert config["prompts"] == ["a cat", "a dog"] and config["pretrained_model_name_or_path"] == str(tmp_path / "a.safetensors")
+    assert config["export_dir"] == str(tmp_path / "models" / "Lora")
+    wait(lambda: client.get(f"{URL}/runs/{run}").json()["next"] == 1)
+    first = client.get(f"{URL}/runs/{run}").json()
+    assert first["events"] == [{"type": "step", "step": 1, "reward": 0.5}] and "hello from the child" in first["log"]
+    assert client.get(f"{URL}/runs/{run}?after=1").json()["events"] == []
+    assert client.get(f"{URL}/runs/{run}/samples/step-000000.png").content == b"png"
+    client.post(f"{URL}/runs/{run}/command", json={"command": "pause"})
+    wait(lambda: state(client, run) == "paused")
+    client.post(f"{URL}/runs/{run}/command", json={"command": "resume"})
+    wait(lambda: state(client, run) == "training")
+    assert client.delete(f"{URL}/runs/{run}").status_code == 422  # not while it runs
+    client.post(f"{URL}/runs/{run}/command", json={"command": "stop"})
+    wait(lambda: state(client, run) == "stopped")
+    wait(lambda: client.refreshed)  # the host lists its files again
+    client.post(f"{URL}/runs/{run}/command", json={"command": "resume"})  # an ended run goes on from its saved state
+    wait(lambda: state(client, run) == "finished")
+    assert client.get(f"{URL}/runs/{run}").json()["result"] == "/lora/x.safetensors"
+    assert client.get(f"{URL}/runs/{run}/settings").json()["settings"]["seed"] == 1
+    wait(lambda: not runs._children)
+    assert client.delete(f"{URL}/runs/{run}").status_code == 200 and runs.list() == []
+
+
+def test_one_run_at_a_time_the_others_wait(page):
+    client, runs, _ = page
+    first = start(client)
+    wait(lambda: state(client, first) == "training")
+    second, third = start(client), start(client)
+    time.sleep(1.5)
+    assert (state(client, second), state(client, third)) == ("queued", "queued") and len(runs._children) == 1
+    client.post(f"{URL}/runs/{second}/command", json={"command": "stop"})
+    assert state(client, second) == "cancelled"
+    client.post(f"{URL}/runs/{first}/command", json={"command": "stop"})
+    wait(lambda: state(client, third) == "training")
+
+
+def test_dead_child_is_reported_and_can_be_resumed(page):
+    client, runs, _ = page
+    run = start(client, seed=13)
+    wait(lambda: state(client, run) == "died")
+    data = client.get(f"{URL}/runs/{run}").json()
+    assert "ended without a word" in data["message"] and "killed" in data["log"] and not data["active"]
+
+
+def test_runs_are_found_again_after_a_restart(page):
+    client, runs, host = page
+    run = start(client)
+    wait(lambda: state(client, run) == "training")
+    again = type(runs)(runs.folder, runs._environment)  # as after a restart: nothing in memory
+    assert again.summary(run)["state"] == "training"
+    again.command(run, "stop")
+    wait(lambda: again.summary(run)["state"] == "stopped")
+    silent = type(runs)(runs.folder, runs._environment, clock=lambda: time.time() + 60)
+    (runs.path(run) / "status.json").write_text(json.dumps({"state": "training", "heartbeat": time.time()}))
+    assert silent.summary(run)["state"] == "died"  # no heartbeat for a minute
+
+
+def test_requests_reach_nothing_outside(page):
+    client, runs, _ = page
+    run = start(client)
+    for name in ("..%2f..%2fconfig.json", "config.json", "step-000000.png%00", "step-999999.png"):
+        assert client.get(f"{URL}/runs/{run}/samples/{name}").status_code in (404, 422)
+    for name in ("..", "%2e%2e", "20260101-000000-none", "x"):
+        assert client.get(f"{URL}/runs/{name}/report").status_code in (404, 422)
+    assert client.post(f"{URL}/runs/{run}/command", json={"command": "rm -rf"}).status_code == 422
+
+
+def test_accounts_and_the_pages_token(page):
+    client, _, host = page
+    host.cmd_opts.gradio_auth = "anna:secret"
+    assert client.get(f"{URL}/runs").status_code == 200
+    stranger = testclient.TestClient(client.app)
+    assert stranger.get(f"{URL}/runs").status_code == 401
+    assert stranger.get(f"{URL}/runs", headers={"X-ImageReward-Token": "wrong"}).status_code == 401
+    assert stranger.get(f"{URL}/runs", auth=("anna", "secret")).status_code == 200
+    tab = host.part("train_tab")
+    assert host.part("train_api").TOKEN in tab.root_html()
+
+
+def test_estimate_comes_from_the_training_process(page):
+    client, _, _ = page
+    answer = client.post(f"{URL}/estimate", json={"settings": {"prompts": "a cat"}})
+    assert answer.json() == {"text": "needs 5.5 GB", "unet_calls": 3, "fits": True}
+    assert client.post(f"{URL}/estimate", json={"settings": {}}).status_code == 422
+
+
+def test_missing_libraries_are_named_before_a_start(page, monkeypatch):
+    client, runs, host = page
+    monkeypatch.setattr(host.part("train_api").installer, "status", lambda: {"missing": ["diffusers==0.30.3"], "installing": False, "error": ""})
+    answer = client.post(f"{URL}/runs", json={"settings": {"prompts": "a cat"}})
+    assert answer.status_code == 422 and "diffusers==0.30.3" in answer.json()["detail"] and runs.list() == []
+
+
+def test_libraries_go_to_a_folder_of_their_own(host, tmp_path, monkeypatch):
+    libraries = host.part("refl_libs")
+    commands = []
+    monkeypatch.setattr(libraries, "missing", lambda folder: ["peft==0.13.2"])
+
+    def run(command, **_):
+        commands.append(command)
+        return types.SimpleNamespace(returncode=1, stdout="", stderr="no network")
+
+    monkeypatch.setattr(libraries.subprocess, "run", run)
+    installer = libraries.Installer(tmp_path / "libs", "python")
+    installer.start()
+    installer._thread.join(10)
+    assert commands == [
+        ["python", "-m", "pip", "install", "--disable-pip-version-check", "--no-deps", "--target", str(tmp_path / "libs"), "peft==0.13.2"]
+    ]
+    assert installer.status()["error"] == "no network"
+
+
+def test_version_comparison_and_environment(host, tmp_path, monkeypatch):
+    libraries = host.part("refl_libs")
+    assert libraries._version("0.30.3") == (0, 30, 3) and libraries._version("2.1.2+cu121") == (2, 1, 2) and libraries._version("1.0.dev0") == (1, 0)
+    found = [
+        types.SimpleNamespace(metadata={"Name": "diffusers"}, version="0.28.0"),
+        types.SimpleNamespace(metadata={"Name": "peft"}, version="0.13.2"),
+    ]
+    monkeypatch.setattr(libraries.importlib.metadata, "distributions", lambda path=None: [] if path else found)
+    wanted = libraries.missing(tmp_path)
+    assert "diffusers==0.30.3" in wanted and "peft==0.13.2" not in wanted
+    monkeypatch.setenv("PYTHONPATH", "/host")
+    (tmp_path / "libs").mkdir()
+    child = libraries.environment(tmp_path / "libs")
+    assert child["PYTHONPATH"].split(":")[0] == str(tmp_path / "libs") and "/host" not in child["PYTHONPATH"]
+
+
+def test_gpu_is_lent_and_taken_back(page, monkeypatch):
+    _, _, host = page
+    asked = []
+    lender = host.part("refl_host")
+    monkeypatch.setattr(lender.host, "device", lambda: "cuda")
+    models = sys.modules["modules.sd_models"]
+    models.unload_model_weights = lambda: asked.append("unload")
+    models.send_model_to_device = lambda model: asked.append(f"back {model}")
+    models.model_data = types.SimpleNamespace(sd_model="model")
+    lender.lend_gpu({"id": "1", "device": ""})
+    lender.take_back({"id": "1", "device": ""})
+    assert asked == ["unload", "back model"]
+    lender.lend_gpu({"id": "1", "device": "cpu"})
+    assert len(asked) == 2  # a run on the CPU leaves the host alone
