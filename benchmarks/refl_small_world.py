@@ -31,8 +31,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "refl+": {},
     "refl+ again": {},
     "refl+ without anchor": {"anchor": "none"},
-    "no anchor, learning rate 1e-3, stop rule off": {"anchor": "none", "learning_rate": 1e-3, "stop_rule": "off", "use_ema": False},
-    "no anchor, learning rate 1e-3, stop rule on": {"anchor": "none", "learning_rate": 1e-3, "stop_rule": "stop", "use_ema": False},
+    "no anchor, learning rate 1e-2, stop rule off": {"anchor": "none", "learning_rate": 1e-2, "stop_rule": "off", "use_ema": False},
+    "no anchor, learning rate 1e-2, stop rule on": {"anchor": "none", "learning_rate": 1e-2, "stop_rule": "stop", "use_ema": False},
 }
 
 
@@ -61,7 +61,7 @@ def settings(args: argparse.Namespace, prompts: list[str], changes: dict[str, An
         min_step=8,
         max_step=17,
         guidance_scale=4.0,
-        learning_rate=3e-4,
+        learning_rate=1e-3,
         lora_rank=8,
         train_batch_size=16,
         gradient_accumulation_steps=1,

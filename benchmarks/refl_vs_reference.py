@@ -47,6 +47,7 @@ def build(folder: Path) -> None:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
+    from safetensors.torch import load_file
     from transformers import CLIPTextConfig, CLIPTextModel
 
     from tests.refl.tiny import VAE_CONFIG, tokenizer_files, unet_config, write_tokenizer
@@ -57,6 +58,13 @@ def build(folder: Path) -> None:
     vocab, _ = tokenizer_files()
     sizes = {"vocab_size": len(vocab), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1}
     CLIPTextModel(CLIPTextConfig(**sizes, max_position_embeddings=77)).save_pretrained(folder / "text_encoder")
+    for part, old in (("unet", "diffusion_pytorch_model.bin"), ("vae", "diffusion_pytorch_model.bin"), ("text_encoder", "pytorch_model.bin")):
+        for path in (folder / part).glob("*.safetensors"):  # the reference's generation reads this format in all its parts
+            state = load_file(path)
+            if part == "vae":  # so were the names of the attention's matrices
+                for new, name in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
+                    state = {key.replace(f".{new}.", f".{name}."): tensor for key, tensor in state.items()}
+            torch.save(state, folder / part / old)
     write_tokenizer(folder / "tokenizer")
     (folder / "tokenizer" / "tokenizer_config.json").write_text(
         json.dumps({"model_max_length": 77, "pad_token": "<|endoftext|>", "tokenizer_class": "CLIPTokenizer"})
@@ -80,7 +88,7 @@ def reference(folder: Path) -> dict:
     torch.set_num_threads(1)
 
     class Rows:
-        column_names = ["text"]
+        column_names = ["image", "text"]
 
         def __init__(self, transform=None):
             self.transform = transform

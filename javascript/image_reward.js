@@ -78,6 +78,11 @@
         return {background: "rgb(" + mixed.join(",") + ")", text: bright ? "#000" : "#fff"};
     }
 
+    // By what the badge shows, so that a thumbnail marked 0.50 is not below 0.50.
+    function reaches(score, threshold) {
+        return threshold === null || Number(score.toFixed(2)) >= threshold;
+    }
+
     function setBadge(button, score, best, range) {
         let badge = button.querySelector(":scope > .imagereward-badge");
         if (score === null) {
@@ -163,13 +168,13 @@
             const image = button.querySelector("img");
             const score = image && state.scores.has(image.src) ? state.scores.get(image.src) : null;
             setBadge(button, score, score !== null && state.best === score && state.count > 1, state.range);
-            const below = score !== null && state.threshold !== null && score < state.threshold;
+            const below = score !== null && !reaches(score, state.threshold);
             setClass(button, "imagereward-below", below && !state.hide);
             setClass(button, "imagereward-hidden", below && state.hide);
         }
         if (state.bar) {
             const known = state.known;
-            const reach = state.threshold === null ? known.length : known.filter((score) => score >= state.threshold).length;
+            const reach = known.filter((score) => reaches(score, state.threshold)).length;
             const at = state.threshold === null ? "" : state.threshold.toFixed(2) + " · ";
             const text = at + reach + " of " + known.length;
             if (state.bar.status.textContent !== text) state.bar.status.textContent = text;

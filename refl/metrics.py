@@ -78,7 +78,7 @@ def win_rate(before: list[float], after: list[float], tie: float = 1e-6) -> tupl
 
 @dataclass(frozen=True)
 class StopRule:
-    """Recognises over-optimisation: the reward rises while something it is not trained on breaks.
+    """Recognises over-optimisation: the reward rises while something it is not trained on breaks. And damage: it falls.
 
     A judge counts as fallen when its paired change is negative by more than two standard errors. On the small world a
     collapsed run raised even a second reward model, while diversity and the denoising error gave it away; so those have
@@ -100,6 +100,9 @@ class StopRule:
             reasons.append(
                 f"the model is forgetting how to denoise: its error is {now.eps_mse / base.eps_mse:.1f} times the base model's (limit {self.max_eps_mse:g})"
             )
+        change, error = paired_change(base.scores["reward"], now.scores["reward"])
+        if change < -2 * error:
+            reasons.append(f"the reward itself falls on held-out prompts ({base.reward:.2f} to {now.reward:.2f}): the learning rate is too high")
         if now.reward > base.reward:
             for name in now.judges:
                 change, error = paired_change(base.scores[name], now.scores[name])

@@ -19,7 +19,7 @@ RESULTS = {
     "first": ([None, 1.22, -0.41, 0.58, -1.9, 0.0, 2.4, -0.05, 0.58], 1, "result"),
     "second": ([0.3, -0.7, 1.1, 0.2], 0, "infotext"),
     "masks": ([0.5, None, -0.5, None], 0, "masks"),
-    "told": ([0.5, None, None, -0.5, None, None], 0, "told"),
+    "told": ([0.496, None, None, -0.5, None, None], 0, "told"),
     "clip": ([0.21, 0.24, 0.29], 0, "clip"),
     "unscored": ([None, None], 0, "result"),
     "hundred": ([round(-2 + 0.04 * i, 2) for i in range(100)], 0, "result"),
