@@ -3,7 +3,7 @@
     python benchmarks/smallworld_proof.py --out docs/smallworld
 
 Captions are held out, seeds are fixed, intervals are bootstrapped over captions or pictures (95 %). Writes results.json,
-results.md and before/after sheets. About half an hour on two cores; --seeds and --pictures make it shorter.
+results.md and before/after sheets. About half an hour on two idle cores; --seeds and --pictures make it shorter.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import pathlib
 import platform
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -27,10 +29,10 @@ import torch  # noqa: E402
 import imagereward_core  # noqa: E402
 from smallworld.demo import ORACLE, TINY_REWARD, file_hash  # noqa: E402
 from smallworld.evaluate import held_out_scenes  # noqa: E402
-from smallworld.oracle import Oracle, judge, summarise  # noqa: E402
+from smallworld.oracle import Oracle, judge  # noqa: E402
 from smallworld.pipeline import TINY_SD, generate, load_pipeline  # noqa: E402
 from smallworld.report import Entry, Section, write_png  # noqa: E402
-from smallworld.teach import EVALUATION_SEED, Judged, TeachConfig, draw_and_judge, paired_interval, train_refl  # noqa: E402
+from smallworld.teach import EVALUATION_SEED, Judged, TeachConfig, draw_and_judge, paired_interval, read_events, train_refl  # noqa: E402
 
 CANDIDATES = 4
 
@@ -75,19 +77,27 @@ def compare(before: Judged, after: Judged) -> dict[str, Any]:
 
 def refl_evaluations(folder: pathlib.Path) -> list[dict[str, Any]]:
     """The trainer's own evaluations: step, reward, diversity, denoising error."""
-    events = [json.loads(line) for line in (folder / "refl" / "events.jsonl").read_text(encoding="utf-8").splitlines() if line]
+    events = read_events(folder / "refl" / "events.jsonl")
     found = [event for event in events if "eps_mse" in event]
     return [{name: event[name] for name in ("step", "reward", "diversity", "eps_mse", "verdict") if name in event} for event in found]
 
 
-def teach(seed: int, updates: int, scenes: list[Any], before: Judged, work: pathlib.Path, reward: pathlib.Path) -> tuple[dict[str, Any], Judged]:
-    """One ReFL run and its pictures."""
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One ReFL run: what it is called, its seed, the reward it follows."""
+
+    name: str
+    seed: int
+    reward: pathlib.Path
+
+
+def teach(run: Run, updates: int, work: pathlib.Path) -> tuple[pathlib.Path, int]:
+    """Train; returns the checkpoint and the seconds it took. Runs are processes of their own, so several can go side by side."""
     started = time.monotonic()
-    out = work / f"seed-{seed}-{reward.stem}"
+    out = work / f"{run.name}-{run.seed}"
     out.mkdir(parents=True)
-    checkpoint = train_refl(TeachConfig(out=out, updates=updates, seed=seed, reward=reward), lambda line: print(line, flush=True))
-    after = draw_and_judge(checkpoint, scenes, imagereward_core.load(str(TINY_REWARD), device="cpu"), Oracle.load(ORACLE))
-    return {"seed": seed, **compare(before, after), "evaluations": refl_evaluations(out), "seconds": round(time.monotonic() - started)}, after
+    config = TeachConfig(out=out, updates=updates, seed=run.seed, reward=run.reward)
+    return train_refl(config, lambda line: print(f"{run.name} {run.seed}: {line}", flush=True)), round(time.monotonic() - started)
 
 
 def sheet(path: pathlib.Path, scenes: list[Any], before: Judged, after: Judged, work: pathlib.Path, shown: int = 12) -> None:
@@ -120,6 +130,13 @@ def markdown(result: dict[str, Any]) -> str:
         "|---|---|---|---|",
         f"| {best['random']:.3f} | {best['picked']:.3f} | {best['lowest scored']:.3f} | {best['gain']:+.3f} ({best['gain 95 %'][0]:+.3f} to {best['gain 95 %'][1]:+.3f}) |",
         "",
+    ]
+    return "\n".join(lines + (refl_tables(result) if result["refl"] else [])) + "\n"
+
+
+def refl_tables(result: dict[str, Any]) -> list[str]:
+    """One row per run, then accuracy per attribute."""
+    lines = [
         "## ReFL",
         "",
         f"{result['updates']} updates of 16 pictures per run; {result['pictures']} held-out pictures with fixed seeds before and after.",
@@ -127,12 +144,12 @@ def markdown(result: dict[str, Any]) -> str:
         "| run | reward | every attribute right | change (95 % interval) | clutter, % of pixels | diversity | denoising error |",
         "|---|---|---|---|---|---|---|",
     ]
-    for run in result["refl"] + result.get("shuffled", []):
+    for run in result["refl"] + result["shuffled"]:
         low, high = run["change 95 %"]
         change = run["every attribute right"][1] - run["every attribute right"][0]
         first, last = run["evaluations"][0], run["evaluations"][-1]
         lines.append(
-            f"| {run.get('name', 'seed')} {run['seed']} | {run['reward'][0]:+.3f} → {run['reward'][1]:+.3f} "
+            f"| {run['name']} {run['seed']} | {run['reward'][0]:+.3f} → {run['reward'][1]:+.3f} "
             f"| {run['every attribute right'][0]:.3f} → {run['every attribute right'][1]:.3f} | {change:+.3f} ({low:+.3f} to {high:+.3f}) "
             f"| {100 * run['clutter'][0]:.2f} → {100 * run['clutter'][1]:.2f} "
             f"| {first['diversity']:.3f} → {last['diversity']:.3f} | {first['eps_mse']:.4f} → {last['eps_mse']:.4f} |"
@@ -151,44 +168,55 @@ def markdown(result: dict[str, Any]) -> str:
     for name in result["refl"][0]["accuracy"]:
         cells = [f"{run['accuracy'][name][0]:.3f} → {run['accuracy'][name][1]:.3f}" for run in result["refl"]]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3, help="ReFL training seeds")
+    parser.add_argument("--seeds", type=int, default=3, help="ReFL training seeds; 0 measures best-of-four alone")
     parser.add_argument("--updates", type=int, default=60)
+    parser.add_argument("--parallel", type=int, default=2, help="ReFL runs side by side, one thread each")
     parser.add_argument("--pictures", type=int, default=300)
     parser.add_argument("--captions", type=int, default=100, help="captions of best-of-four")
     parser.add_argument("--shuffled-reward", type=pathlib.Path, help="reward model trained on shuffled rankings, as a negative control")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the runs, which are processes of their own
     options.out.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {
         "machine": f"{platform.system()} {platform.machine()}, torch {torch.__version__}, one thread",
         "sha256": {path.name: file_hash(path) for path in (TINY_SD, TINY_REWARD, ORACLE)},
         "updates": options.updates,
         "pictures": options.pictures,
-        "best of four": best_of_four(options.captions, 90_000),
+        "refl": [],
+        "shuffled": [],
     }
-    print(json.dumps(result["best of four"]), flush=True)
     scenes = held_out_scenes(options.pictures, EVALUATION_SEED)
-    oracle = Oracle.load(ORACLE)
-    before = draw_and_judge(TINY_SD, scenes, imagereward_core.load(str(TINY_REWARD), device="cpu"), oracle)
-    result["base"] = dataclasses.asdict(summarise(scenes, oracle.read(before.pictures)))
-    result["refl"], result["shuffled"] = [], []
-    with tempfile.TemporaryDirectory() as temporary:
+    oracle, scorer = Oracle.load(ORACLE), imagereward_core.load(str(TINY_REWARD), device="cpu")
+    runs = [Run("seed", seed, TINY_REWARD) for seed in range(options.seeds)]
+    if options.shuffled_reward is not None:
+        runs.append(Run("shuffled labels, seed", 0, options.shuffled_reward.resolve()))
+    with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(options.parallel) as pool:
         work = pathlib.Path(temporary)
-        for seed in range(options.seeds):
-            run, after = teach(seed, options.updates, scenes, before, work, TINY_REWARD)
-            result["refl"].append(run)
-            if seed == 0:
+        trained = {pool.submit(teach, run, options.updates, work): run for run in runs}
+        result["best of four"] = best_of_four(options.captions, 90_000)
+        _write(options.out, result)
+        if not runs:
+            return 0
+        before = draw_and_judge(TINY_SD, scenes, scorer, oracle)
+        result["base"] = dataclasses.asdict(before.verdict)
+        for future in as_completed(trained):
+            run = trained[future]
+            checkpoint, seconds = future.result()
+            after = draw_and_judge(checkpoint, scenes, scorer, oracle)
+            facts = {"name": run.name, "seed": run.seed, **compare(before, after)}
+            facts |= {"evaluations": refl_evaluations(work / f"{run.name}-{run.seed}"), "seconds": seconds}
+            group = result["refl" if run.reward == TINY_REWARD else "shuffled"]
+            group.append(facts)
+            group.sort(key=lambda entry: entry["seed"])
+            if run.seed == 0 and run.reward == TINY_REWARD:
                 sheet(options.out / "before-after.png", scenes, before, after, work)
-            _write(options.out, result)
-        if options.shuffled_reward is not None:
-            run, _ = teach(0, options.updates, scenes, before, work, options.shuffled_reward.resolve())
-            result["shuffled"].append({"name": "shuffled labels, seed", **run})
             _write(options.out, result)
     print(f"wrote {options.out / 'results.md'}")
     return 0

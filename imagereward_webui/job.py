@@ -118,6 +118,7 @@ class Job:
             self._finish(p, processed)
         finally:
             self.closed = True
+            self.entries.clear()  # the writers left in the infotext dict must not keep the images alive
             for name, value in self._restore.items():
                 setattr(p, name, value)
             self.holder.after_job(unload=self.request.unload)

@@ -13,6 +13,7 @@ from .fields import BY_ATTR, FIELDS, FILTER_NONE, FILTER_SCORE, FILTER_TOP, Fiel
 DROPDOWN_LIMIT_LABEL = "Lower score limit"
 DROPDOWN_FILTER_LABEL = "Filter out images with low scores"
 
+STORED_DECIMALS = 4  # as written to infotexts by default
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off", "")
 
 
@@ -129,8 +130,11 @@ class ScoreRequest:
         return self.wanted > 0 and self.filter_by == FILTER_SCORE
 
     def passes(self, score: float | None) -> bool:
-        """Whether an image with this score reaches the limit. An unscored image always passes: it is kept."""
-        return self.filter_by != FILTER_SCORE or score is None or score >= self.limit
+        """Whether an image with this score reaches the limit. An unscored image always passes: it is kept.
+
+        A limit copied from an image's infotext must let that image pass, so the rounded score counts too.
+        """
+        return self.filter_by != FILTER_SCORE or score is None or max(score, round(score, STORED_DECIMALS)) >= self.limit
 
     def keep(self, scores: Sequence[float | None]) -> list[int]:
         """Which of these images to show, in the order to show them (indices into `scores`).

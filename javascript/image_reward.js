@@ -28,21 +28,20 @@
         return found ? Number(found[1]) : null;
     }
 
-    // One score or null per gallery position. The server says it exactly; other scripts' results are read from their infotexts.
+    // One score or null per gallery position. Infotexts are the truth where each position has one (the upscale button replaces
+    // one of them and nothing else); with masks in between, the server says which position has which score.
     function scoresByPosition(info, count) {
+        const first = info.index_of_first_image || 0;
+        const texts = (info.infotexts || []).slice(0, count);
+        const scores = texts.map((text, i) => (i < first ? null : scoreInInfotext(text)));
         const result = (info.extra_generation_params || {})["ImageReward result"];
+        if (scores.length === count) {
+            return scores;
+        }
         if (result && Array.isArray(result.scores) && result.scores.length === count) {
             return result.scores;
         }
-        const scores = (info.infotexts || []).slice(0, count).map(scoreInInfotext);
-        const first = info.index_of_first_image || 0;
-        if (scores.length > first && count > scores.length) {
-            return spreadOverMasks(scores, first, count);
-        }
-        while (scores.length < count) {
-            scores.push(null);
-        }
-        return scores;
+        return scores.length > first ? spreadOverMasks(scores, first, count) : Array(count).fill(null);
     }
 
     // Masks follow each image in the gallery, but have no infotext of their own.
@@ -77,6 +76,11 @@
         const mixed = from.map((channel, i) => Math.round(channel + (to[i] - channel) * share));
         const bright = 0.299 * mixed[0] + 0.587 * mixed[1] + 0.114 * mixed[2] > 150;
         return {background: "rgb(" + mixed.join(",") + ")", text: bright ? "#000" : "#fff"};
+    }
+
+    // By what the badge shows, so that a thumbnail marked 0.50 is not below 0.50.
+    function reaches(score, threshold) {
+        return threshold === null || Number(score.toFixed(2)) >= threshold;
     }
 
     function setBadge(button, score, best, range) {
@@ -164,13 +168,13 @@
             const image = button.querySelector("img");
             const score = image && state.scores.has(image.src) ? state.scores.get(image.src) : null;
             setBadge(button, score, score !== null && state.best === score && state.count > 1, state.range);
-            const below = score !== null && state.threshold !== null && score < state.threshold;
+            const below = score !== null && !reaches(score, state.threshold);
             setClass(button, "imagereward-below", below && !state.hide);
             setClass(button, "imagereward-hidden", below && state.hide);
         }
         if (state.bar) {
             const known = state.known;
-            const reach = state.threshold === null ? known.length : known.filter((score) => score >= state.threshold).length;
+            const reach = known.filter((score) => reaches(score, state.threshold)).length;
             const at = state.threshold === null ? "" : state.threshold.toFixed(2) + " · ";
             const text = at + reach + " of " + known.length;
             if (state.bar.status.textContent !== text) state.bar.status.textContent = text;

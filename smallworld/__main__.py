@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import time
@@ -15,6 +16,8 @@ from imagereward_core.errors import ImageRewardError
 def main(arguments: list[str] | None = None) -> int:
     """Parse, run one command, return the exit status: 0 done, 1 an error that the user can act on."""
     options = _parser().parse_args(arguments)
+    # transformers warns that torchvision is missing; nothing here uses it.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         return options.run(options)
     except ImageRewardError as error:

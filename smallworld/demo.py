@@ -27,13 +27,13 @@ TINY_REWARD = WEIGHTS / "tiny-imagereward.safetensors"
 ORACLE = WEIGHTS / "oracle.safetensors"
 DEFAULT_PROMPTS: tuple[str, ...] = (
     "a large red circle on a white background",
-    "a large green star on a white background",
-    "a large purple triangle on a white background",
-    "a large orange square on a black background",
-    "a large yellow star on a black background",
-    "a small blue square on a gray background",
-    "a large red triangle on a gray background",
-    "a large purple circle above a small green square on a black background",
+    "a large blue star on a white background",
+    "a large yellow circle below a small orange star on a black background",
+    "a large green triangle on a black background",
+    "a large orange star on a black background",
+    "a small yellow square on a gray background",
+    "a small blue circle right of a small blue star on a gray background",
+    "a large purple square above a small green triangle on a black background",
 )
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".avif"})
 Say = Callable[[str], None]

@@ -30,7 +30,7 @@ from .world import ERROR_TYPES, Scene, corrupt_scene, render, sample_scene
 @dataclass(frozen=True)
 class RewardPretraining:
     pictures: int = 10000
-    steps: int = 2000
+    steps: int = 5400
     batch_size: int = 48
     learning_rate: float = 1e-3
     seed: int = 606
@@ -78,7 +78,7 @@ class Pretrainer(nn.Module):
             nn.Linear(config.text.width, 2 * config.text.width), nn.GELU(), nn.Linear(2 * config.text.width, len(ERROR_TYPES))
         )
 
-    def forward(self, pixels: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(self, pixels: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Attribute logits [B, 3 F] (picture by the vision tower, picture and caption by the fused token), mismatch logits [B, 5]."""
         tokens = self.model.encode_image(pixels)
         fused = self.model.features(ids, mask, tokens)

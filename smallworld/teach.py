@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,14 +123,15 @@ def refl_settings(config: TeachConfig) -> dict[str, Any]:
         "guidance_scale": DEFAULT_GUIDANCE,
         "min_step": 8,
         "max_step": 17,
-        "learning_rate": 3e-4,
-        "lora_rank": 8,
+        "learning_rate": 1e-3,
+        "lora_rank": 16,
+        "lora_targets": "all",
         "train_batch_size": 16,
         "gradient_accumulation_steps": 1,
         "max_train_steps": config.updates,
         "gradient_checkpointing": False,
         "vae_checkpointing": False,
-        "eval_steps": max(10, config.updates // 4),
+        "eval_steps": max(10, config.updates // 2),
         "held_out": 16,
         "checkpointing_steps": config.updates,
         "output_dir": str(config.out / "refl"),
@@ -146,16 +149,40 @@ def train_refl(config: TeachConfig, say: Say) -> Path:
     settings.write_text(json.dumps(refl_settings(config), indent=1) + "\n", encoding="utf-8")
     say(f"teaching: {config.updates} ReFL updates of 16 pictures")
     command = [sys.executable, "-m", "refl", "train", "--config", str(settings)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace") as process:
-        tail: list[str] = []
-        for line in process.stdout or ():
-            tail = [*tail[-19:], line.rstrip()]
-            say(f"  {line.rstrip()}")
+    # The child must find the packages where this one does, installed or not.
+    root = str(Path(__file__).resolve().parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
+    log = config.out / "refl.log"
+    with open(log, "wb") as output, subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment) as process:
+        shown = 0
+        while process.poll() is None:
+            time.sleep(1)
+            shown = _report_progress(config.out / "refl" / "events.jsonl", shown, config.updates, say)
     result = config.out / "refl" / "tiny-sd-taught.safetensors"
     # 3 is the stop rule: it ends a run early and still exports the best weights.
     if process.returncode not in (0, 3) or not result.is_file():
+        tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:]
         raise SmallWorldError("the ReFL run failed; the end of its log:\n" + "\n".join(tail))
     return result
+
+
+def _report_progress(events: Path, shown: int, updates: int, say: Say, every: int = 5) -> int:
+    """Say how far the run is, once per ``every`` updates; returns the last update that was said."""
+    steps = [event for event in read_events(events) if event.get("type") == "step" and event["step"] >= shown + every]
+    if not steps:
+        return shown
+    last = steps[-1]
+    seconds = (updates - last["step"]) * last["seconds_per_update"]
+    say(f"  update {last['step']} of {updates}, reward {last['reward']:+.2f}, about {seconds:.0f} s left")
+    return int(last["step"])
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a run's event log; the last one may still be in the writing."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in lines if line]
 
 
 def _write_report(config: TeachConfig, scenes: Sequence[Scene], before: Judged, after: Judged) -> Path:

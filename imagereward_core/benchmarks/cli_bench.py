@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ..errors import ConfigError
 from ..training.cli_train import ProgressLine
-from .judges import SCRIPTED, Judge, load_judge
+from .judges import SCRIPTED, Judge, labels, load_judge
 from .scoring import World
 
 DEFAULT = "ImageReward-v1.0,CLIP,BLIP,Aesthetic"
@@ -43,12 +43,11 @@ def _judges(args: argparse.Namespace) -> list[Callable[[World], Judge]]:
     if not names:
         raise ConfigError("--scorers is empty")
 
-    def builder(name: str) -> Callable[[World], Judge]:
-        return lambda world: load_judge(
-            name, device=args.device or world.device, download_root=args.download_root, precision=args.precision, seed=args.seed
-        )
+    def builder(name: str, label: str) -> Callable[[World], Judge]:
+        options = {"download_root": args.download_root, "precision": args.precision, "seed": args.seed, "label": label}
+        return lambda world: load_judge(name, device=args.device or world.device, **options)
 
-    return [builder(name) for name in names]
+    return [builder(name, label) for name, label in zip(names, labels(names))]
 
 
 def run(args: argparse.Namespace) -> int:

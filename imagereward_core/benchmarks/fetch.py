@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ..errors import DownloadError
+from ..registry import Source
 from ..training.public import obtain, unpack
 from . import published
 
@@ -26,5 +28,16 @@ def fetch_models(folder: str | os.PathLike[str], names: Iterable[str] = ()) -> t
     wanted = set(names)
     for generator in published.GENERATORS:
         if not wanted or generator.folder in wanted or wanted & set(generator.aliases):
-            unpack(published.generations(generator), target, f"generations/{generator.folder}")
+            _unpack_first(published.generations(generator), target, f"generations/{generator.folder}")
     return prompts, target / "generations"
+
+
+def _unpack_first(sources: Sequence[Source], root: Path, name: str) -> Path:
+    """The content of the first of these zips that the hub has."""
+    for source in sources[:-1]:
+        try:
+            return unpack(source, root, name)
+        except DownloadError as error:
+            if "there is no such file" not in str(error):
+                raise
+    return unpack(sources[-1], root, name)

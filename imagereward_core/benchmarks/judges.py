@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import ConfigError
 from ..training.items import Item
+from ..weights import is_path
 
 if TYPE_CHECKING:
     from ..scorers.base import Scorer
@@ -56,8 +58,22 @@ def scripted(name: str, seed: int = 0) -> Judge | None:
 SCRIPTED = ("oracle", "inverted", "constant", "random")
 
 
-def scorer_judge(scorer: Scorer, precision: str) -> Judge:
-    """A judge from a loaded scorer."""
+def labels(names: Sequence[str]) -> list[str]:
+    """How judges are called in a report: their names; of checkpoints the file's name, with as many folders before it as it
+    takes to tell run1/best.safetensors from run2/best.safetensors. Raises ConfigError for the same judge twice."""
+    parts = [Path(name).absolute().with_suffix("").parts if is_path(name) else (name,) for name in names]
+    found = [path[-1] for path in parts]
+    depth = 1
+    while len(set(found)) < len(found):
+        depth += 1
+        if depth > max(map(len, parts)):
+            raise ConfigError(f"a scorer is named twice: {', '.join(names)}")
+        found = ["/".join(path[-depth:]) if found.count(label) > 1 else label for path, label in zip(parts, found)]
+    return found
+
+
+def scorer_judge(scorer: Scorer, precision: str, name: str = "") -> Judge:
+    """A judge from a loaded scorer, under its own name or another."""
     facts = {
         "weights_sha256": weights_digest(scorer),
         "precision": precision,
@@ -65,7 +81,7 @@ def scorer_judge(scorer: Scorer, precision: str) -> Judge:
         "mean": scorer.info.mean,
         "std": scorer.info.std,
     }
-    return Judge(scorer.name, lambda item: scorer.score_pairs([item.prompt] * len(item.images), list(item.images)), facts=facts)
+    return Judge(name or scorer.name, lambda item: scorer.score_pairs([item.prompt] * len(item.images), list(item.images)), facts=facts)
 
 
 def weights_digest(scorer: Scorer) -> str:
@@ -79,11 +95,11 @@ def weights_digest(scorer: Scorer) -> str:
     return digest.hexdigest()
 
 
-def load_judge(name: str, *, device: Any = None, download_root: str | None = None, precision: str = "fp32", seed: int = 0) -> Judge:
-    """A judge by name: scripted, of the registry, or the path of a reward model. Raises ModelNotFoundError."""
+def load_judge(name: str, *, device: Any = None, download_root: str | None = None, precision: str = "fp32", seed: int = 0, label: str = "") -> Judge:
+    """A judge by name: scripted, of the registry, or the path of a reward model, shown as `label`. Raises ModelNotFoundError."""
     found = scripted(name, seed)
     if found is not None:
         return found
     from ..scorers import load_scorer
 
-    return scorer_judge(load_scorer(name, device=device, download_root=download_root, precision=precision), precision)
+    return scorer_judge(load_scorer(name, device=device, download_root=download_root, precision=precision), precision, label if is_path(name) else "")

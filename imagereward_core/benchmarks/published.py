@@ -22,23 +22,25 @@ LOST = (
 
 @dataclass(frozen=True)
 class Generator:
-    """A text-to-image model of Table 1: folder of its images, human wins, the paper's mean ImageReward, the hub's zip."""
+    """A text-to-image model of Table 1: folder of its images, human wins, the paper's mean ImageReward.
+
+    aliases: other names of the folder, and of its zip: the authors' script and their README do not agree on one.
+    """
 
     folder: str
     name: str
     wins: int
     mean: float
-    zip: str
     aliases: tuple[str, ...] = ()
 
 
 GENERATORS = (
-    Generator("openjourney", "Openjourney", 507, 0.2614, "openjourney.zip"),
-    Generator("sd2-1", "Stable Diffusion 2.1-base", 463, 0.2458, "sd2-1.zip"),
-    Generator("dalle2", "DALL-E 2", 390, 0.2114, "dalle2.zip"),
-    Generator("sd1-4", "Stable Diffusion 1.4", 362, 0.1344, "sd1-4.zip"),
-    Generator("vd", "Versatile Diffusion", 340, -0.2470, "versatile-diffusion.zip", ("versatile-diffusion",)),
-    Generator("cogview2", "CogView 2", 74, -1.2376, "cogview2.zip"),
+    Generator("openjourney", "Openjourney", 507, 0.2614),
+    Generator("sd2-1", "Stable Diffusion 2.1-base", 463, 0.2458),
+    Generator("dalle2", "DALL-E 2", 390, 0.2114),
+    Generator("sd1-4", "Stable Diffusion 1.4", 362, 0.1344),
+    Generator("vd", "Versatile Diffusion", 340, -0.2470, ("versatile-diffusion",)),
+    Generator("cogview2", "CogView 2", 74, -1.2376),
 )
 SPEARMAN = {"ImageReward-v1.0": 1.00, "CLIP": 0.60}  # against the human wins
 
@@ -56,6 +58,7 @@ PROMPTS_JSON = Source(
 TEST_IMAGES = Source("test_images.zip", repo="THUDM/ImageReward", about=1_160_000_000)
 
 
-def generations(generator: Generator) -> Source:
-    """The zip of one model's images."""
-    return Source(f"generations/{generator.zip}", repo="THUDM/ImageReward", about=400_000_000)
+def generations(generator: Generator) -> list[Source]:
+    """The zip of one model's images, under each name it may have."""
+    names = (generator.folder, *generator.aliases)
+    return [Source(f"generations/{name}.zip", repo="THUDM/ImageReward", about=400_000_000) for name in names]

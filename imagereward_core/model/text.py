@@ -21,6 +21,7 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int, source_width: int):
         super().__init__()
         self.heads = heads
+        self.dropout = 0.0  # of attention probabilities, in training mode; set by the trainer
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(source_width, width)
         self.value = nn.Linear(source_width, width)
@@ -33,7 +34,8 @@ class SelfAttention(nn.Module):
         return self.split(self.key(source)), self.split(self.value(source))
 
     def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-        x = F.scaled_dot_product_attention(self.split(self.query(x)), *keys_values, attn_mask=mask)
+        rate = self.dropout if self.training else 0.0
+        x = F.scaled_dot_product_attention(self.split(self.query(x)), *keys_values, attn_mask=mask, dropout_p=rate)
         return x.transpose(1, 2).flatten(2)
 
 

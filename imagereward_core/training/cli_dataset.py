@@ -24,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--size", type=int, default=224, help="image side in pixels, that of the model to train")
     build.add_argument("--skip-bad", action="store_true", help="leave out what is damaged instead of stopping")
     build.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1))
+    build.add_argument(
+        "--features", default="", metavar="MODEL", help="also cache this reward model's features (blip: BLIP-large's), for train --fix_base"
+    )
     download = actions.add_parser("download", help="fetch THUDM/ImageRewardDB from the Hugging Face hub")
     download.add_argument("--out", required=True, help="folder to put it in")
     download.add_argument("--subset", choices=("1k", "2k", "4k", "8k"), default="8k", help="number of training prompts")
@@ -50,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
         size=args.size,
         skip_bad=args.skip_bad,
         workers=args.workers,
+        features=args.features,
         progress=ProgressLine(),
     )
     print(json.dumps(manifest, ensure_ascii=False, indent=1))

@@ -120,12 +120,14 @@ def build_dataset(
     size: int = 224,
     skip_bad: bool = False,
     workers: int = 2,
+    features: str = "",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """`imagereward dataset build`: validate, split by prompt and cache, into a folder that `train --data` takes.
 
     Writes train.json, valid.json, test.json (ImageReward's format, absolute image paths), cache/ and manifest.json, and
     returns the manifest. Can be stopped and run again. Raises DataError listing all problems unless `skip_bad`.
+    features: a reward model's file, or "blip" for BLIP-large: its features are cached as well, for runs with fix_base.
     """
     target = Path(out)
     target.mkdir(parents=True, exist_ok=True)
@@ -139,17 +141,33 @@ def build_dataset(
             write_atomically(path, json.dumps([item_to_dict(item) for item in part], ensure_ascii=False, indent=1) + "\n")
         else:
             path.unlink(missing_ok=True)
+    feature_store = _cache_features(features, items, pixels, progress) if features else None
     manifest = {
         "source": os.path.abspath(data),
         "seed": seed,
         "image_size": size,
         "pixels": pixels.store.folder.name,
+        "features": feature_store,
         "ties": reading.ties,
         "left_out": [str(problem) for problem in reading.problems],
         "parts": {name: counts(part) for name, part in parts.items()},
     }
     write_atomically(target / "manifest.json", json.dumps(manifest, ensure_ascii=False, indent=1) + "\n")
     return manifest
+
+
+def _cache_features(source: str, items: Sequence[Item], pixels: PixelCache, progress: Progress | None) -> str:
+    """Features of all items under the frozen backbone of `source`; the name of their folder in the cache."""
+    from ..scorers.base import pick_device
+    from .cache import FeatureCache
+    from .initial import initial_model
+
+    net = initial_model(TrainConfig(preload_path="" if source == "blip" else source))
+    if net.config.vision.image_size != pixels.size:
+        raise DataError(f"{source} takes images of {net.config.vision.image_size} pixels, and size is {pixels.size}: set them equal")
+    cache = FeatureCache(pixels.store.folder.parent, net, pixels)
+    cache.build(items, pick_device(), progress)
+    return cache.store.folder.name
 
 
 def counts(items: Sequence[Item]) -> Mapping[str, int]:

@@ -9,17 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..model import RewardModel
-from ..model.text import Output
+from ..model.text import Output, SelfAttention
 
-TEXT = 0.1  # BERT's hidden dropout
+TEXT = 0.1  # BERT's, of hidden states and of attention probabilities
 DROP_PATH = 0.1  # at the last vision block, growing linearly from 0 at the first (Huang et al. 2016)
 
 
 def apply_dropout(net: RewardModel, factor: float = 1.0) -> None:
-    """Give `net` the published rates times `factor`, active in training mode only; 0 removes the head's own as well.
-
-    BERT's dropout of attention probabilities (0.1 in the authors' code) is left out: it forbids the fused attention.
-    """
+    """Give `net` the published rates times `factor`, active in training mode only; 0 removes the head's own as well."""
     for module in net.mlp.modules():
         if isinstance(module, nn.Dropout):
             module.p = min(1.0, module.p * factor)
@@ -28,7 +25,9 @@ def apply_dropout(net: RewardModel, factor: float = 1.0) -> None:
     rate = min(1.0, TEXT * factor)
     net.blip.text_encoder.embeddings.LayerNorm.register_forward_hook(_dropout(rate))
     for module in net.blip.text_encoder.modules():
-        if isinstance(module, Output):
+        if isinstance(module, SelfAttention):
+            module.dropout = rate
+        elif isinstance(module, Output):
             module.dense.register_forward_hook(_dropout(rate))
     blocks: Any = net.blip.visual_encoder.blocks
     for index, block in enumerate(blocks):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .. import hub
 from ..errors import DownloadError
+from ..progress import Bar
 from ..registry import Source
 
 
@@ -20,7 +21,6 @@ def obtain(source: Source, root: Path) -> Path:
     if hub.offline():
         raise DownloadError(f"{target} is not there, and offline mode is on. Download {hub.address(source)} by hand and put it there")
     from .. import download
-    from ..progress import Bar
 
     remote = hub.ask(source) if source.repo else download.ask(source.url, source.size, source.sha256)
     with Bar(source.filename) as bar:

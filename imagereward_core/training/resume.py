@@ -43,7 +43,7 @@ def save_state(folder: Path, accelerator: Any, position: Position, config: Train
             ema.save(fresh / "ema.safetensors")
         (fresh / "run.json").write_text(json.dumps(values), encoding="utf-8")
         for file in fresh.iterdir():
-            with open(file, "rb") as handle:
+            with open(file, "rb+") as handle:
                 os.fsync(handle.fileno())
         if old.exists():
             shutil.rmtree(old)

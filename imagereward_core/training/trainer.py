@@ -43,13 +43,16 @@ class Trainer:
         self.accelerator = make_accelerator(config)
         found = find_state(config)
         self.accelerator.wait_for_everyone()
-        self.net = initial_model(config)
-        config = dataclasses.replace(config, model=self.net.config)  # preload_path may have brought its own
         if self.accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "config.json").write_text(json.dumps(self.config.to_dict(), indent=1) + "\n", encoding="utf-8")
+            (self.folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n", encoding="utf-8")
+        if config.preload_path:  # it may bring an architecture of its own, whose image size the data is cached at
+            self.net = initial_model(config)
+            config = dataclasses.replace(config, model=self.net.config)
         with self.accelerator.main_process_first():
             self.data = load_datasets(config, self._main_progress)
+        if not config.preload_path:  # after the data: what is wrong with that should show before gigabytes are downloaded
+            self.net = initial_model(config)
         self.trained = freeze(self.net, config.fix_rate, config.fix_base)
         self.collate, self.collate_valid = self._collators(self.data)
         self._prepare()
@@ -143,12 +146,12 @@ class Trainer:
             with waiting, self._randomness(index):
                 loss, rewards = batch_loss(self.model, batch, total)
                 accelerator.backward(loss * accelerator.num_processes)  # processes' gradients are averaged: make it a sum
-            r = rewards.detach().double().cpu()
+            r = rewards.detach().cpu().double()
             if len(batch.pairs):
                 better, worse = r[batch.pairs.cpu()].unbind(-1)
-                tally += torch.stack((loss.detach().double().cpu(), (better > worse).sum(), torch.tensor(len(r)), r.sum(), (r * r).sum()))
+                tally += torch.stack((loss.detach().cpu().double(), (better > worse).sum(), torch.tensor(len(r)), r.sum(), (r * r).sum()))
                 largest = torch.maximum(largest, r.abs().max())
-        norm = accelerator.clip_grad_norm_([w for w in self.model.parameters() if w.requires_grad], self.config.max_grad_norm or float("inf"))
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm or float("inf"))
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema is not None:

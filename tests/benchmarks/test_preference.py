@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from imagereward_core.benchmarks import cli_bench, published
-from imagereward_core.benchmarks.judges import Judge, scripted, weights_digest
+from imagereward_core.benchmarks.judges import Judge, labels, scripted, weights_digest
 from imagereward_core.benchmarks.preference import run_preference
 from imagereward_core.benchmarks.scoring import World, score_items
 from imagereward_core.errors import ConfigError, DataError
@@ -150,6 +150,14 @@ def test_pairs_are_no_ranking(tmp_path):
     (tmp_path / "p.json").write_text('[{"prompt": "x", "better": "a.png", "worse": "b.png"}]')
     with pytest.raises(DataError, match="needs rankings"):
         run_preference(tmp_path / "p.json", "", [], tmp_path)
+
+
+def test_checkpoints_of_the_same_name_are_told_apart():
+    assert labels(["CLIP", "x/run1/best.safetensors", "run2/best.safetensors", "a.pt"]) == ["CLIP", "run1/best", "run2/best", "a"]
+    assert labels(["u/run/best.pt", "v/run/best.pt"]) == ["u/run/best", "v/run/best"]
+    for twice in (["CLIP", "CLIP"], ["run/best.pt", "run/best.pt"]):
+        with pytest.raises(ConfigError, match="named twice"):
+            labels(twice)
 
 
 def test_command_line_mistakes(tmp_path):

@@ -19,6 +19,7 @@ RESULTS = {
     "first": ([None, 1.22, -0.41, 0.58, -1.9, 0.0, 2.4, -0.05, 0.58], 1, "result"),
     "second": ([0.3, -0.7, 1.1, 0.2], 0, "infotext"),
     "masks": ([0.5, None, -0.5, None], 0, "masks"),
+    "told": ([0.496, None, None, -0.5, None, None], 0, "told"),
     "clip": ([0.21, 0.24, 0.29], 0, "clip"),
     "unscored": ([None, None], 0, "result"),
     "hundred": ([round(-2 + 0.04 * i, 2) for i in range(100)], 0, "result"),
@@ -39,12 +40,12 @@ def generate(name):
     key = "CLIP score" if source == "clip" else "ImageReward"
     texts = []
     for i, score in enumerate(scores):
-        if source == "masks" and i % 2:
+        if source in ("masks", "told") and score is None:
             continue  # masks have no infotext
         pair = f"{key}: {score:.4f}, " if score is not None else ""
         texts.append(f"a cat, ImageReward: 9.9\nSteps: 20, Sampler: Euler, Seed: {i}, {pair}Version: 1")
     info = {"infotexts": texts, "index_of_first_image": first, "extra_generation_params": {}}
-    if source == "result":
+    if source in ("result", "told"):
         info["extra_generation_params"]["ImageReward result"] = {"scores": scores}
     return [picture(name, i) for i in range(len(scores))], json.dumps(info)
 

@@ -84,6 +84,14 @@ def test_masks_have_no_badge(page):
     page.evaluate("opts.return_mask = false")
 
 
+def test_the_server_tells_where_the_images_are_among_masks(page):
+    generate(page, "told", 6)
+    assert badges(page) == ["★ 0.50", None, None, "-0.50", None, None]
+    page.fill("#imagereward-threshold-txt2img", "0.5")  # the first is 0.496, and shows as 0.50
+    assert below(page, "imagereward-below") == [3]
+    page.eval_on_selector("#imagereward-threshold-txt2img", "s => { s.value = s.min; s.dispatchEvent(new Event('input')); }")
+
+
 def test_cosines_are_coloured_within_the_gallery(page):
     generate(page, "clip", 3)
     assert badges(page) == ["0.21", "0.24", "★ 0.29"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from smallworld.oracle import Verdict
-from smallworld.teach import Judged, Outcome, TeachConfig, paired_interval, refl_settings
+from smallworld.teach import Judged, Outcome, TeachConfig, _report_progress, paired_interval, read_events, refl_settings
 from smallworld.world import parse_caption
 
 
@@ -42,3 +42,15 @@ def test_refl_knows_every_setting(tmp_path):
     config = pytest.importorskip("refl.config")
     resolved = config.ReFLConfig.from_dict(refl_settings(TeachConfig(out=tmp_path, updates=3))).resolved()
     assert resolved.max_train_steps == 3
+
+
+def test_progress_is_said_every_five_updates_and_half_a_line_waits(tmp_path):
+    log, said = tmp_path / "events.jsonl", []
+    assert _report_progress(log, 0, 20, said.append) == 0
+    step = '{{"type": "step", "step": {}, "reward": 0.5, "seconds_per_update": 2.0}}\n'
+    log.write_text("".join(step.format(number) for number in range(1, 5)) + '{"type": "st')
+    assert len(read_events(log)) == 4
+    assert _report_progress(log, 0, 20, said.append) == 0
+    log.write_text("".join(step.format(number) for number in range(1, 7)))
+    assert _report_progress(log, 0, 20, said.append) == 6
+    assert said == ["  update 6 of 20, reward +0.50, about 28 s left"]

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from imagereward_core.model import RewardModel
+from imagereward_core.model.text import SelfAttention
 from imagereward_core.training.dropout import _drop_path, apply_dropout
 from imagereward_core.training.initial import initialise
 
@@ -70,3 +71,18 @@ def test_drop_path_keeps_the_mean_and_drops_whole_samples():
     assert sorted(set(per_sample[:, 0].tolist())) == pytest.approx([0, 4 / 3])
     assert dropped.mean().item() == pytest.approx(1, abs=0.02)
     assert torch.equal(_drop_path(0.25)(module.eval(), (), torch.ones(5, 2)), torch.ones(5, 2))
+
+
+def test_attention_probabilities_are_dropped_too():
+    """Of hooks and probabilities, the latter alone: a text layer whose hooks are gone still varies in training mode."""
+    net = network(1.0)
+    attentions = [module for module in net.modules() if isinstance(module, SelfAttention)]
+    assert len(attentions) == 2 * TINY.text.depth and all(module.dropout == 0.1 for module in attentions)
+    attention = attentions[0].train()
+    torch.manual_seed(0)
+    x = torch.randn(8, 5, TINY.text.width)
+    draws = [attention(x, attention.keys_values(x), None) for _ in range(2)]
+    assert not torch.equal(*draws)
+    still = attention.eval()(x, attention.keys_values(x), None)
+    average = torch.stack([attention.train()(x, attention.keys_values(x), None) for _ in range(400)]).mean(0)
+    assert (average - still).abs().max() < 0.1

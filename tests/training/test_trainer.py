@@ -13,14 +13,17 @@ from imagereward_core.config import METADATA_KEY, ModelConfig, TextConfig
 from imagereward_core.errors import ConfigError, DataError, TrainingError
 from imagereward_core.model import RewardModel
 from imagereward_core.training import train
+from imagereward_core.training.dataset import build_dataset
 from imagereward_core.training.ema import Ema
 from imagereward_core.training.export import TRAINING_KEY
 from imagereward_core.training.freezing import freeze
 from imagereward_core.training.initial import initial_model, initialise
+from imagereward_core.training.items import pairs_of
 from imagereward_core.training.trainer import Trainer
 from imagereward_core.training.watch import Watch
 from imagereward_core.weights import read_state
 
+from .drawn import write_rankings
 from .small import TINY, events, losses, quick
 
 
@@ -113,6 +116,18 @@ def test_head_only_learns_on_cached_features(tmp_path, monkeypatch):
     monkeypatch.undo()
     train(dataclasses.replace(config, savepath=str(tmp_path / "full"), fix_base=False, fix_rate=1.0))
     assert losses(tmp_path / "full") == pytest.approx(losses(tmp_path / "run"), abs=1e-5)
+
+
+def test_features_cached_with_the_data_set_are_used(tmp_path, monkeypatch):
+    base = train(quick(tmp_path, savepath=str(tmp_path / "base"), train_iters=1))
+    data = tmp_path / "data/rankings.json"
+    with pytest.raises(DataError, match="takes images of 16 pixels, and size is 32"):
+        build_dataset(data, tmp_path / "wrong", size=32, features=str(base))
+    manifest = build_dataset(data, tmp_path / "built", size=16, valid_fraction=0.25, features=str(base))
+    assert manifest["features"] in {path.name for path in (tmp_path / "built/cache").iterdir()}
+    monkeypatch.setattr(RewardModel, "features", lambda *args: pytest.fail("computed again"))
+    train(quick(tmp_path, data=str(tmp_path / "built"), model=ModelConfig(), preload_path=str(base), fix_base=True, train_iters=2))
+    assert len(losses(tmp_path / "run")) == 2
 
 
 def test_ema_of_known_numbers(tmp_path):
@@ -230,6 +245,14 @@ def test_blip_initialisation_takes_the_backbone_and_leaves_the_rest(tmp_path, mo
 # --- refusals -----------------------------------------------------------------------------------------------------------
 
 
+def test_bad_data_is_refused_before_weights_are_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("imagereward_core.training.initial.weights.locate", lambda *args, **options: pytest.fail("weights first"))
+    config = quick(tmp_path, init="blip", model=ModelConfig())
+    next((tmp_path / "data").glob("*.png")).unlink()
+    with pytest.raises(DataError, match="no such image"):
+        train(config)
+
+
 def test_no_data(tmp_path):
     with pytest.raises(DataError, match="no training data"):
         train(quick(tmp_path, data=""))
@@ -257,3 +280,21 @@ def test_curve_and_tensorboard(tmp_path):
     board = EventAccumulator(str(tmp_path / "run/tensorboard"))
     board.Reload()
     assert [event.value for event in board.Scalars("train/loss")] == pytest.approx(losses(tmp_path / "run"))
+
+
+def test_pairs_without_rankings_train_too(tmp_path):
+    """A pair CSV, whole prompts or single pairs at a time, judged by the same count of pairs."""
+    source = json.loads((write_rankings(tmp_path / "pictures", 8, size=16, k=4)).read_text())
+    table = tmp_path / "pictures/pairs.csv"
+    lines = [
+        f'"{item["prompt"]}",{item["generations"][better]},{item["generations"][worse]}'
+        for item in source
+        for better, worse in pairs_of(item["ranking"])
+    ]
+    table.write_text("\n".join(["prompt,better,worse", *lines]))
+    for name, rank_pair in (("whole", False), ("single", True)):
+        train(quick(tmp_path, data=str(table), savepath=str(tmp_path / name), epochs=1, rank_pair=rank_pair, test_fraction=0.2))
+        seen = sum(event["pairs"] for event in events(tmp_path / name, "train"))
+        valid = events(tmp_path / name, "valid")[0]["pairs"]
+        test = json.loads((tmp_path / name / "result.json").read_text())["test"]["pairs"]
+        assert seen + valid + test == len(lines)
