@@ -165,6 +165,9 @@ def estimate(
         tracker.peak = tracker.now
         engine = Engine(short, backend, reward, [""], lambda prompts: row.expand(len(prompts)), Processes("cpu"))  # type: ignore[arg-type]
         weights = tracker.now
+        known = sum(parameter.untyped_storage().nbytes() for net in (backend.unet, backend.vae) for parameter in net.parameters())
+        if weights < known:  # torch before 2.2 forgets storages that still live
+            raise ReFLError(f"torch {torch.__version__} cannot count memory: an estimate needs torch 2.2 or newer; the run itself does not")
         tracker.peak = tracker.now
         _fake_update(engine)
         tensors = tracker.peak
