@@ -3,7 +3,8 @@
     python benchmarks/refl_small_world.py --reward tiny-imagereward.safetensors --out results/refl
 
 Trains tiny-sd with several settings and writes one JSON file with the machine, the versions and, for each run, the metrics
-of every evaluation on held-out captions with fixed seeds, and the pictures before and after.
+of every evaluation on held-out captions with fixed seeds, and the pictures before and after. Runs that the file holds already
+are kept, so --only adds to it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ BORDER = 6
 RUNS: dict[str, dict[str, Any]] = {
     "refl+": {},
     "refl+ again": {},
-    "refl+ without anchor": {"anchor": "none"},
+    "refl+ without anchor": {"anchor": "none", "use_ema": False},
     "no anchor, learning rate 1e-2, stop rule off": {"anchor": "none", "learning_rate": 1e-2, "stop_rule": "off", "use_ema": False},
     "no anchor, learning rate 1e-2, stop rule on": {"anchor": "none", "learning_rate": 1e-2, "stop_rule": "stop", "use_ema": False},
 }
@@ -102,7 +103,8 @@ def main() -> None:
     runs = dict(RUNS)
     if args.shuffled:
         runs["shuffled labels"] = {"rewards": [str(args.shuffled)]}
-    results: dict[str, Any] = {}
+    target = args.out / "refl_small_world.json"
+    results: dict[str, Any] = json.loads(target.read_text(encoding="utf-8"))["runs"] if target.is_file() else {}
     for name, changes in runs.items():
         if args.only and name not in args.only:
             continue
@@ -126,7 +128,7 @@ def main() -> None:
         for sheet, step in (("before", 0), ("after", outcome.step)):
             shutil.copy(folder / "samples" / f"step-{step:06d}.png", args.out / f"{folder.name}-{sheet}.png")
         document = {"machine": f"{platform.machine()}, one thread", "python": platform.python_version(), "torch": torch.__version__, "runs": results}
-        (args.out / "refl_small_world.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        target.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         print(name, outcome.state, outcome.step, {key: round(getattr(last, key) / getattr(base, key), 3) for key in ("diversity", "eps_mse")},
               "reward", round(base.reward, 3), "to", round(last.reward, 3), "cleanliness", results[name]["paired_change"]["cleanliness"])  # fmt: skip
 

@@ -20,6 +20,14 @@ OUTPUTS = ("lora", "single-file", "diffusers")
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
 PREDICTIONS = ("auto", "epsilon", "v_prediction")
 
+# Batch and accumulation for GPUs of these sizes, 16 samples an update; `python -m refl estimate` says what a run really needs.
+PRESETS: dict[str, dict[str, Any]] = {
+    "8 GB": {"train_batch_size": 1, "gradient_accumulation_steps": 16},
+    "12 GB": {"train_batch_size": 2, "gradient_accumulation_steps": 8},
+    "16 GB": {"train_batch_size": 1, "gradient_accumulation_steps": 16},
+    "24 GB": {"train_batch_size": 2, "gradient_accumulation_steps": 8},
+}
+
 
 def option(default: Any, text: str, **kwargs: Any) -> Any:
     """A field with the sentence that the command line and the tab show."""

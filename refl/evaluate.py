@@ -15,7 +15,7 @@ from .conditioning import Conditioning
 from .config import ReFLConfig
 from .errors import SaveError
 from .losses import denoising_loss
-from .metrics import Evaluation, contrast, diversity, saturation
+from .metrics import MIXED, Evaluation, contrast, diversity, saturation
 from .rewards import DifferentiableScorer, RewardMix
 from .rollout import Rollout, SampleNoise, draw
 
@@ -115,7 +115,7 @@ class Evaluator:
             saturation=saturation(images),
             contrast=contrast(images),
             eps_mse=self.denoising_error(),
-            scores={**{name: values.tolist() for name, values in scores.items()}, "reward": mixed.tolist()},
+            scores={**{name: values.tolist() for name, values in scores.items()}, MIXED: mixed.tolist()},
             judges={name: float(values.mean()) for name, values in scores.items() if name not in trained_on},
         )
 

@@ -165,6 +165,9 @@ def estimate(
         tracker.peak = tracker.now
         engine = Engine(short, backend, reward, [""], lambda prompts: row.expand(len(prompts)), Processes("cpu"))  # type: ignore[arg-type]
         weights = tracker.now
+        known = sum(parameter.untyped_storage().nbytes() for net in (backend.unet, backend.vae) for parameter in net.parameters())
+        if weights < known:  # torch before 2.2 forgets storages that still live
+            raise ReFLError(f"torch {torch.__version__} cannot count memory: an estimate needs torch 2.2 or newer; the run itself does not")
         tracker.peak = tracker.now
         _fake_update(engine)
         tensors = tracker.peak
@@ -241,21 +244,3 @@ def _sizes(config: ReFLConfig) -> tuple[Family, dict[str, Any] | None, dict[str,
         sizes["addition_time_embed_dim"] = (sizes["projection_class_embeddings_input_dim"] - pooled) // 6
     vae_state = file.part(VAE_PREFIX)
     return file.family, sizes, vae_config(vae_state) if vae_state else None
-
-
-def presets() -> dict[str, dict[str, Any]]:
-    """Settings for GPUs of 8, 12, 16 and 24 GB, by name; the estimates behind them are in docs/refl.md."""
-    small = {
-        "train_batch_size": 1,
-        "gradient_accumulation_steps": 16,
-        "gradient_checkpointing": True,
-        "vae_checkpointing": True,
-        "tune": "lora",
-        "lora_rank": 16,
-    }
-    return {
-        "8 GB": {**small, "resolution": 512},
-        "12 GB": {**small, "train_batch_size": 2, "gradient_accumulation_steps": 8, "resolution": 512},
-        "16 GB": {**small, "resolution": None},
-        "24 GB": {**small, "train_batch_size": 2, "gradient_accumulation_steps": 8, "resolution": None},
-    }

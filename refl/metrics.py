@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+MIXED = "(mixed reward)"  # key of the mix among the scores; no file name and no model has this name
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -100,7 +101,7 @@ class StopRule:
             reasons.append(
                 f"the model is forgetting how to denoise: its error is {now.eps_mse / base.eps_mse:.1f} times the base model's (limit {self.max_eps_mse:g})"
             )
-        change, error = paired_change(base.scores["reward"], now.scores["reward"])
+        change, error = paired_change(base.scores[MIXED], now.scores[MIXED])
         if change < -2 * error:
             reasons.append(f"the reward itself falls on held-out prompts ({base.reward:.2f} to {now.reward:.2f}): the learning rate is too high")
         if now.reward > base.reward:

@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 from typing import Any
 
-from .config import ReFLConfig, load_config
+from .config import PRESETS, ReFLConfig, load_config
 from .errors import ConfigError
 from .log import logger
 
@@ -45,6 +45,7 @@ ALIASES = {"train_data": ("train_data_dir",), "tune": ("train",), "pretrained_mo
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add one flag per setting (default: not given) and the reference's unused flags, hidden."""
     parser.add_argument("--config", default=None, help="JSON file with settings; flags override it")
+    parser.add_argument("--preset", choices=tuple(PRESETS), default=None, help="batch sizes for a GPU of this memory; 16 GB is made for SDXL")
     for item in dataclasses.fields(ReFLConfig):
         names = [f"--{item.name}", *(f"--{alias}" for alias in ALIASES.get(item.name, ()))]
         kind = str(item.type).removesuffix("| None").strip()
@@ -67,8 +68,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def config_from_namespace(namespace: argparse.Namespace) -> ReFLConfig:
-    """Settings from parsed flags, on top of `--config` if that was given."""
+    """Settings from parsed flags, on top of `--preset`, on top of `--config`."""
     config = load_config(namespace.config) if namespace.config else ReFLConfig()
+    if namespace.preset:
+        config = dataclasses.replace(config, **PRESETS[namespace.preset])
     known = {item.name for item in dataclasses.fields(ReFLConfig)}
     given = {name: value for name, value in vars(namespace).items() if name in known and value is not None}
     for name, (_, reason) in UNUSED_REFERENCE_FLAGS.items():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .config import ReFLConfig
 from .errors import SaveError
-from .metrics import Evaluation, paired_change, win_rate
+from .metrics import MIXED, Evaluation, paired_change, win_rate
 from .runfiles import read_events
 
 STYLE = """
@@ -57,11 +57,11 @@ def _text(value: str) -> str:
 
 def _table(base: Evaluation, result: Evaluation) -> str:
     rows = ["<table><tr><th>score</th><th>base</th><th>tuned</th><th>change ± s.e.</th><th>tuned wins (95 % interval)</th></tr>"]
-    for name in ["reward", *sorted(set(base.scores) - {"reward"})]:
+    for name in [MIXED, *sorted(set(base.scores) - {MIXED})]:
         before, after = base.scores[name], result.scores[name]
         change, error = paired_change(before, after)
         share, low, high = win_rate(before, after)
-        kind = " (trained on)" if name == "reward" or name not in base.judges else " (judge)"
+        kind = " (trained on)" if name == MIXED or name not in base.judges else " (judge)"
         rows.append(
             f"<tr><td>{_text(name)}{kind}</td><td>{_mean(before):.3f}</td><td>{_mean(after):.3f}</td><td>{change:+.3f} ± {error:.3f}</td>"
             f"<td>{share:.0%} ({low:.0%} to {high:.0%})</td></tr>"

@@ -121,6 +121,9 @@ class Trainer:
         self.judges = (
             list(judges) if judges is not None else reward_models.load_judges(config.judges, device, config.reward_precision, config.models_dir)
         )
+        twice = {judge.name for judge in self.judges} & {part.name for part in self.rewards.components}
+        if twice:
+            raise ConfigError(f"judges names {', '.join(sorted(twice))}, which is trained on: a judge must be another scorer")
         self.backend.to(device)
         if config.tune == "full" and config.mixed_precision != "no":
             self.backend.autocast = setup.DTYPES[config.mixed_precision or "no"]

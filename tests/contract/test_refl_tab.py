@@ -110,10 +110,11 @@ def test_form_offers_what_the_host_has(page):
 
 def test_every_field_is_a_setting_of_the_trainer(page):
     """One table: what the form sends, the training process understands, with values it accepts."""
-    from refl.config import ReFLConfig
+    from refl.config import PRESETS, ReFLConfig
 
     client, _, host = page
     fields = host.part("train_fields")
+    assert fields.PRESETS == PRESETS
     config = fields.build_config({"prompts": "a cat", "from_outputs": True, "judge": "CLIP"})
     resolved = ReFLConfig.from_dict(config).resolved()
     assert resolved.resolution == 512 and resolved.judges == ["CLIP"] and resolved.prompts == ["a cat"]

@@ -11,7 +11,7 @@ import pytest
 
 import refl
 from refl.cli import main
-from refl.config import ReFLConfig, load_config
+from refl.config import PRESETS, ReFLConfig, load_config
 from refl.errors import ConfigError
 from refl.options import UNUSED_REFERENCE_FLAGS, add_options, config_from_argv
 
@@ -92,6 +92,13 @@ def test_json_round_trip_and_flags_on_top(tmp_path):
     path.write_text(config.to_json())
     assert load_config(path) == config
     assert config_from_argv(["--config", str(path), "--eta", "1"]) == dataclasses.replace(config, eta=1.0)
+
+
+def test_presets_set_batch_sizes_and_flags_win():
+    config = config_from_argv(["--preset", "12 GB", "--train_batch_size", "4"])
+    assert (config.train_batch_size, config.gradient_accumulation_steps) == (4, 8)
+    for changes in PRESETS.values():
+        assert ReFLConfig(**changes).resolved().samples_per_step == 16
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 
 from refl.config import ReFLConfig
 from refl.family import family
-from refl.memory import OVERHEAD, MemoryEstimate, StorageTracker, estimate, estimate_config, presets
+from refl.memory import OVERHEAD, MemoryEstimate, StorageTracker, estimate, estimate_config
 
 GIB = 2**30
 
@@ -54,8 +54,3 @@ def test_unet_calls_and_fit():
 
     assert _unet_calls(config) == round(34.5 + 3)  # on average 34.5 steps without gradient, then forward and backward
     assert MemoryEstimate(1, 2, 3, 2, 1).fits is False and MemoryEstimate(1, 2, 3, None, 1).fits is None
-
-
-def test_presets_are_valid_settings():
-    for changes in presets().values():
-        ReFLConfig.from_dict(changes).resolved()

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from refl import Trainer
 from refl.errors import ConfigError, RewardError
-from refl.metrics import Evaluation, StopRule, contrast, diversity, paired_change, saturation, win_rate
+from refl.metrics import MIXED, Evaluation, StopRule, contrast, diversity, paired_change, saturation, win_rate
 from refl.rewards import Component, RewardMix, load_rewards, parse_reward
 
 from .tiny import ColourReward, colour_mix
@@ -136,7 +136,7 @@ def test_win_rate_and_paired_change():
 
 
 def evaluation(step=0, reward=0.0, diversity=0.5, eps_mse=0.04, judge=(0.0, 1.0, 2.0)):
-    scores = {"judge": list(judge), "reward": [reward] * len(judge)}
+    scores = {"judge": list(judge), MIXED: [reward] * len(judge)}
     return Evaluation(step, reward, 1.0, diversity, 0.5, 0.5, eps_mse, scores, {"judge": sum(judge) / len(judge)})
 
 
@@ -165,5 +165,14 @@ def test_stop_rule_catches_the_documented_collapse():
 def test_judges_are_reported_beside_rewards(settings):
     result = Trainer(args=settings, rewards=colour_mix(), judges=[ColourReward("greenness", 1)]).train()
     assert list(result.evaluations[0].judges) == ["greenness"]
-    assert set(result.evaluations[0].scores) == {"redness", "greenness", "reward"}
-    assert len(result.evaluations[0].scores["reward"]) == 3 * settings.eval_seeds
+    assert set(result.evaluations[0].scores) == {"redness", "greenness", MIXED}
+    assert len(result.evaluations[0].scores[MIXED]) == 3 * settings.eval_seeds
+
+
+def test_names_of_scorers_do_not_collide(settings):
+    """A judge may be a file called reward.safetensors; a judge that is also the reward would judge nothing."""
+    result = Trainer(args=dataclasses.replace(settings, max_train_steps=1), rewards=colour_mix(), judges=[ColourReward("reward", 1)]).train()
+    scores = result.evaluations[0].scores
+    assert set(scores) == {"redness", "reward", MIXED} and scores["reward"] != scores[MIXED]
+    with pytest.raises(ConfigError, match="judges names redness"):
+        Trainer(args=settings, rewards=colour_mix(), judges=[ColourReward("redness")]).train()

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from refl import Trainer, checkpoint
 from refl.checkpoint import resumable
 from refl.errors import CheckpointError, ConfigError, RewardError, RunBusyError, SaveError, TrainingDiverged
-from refl.metrics import paired_change
+from refl.metrics import MIXED, paired_change
 from refl.rewards import Component, RewardMix
 from refl.runfiles import read_events, read_json, send
 
@@ -289,5 +289,5 @@ def test_stop_rule_ends_a_collapsing_run_and_exports_the_best(settings):
 def test_training_raises_the_reward_it_is_trained_on(settings):
     """On held-out prompts, by more than three standard errors; the tiny model's untrained VAE leaves little to gain."""
     result = run(settings, max_train_steps=30, eval_steps=30, learning_rate=1e-2, anchor="none", use_ema=False, checkpointing_steps=30)
-    change, error = paired_change(result.evaluations[0].scores["reward"], result.evaluations[-1].scores["reward"])
+    change, error = paired_change(result.evaluations[0].scores[MIXED], result.evaluations[-1].scores[MIXED])
     assert change > 3 * error and change > 0.01
