@@ -90,12 +90,18 @@ def golden_file(golden, tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def golden_model(golden_file):
     """The scorer on the seeded full-size weights, fp32 on the CPU."""
-    import torch
-
     import imagereward_core as RM
 
+    return RM.load(golden_file, device="cpu", precision="fp32")
+
+
+@pytest.fixture
+def all_cores():
+    """Every core for one test: sums come out in another order then, so other tests must not inherit it."""
+    import torch
+
     torch.set_num_threads(os.cpu_count() or 1)
-    yield RM.load(golden_file, device="cpu", precision="fp32")
+    yield
     torch.set_num_threads(1)
 
 

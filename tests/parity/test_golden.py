@@ -7,6 +7,7 @@ from imagereward_core.preprocess import open_image, pil_to_pixels
 from imagereward_core.scorers.blip import from_state
 from imagereward_core.tokenizer import tokenize
 
+pytestmark = pytest.mark.usefixtures("all_cores")
 TOLERANCE = 1e-4
 
 
