@@ -16,6 +16,7 @@ from .. import registry, weights
 from ..config import METADATA_KEY, ModelConfig, TextConfig
 from ..errors import ConfigError
 from ..model import ALLOWED_MISSING, RewardModel
+from ..model.cpu import use_onednn
 from ..model.quantize import quantize_encoders
 from ..tokenizer import tokenize
 from .base import Scorer, building, pick_device, pick_dtype
@@ -132,4 +133,6 @@ def load_imagereward(
             quantize_encoders(net, net.blip)
         except RuntimeError as error:
             raise ConfigError(f"precision int8 is not possible here: {error}; use fp32 or bf16") from error
+    elif device.type == "cpu" and dtype is torch.float32:
+        use_onednn(net.blip)
     return ImageRewardScorer(net, info, device, size=config.vision.image_size)

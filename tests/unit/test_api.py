@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 import imagereward_core as RM
 from imagereward_core.config import METADATA_KEY, ModelConfig, TextConfig, VisionConfig
 from imagereward_core.errors import ConfigError, ImageError, ModelNotFoundError, PromptError, ScoreError
+from imagereward_core.model.cpu import OneDnnLinear
 from imagereward_core.scorers.base import pick_dtype
 from tests.conftest import ROOT, random_state, tiny_config
 
@@ -155,6 +156,18 @@ def test_int8(tiny_file, pictures):
             call()
     with pytest.raises(ConfigError, match="for the CPU"):
         RM.load(tiny_file, device="cuda", precision="int8")
+
+
+def test_onednn_changes_the_speed_only(tiny_model, pictures):
+    layers = [module for module in tiny_model.net.blip.modules() if isinstance(module, torch.nn.Linear)]
+    assert {type(layer) for layer in layers} == {OneDnnLinear}
+    fast = tiny_model.score("a cat", pictures)
+    for layer in layers:
+        layer.__class__ = torch.nn.Linear
+    assert tiny_model.score("a cat", pictures) == pytest.approx(fast, abs=1e-5)
+    layer, x = OneDnnLinear(3, 2), torch.randn(4, 3, requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad is not None and layer.double()(x.double()).dtype == torch.float64
 
 
 def test_precision_names():
