@@ -1,0 +1,17 @@
+"""The README quotes figures of a committed benchmark run; they must be those of the file."""
+
+import json
+
+from tests.conftest import ROOT
+
+
+def test_speed_figures():
+    figures = json.loads((ROOT / "benchmarks/results/speed.json").read_text())
+    ours, theirs, ratios = figures["ours"], figures["reference"], figures["ratios"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for row in (
+        f"| load the model | {ours['load_s']:.2f} s | {theirs['load_s']:.2f} s | {ratios['load_time']:.2f} |",
+        f"| peak memory after loading | {ours['peak_load_mb']:.0f} MB | {theirs['peak_load_mb']:.0f} MB | {ratios['load_memory']:.2f} |",
+        f"| images per second | {ours['images_per_s']:.2f} | {theirs['images_per_s']:.2f} | {ratios['throughput']:.2f} |",
+    ):
+        assert row in readme
