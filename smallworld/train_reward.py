@@ -42,7 +42,7 @@ class RewardTraining:
     pretraining: RewardPretraining = field(default_factory=RewardPretraining)
     items: int = 4000
     valid_items: int = 200
-    updates: int = 2000
+    updates: int = 1200
     batch_size: int = 16
     learning_rate: float = 7e-4
     seed: int = 505
