@@ -42,7 +42,7 @@ def save_state(folder: Path, accelerator: Any, position: Position, config: Train
         if ema is not None:
             ema.save(fresh / "ema.safetensors")
         (fresh / "run.json").write_text(json.dumps(values), encoding="utf-8")
-        for file in fresh.iterdir():
+        for file in (path for path in fresh.rglob("*") if path.is_file()):  # FSDP keeps its shards in folders
             with open(file, "rb+") as handle:
                 os.fsync(handle.fileno())
         if old.exists():

@@ -30,6 +30,7 @@ from .launched import make_accelerator
 from .records import Records, draw_curve
 from .resume import Position, find_state, save_state
 from .schedule import learning_rate
+from .sharding import start_adam, whole_state
 from .store import write_atomically
 from .watch import Watch
 
@@ -95,6 +96,8 @@ class Trainer:
             raise ConfigError("nothing is left to train")
         optimizer = torch.optim.AdamW(weights, config.lr, (config.adam_beta1, config.adam_beta2), config.adam_eps, config.weight_decay)
         self.model, self.optimizer = self.accelerator.prepare(module, optimizer)
+        if getattr(self.accelerator, "is_fsdp2", False):
+            start_adam(self.optimizer)
         self.ema = Ema(self.accelerator.unwrap_model(self.model), config.ema) if config.ema else None
 
     def fit(self) -> Path:
@@ -144,7 +147,8 @@ class Trainer:
             batch = batch.to(accelerator.device)
             waiting = contextlib.nullcontext() if index == len(parts) - 1 else accelerator.no_sync(self.model)
             with waiting, self._randomness(index):
-                loss, rewards = batch_loss(self.model, batch, total)
+                with accelerator.autocast():  # FSDP2 has none of its own
+                    loss, rewards = batch_loss(self.model, batch, total)
                 accelerator.backward(loss * accelerator.num_processes)  # processes' gradients are averaged: make it a sum
             r = rewards.detach().cpu().double()
             if len(batch.pairs):
@@ -184,7 +188,7 @@ class Trainer:
         position, config = self.position, self.config
         with self.ema.applied() if self.ema is not None else contextlib.nullcontext():
             result = validate(self.model, self.collate_valid, self.accelerator, config.batch_size)
-            state = {**self.frozen, **self.accelerator.get_state_dict(self.model)}
+            state = {**self.frozen, **whole_state(self.accelerator, self.model)}
         logger.info(
             "update %d: validation loss %.4f, accuracy %.4f, rewards %.3f ± %.3f",
             position.update,
