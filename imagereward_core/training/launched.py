@@ -44,7 +44,7 @@ def make_accelerator(config: TrainConfig) -> Any:
         )
     except ValueError as error:
         raise ConfigError(f"precision {config.precision} cannot be used here: {error}") from error
-    if sharding is not None and accelerator.distributed_type == DistributedType.MULTI_CPU:
+    if sharding is not None and accelerator.device.type == "cpu" and accelerator.num_processes > 1:
         shard_on_cpu(accelerator, sharding)
     if config.precision == "fp16" and accelerator.device.type == "cpu":
         _fp16_on_cpu(accelerator)

@@ -27,6 +27,7 @@ class Position:
     best_update: int = 0
     without_improvement: int = 0
     stalled: int = 0
+    skipped: int = 0  # updates in a row whose gradients overflowed (fp16)
 
 
 def save_state(folder: Path, accelerator: Any, position: Position, config: TrainConfig, ema: Ema | None = None) -> None:

@@ -21,9 +21,9 @@ def fsdp_plugin() -> Any:
     import torch
     from accelerate import FullyShardedDataParallelPlugin
 
-    plugin = FullyShardedDataParallelPlugin()
-    if plugin.cpu_ram_efficient_loading:
+    if os.environ.get("FSDP_CPU_RAM_EFFICIENT_LOADING", "false").lower() == "true":
         raise ConfigError("fsdp_cpu_ram_efficient_loading is for transformers' own models: set it to false in accelerate's configuration")
+    plugin = FullyShardedDataParallelPlugin()
     if getattr(plugin, "fsdp_version", 1) == 2:
         from torch.distributed.fsdp import MixedPrecisionPolicy
 

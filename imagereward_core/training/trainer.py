@@ -66,7 +66,7 @@ class Trainer:
             if self.ema is not None:
                 self.ema.load(found[0] / "ema.safetensors")
             self.position = found[1]
-        self.watch = Watch(config.stall_steps, self.position.stalled)
+        self.watch = Watch(config.stall_steps, self.position.stalled, self.position.skipped)
         self.records = (
             Records(self.folder, config.tensorboard, None if found is None else self.position.update) if self.accelerator.is_main_process else None
         )
@@ -157,12 +157,13 @@ class Trainer:
                 largest = torch.maximum(largest, r.abs().max())
         norm = accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm or float("inf"))
         self.optimizer.step()
+        skipped = bool(self.optimizer.step_was_skipped)  # fp16: a gradient overflowed, the next loss scale is half this one
         self.optimizer.zero_grad()
-        if self.ema is not None:
+        if self.ema is not None and not skipped:
             self.ema.update()
-        self._record_update(rate, total, float(norm), tally, largest)
+        self._record_update(rate, total, float(norm), tally, largest, skipped)
 
-    def _record_update(self, rate: float, pairs: int, norm: float, tally: Tensor, largest: Tensor) -> None:
+    def _record_update(self, rate: float, pairs: int, norm: float, tally: Tensor, largest: Tensor, skipped: bool) -> None:
         position, accelerator = self.position, self.accelerator
         if accelerator.num_processes > 1:
             tally = accelerator.reduce(tally.to(accelerator.device)).cpu()
@@ -171,9 +172,13 @@ class Trainer:
         spread = max(0.0, second / count - (first / count) ** 2) ** 0.5
         position.update += 1
         if self.records is not None:
-            self.records.write("train", position.update, loss=loss, accuracy=right / pairs, lr=rate, grad_norm=norm, spread=spread, pairs=pairs)
-        self.watch.check(position.update, loss, spread, float(largest))
-        position.stalled = self.watch.stalled
+            scale = {} if accelerator.scaler is None else {"scale": accelerator.scaler.get_scale(), "skipped": skipped}
+            gradient = None if skipped else norm  # JSON knows no infinity
+            self.records.write(
+                "train", position.update, loss=loss, accuracy=right / pairs, lr=rate, grad_norm=gradient, spread=spread, pairs=pairs, **scale
+            )
+        self.watch.check(position.update, loss, spread, float(largest), skipped)
+        position.stalled, position.skipped = self.watch.stalled, self.watch.skipped
 
     @contextlib.contextmanager
     def _randomness(self, index: int) -> Iterator[None]:
