@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import os
 import sys
 import time
 from typing import Any
@@ -89,6 +90,10 @@ def run(args: argparse.Namespace) -> int:
     from ..log import logger
     from .trainer import train
 
-    logger.setLevel(logging.INFO)  # hours without a word help nobody
-    print(train(config, progress=ProgressLine()))
+    first = os.environ.get("RANK", "0") == "0"  # one voice of several processes
+    if first:
+        logger.setLevel(logging.INFO)  # hours without a word help nobody
+    best = train(config, progress=ProgressLine())
+    if first:
+        print(best)
     return 0

@@ -42,7 +42,7 @@ def all_rewards(model: torch.nn.Module, collate: Collator, accelerator: Any, mic
     parts = share(whole, micro, accelerator.num_processes, accelerator.process_index)
     found: dict[tuple[int, int], float] = {}
     model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), accelerator.autocast():
         for batch in prefetch(collate, parts):
             values = model(*batch.to(accelerator.device).inputs)[:, 0].float().cpu().tolist()
             found.update(zip(batch.rows, values))

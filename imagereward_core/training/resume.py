@@ -27,6 +27,7 @@ class Position:
     best_update: int = 0
     without_improvement: int = 0
     stalled: int = 0
+    skipped: int = 0  # updates in a row whose gradients overflowed (fp16)
 
 
 def save_state(folder: Path, accelerator: Any, position: Position, config: TrainConfig, ema: Ema | None = None) -> None:
@@ -42,7 +43,7 @@ def save_state(folder: Path, accelerator: Any, position: Position, config: Train
         if ema is not None:
             ema.save(fresh / "ema.safetensors")
         (fresh / "run.json").write_text(json.dumps(values), encoding="utf-8")
-        for file in fresh.iterdir():
+        for file in (path for path in fresh.rglob("*") if path.is_file()):  # FSDP keeps its shards in folders
             with open(file, "rb+") as handle:
                 os.fsync(handle.fileno())
         if old.exists():

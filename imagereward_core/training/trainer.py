@@ -30,6 +30,7 @@ from .launched import make_accelerator
 from .records import Records, draw_curve
 from .resume import Position, find_state, save_state
 from .schedule import learning_rate
+from .sharding import start_adam, whole_state
 from .store import write_atomically
 from .watch import Watch
 
@@ -65,7 +66,7 @@ class Trainer:
             if self.ema is not None:
                 self.ema.load(found[0] / "ema.safetensors")
             self.position = found[1]
-        self.watch = Watch(config.stall_steps, self.position.stalled)
+        self.watch = Watch(config.stall_steps, self.position.stalled, self.position.skipped)
         self.records = (
             Records(self.folder, config.tensorboard, None if found is None else self.position.update) if self.accelerator.is_main_process else None
         )
@@ -95,6 +96,8 @@ class Trainer:
             raise ConfigError("nothing is left to train")
         optimizer = torch.optim.AdamW(weights, config.lr, (config.adam_beta1, config.adam_beta2), config.adam_eps, config.weight_decay)
         self.model, self.optimizer = self.accelerator.prepare(module, optimizer)
+        if getattr(self.accelerator, "is_fsdp2", False):
+            start_adam(self.optimizer)
         self.ema = Ema(self.accelerator.unwrap_model(self.model), config.ema) if config.ema else None
 
     def fit(self) -> Path:
@@ -144,7 +147,8 @@ class Trainer:
             batch = batch.to(accelerator.device)
             waiting = contextlib.nullcontext() if index == len(parts) - 1 else accelerator.no_sync(self.model)
             with waiting, self._randomness(index):
-                loss, rewards = batch_loss(self.model, batch, total)
+                with accelerator.autocast():  # FSDP2 has none of its own
+                    loss, rewards = batch_loss(self.model, batch, total)
                 accelerator.backward(loss * accelerator.num_processes)  # processes' gradients are averaged: make it a sum
             r = rewards.detach().cpu().double()
             if len(batch.pairs):
@@ -153,12 +157,13 @@ class Trainer:
                 largest = torch.maximum(largest, r.abs().max())
         norm = accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm or float("inf"))
         self.optimizer.step()
+        skipped = bool(self.optimizer.step_was_skipped)  # fp16: a gradient overflowed, the next loss scale is half this one
         self.optimizer.zero_grad()
-        if self.ema is not None:
+        if self.ema is not None and not skipped:
             self.ema.update()
-        self._record_update(rate, total, float(norm), tally, largest)
+        self._record_update(rate, total, float(norm), tally, largest, skipped)
 
-    def _record_update(self, rate: float, pairs: int, norm: float, tally: Tensor, largest: Tensor) -> None:
+    def _record_update(self, rate: float, pairs: int, norm: float, tally: Tensor, largest: Tensor, skipped: bool) -> None:
         position, accelerator = self.position, self.accelerator
         if accelerator.num_processes > 1:
             tally = accelerator.reduce(tally.to(accelerator.device)).cpu()
@@ -167,9 +172,13 @@ class Trainer:
         spread = max(0.0, second / count - (first / count) ** 2) ** 0.5
         position.update += 1
         if self.records is not None:
-            self.records.write("train", position.update, loss=loss, accuracy=right / pairs, lr=rate, grad_norm=norm, spread=spread, pairs=pairs)
-        self.watch.check(position.update, loss, spread, float(largest))
-        position.stalled = self.watch.stalled
+            scale = {} if accelerator.scaler is None else {"scale": accelerator.scaler.get_scale(), "skipped": skipped}
+            gradient = None if skipped else norm  # JSON knows no infinity
+            self.records.write(
+                "train", position.update, loss=loss, accuracy=right / pairs, lr=rate, grad_norm=gradient, spread=spread, pairs=pairs, **scale
+            )
+        self.watch.check(position.update, loss, spread, float(largest), skipped)
+        position.stalled, position.skipped = self.watch.stalled, self.watch.skipped
 
     @contextlib.contextmanager
     def _randomness(self, index: int) -> Iterator[None]:
@@ -184,7 +193,7 @@ class Trainer:
         position, config = self.position, self.config
         with self.ema.applied() if self.ema is not None else contextlib.nullcontext():
             result = validate(self.model, self.collate_valid, self.accelerator, config.batch_size)
-            state = {**self.frozen, **self.accelerator.get_state_dict(self.model)}
+            state = {**self.frozen, **whole_state(self.accelerator, self.model)}
         logger.info(
             "update %d: validation loss %.4f, accuracy %.4f, rewards %.3f ± %.3f",
             position.update,

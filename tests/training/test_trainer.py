@@ -97,12 +97,6 @@ def test_bf16_trains_with_an_fp32_head(tmp_path):
     assert all(tensor.dtype != torch.bfloat16 for tensor in load_file(tmp_path / "bf16/best.safetensors").values())
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 is refused on a CPU only")
-def test_fp16_needs_a_gpu(tmp_path):
-    with pytest.raises(ConfigError, match="precision fp16"):
-        train(quick(tmp_path, precision="fp16"))
-
-
 def test_head_only_learns_on_cached_features(tmp_path, monkeypatch):
     config = quick(tmp_path, epochs=10, fix_base=True, lr=1e-2, dropout=0.0)
     train(config)
