@@ -156,14 +156,19 @@ class Job:
             if processed.images and "parameters" in getattr(processed.images[0], "info", {}):
                 processed.images[0].info["parameters"] = text
 
+    def _why_empty(self, entries: list[Entry]) -> str:
+        """What to tell a user who looks at an empty gallery: why, what to do, and where the images are."""
+        best = max(entry.score for entry in entries if entry.score is not None)
+        text = f"Nothing to show: the best of {len(entries)} has {best:.2f}, and the limit is {self.request.limit:g}. Lower the limit or filter by none."
+        return f"{text} {where}" if (where := self.files.whereabouts(entries)) else text
+
     def _report(self, processed: Any, entries: list[Entry], kept: list[int]) -> None:
         filtered = self.rearranges and self.request.filters
         line = results.summary(entries, len(kept), filtered)
         if self.repeats:
             line += " · " + results.yield_summary(entries, kept)
-        if filtered and entries and not kept:
-            line += f" · all images are below the limit of {self.request.limit:g}: none is shown"
-        for text in (line, *self.notes):
+        empty = self._why_empty(entries) if filtered and entries and not kept else ""
+        for text in filter(None, (line, empty, *self.notes)):
             processed.comments += f"ImageReward: {text}\n"
         # a copy: the original belongs to the job, and the next grid cell would carry this in its infotext
         processed.extra_generation_params = {
@@ -175,9 +180,16 @@ class Job:
                 "kept": len(kept),
                 "hidden": len(entries) - len(kept),
                 "summary": line,
+                "empty": empty,
                 "notes": list(self.notes),
             },
         }
+
+
+def refuse(processed: Any, reason: str) -> None:
+    """Tell API clients, who see no comments, why nothing was scored."""
+    result = {"scores": [], "scored": 0, "notes": [reason]}
+    processed.extra_generation_params = {**processed.extra_generation_params, RESULT_KEY: result}
 
 
 def clear(p: Any, own_key: str) -> None:

@@ -1,5 +1,6 @@
 """The score of each image: which pixels, which prompt, and that every place that shows an infotext agrees."""
 
+import json
 import re
 
 from PIL import Image
@@ -129,7 +130,11 @@ def test_failure_keeps_images_and_is_told_once(host, generate, loader):
 def test_invalid_accordion_input_is_told_and_nothing_is_lost(host, loader):
     processed = host.txt2img(seed=148, accordion=[True, "CLIP", "maybe"])
     assert len(processed.images) == 1 and loader.loads == [] and host.errors == []
-    assert "\"Show in gallery\" is 'maybe'" in processed.comments
+    assert "\"Filter gallery by\" is 'maybe'" in processed.comments
+    # API clients see no comments
+    (note,) = json.loads(processed.js())["extra_generation_params"]["ImageReward result"]["notes"]
+    assert "\"Filter gallery by\" is 'maybe'" in note
+    assert "result" not in host.txt2img(seed=148, accordion=[False]).js()
 
 
 def test_interrupted_job_keeps_what_was_made(host, generate):
