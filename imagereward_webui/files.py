@@ -47,8 +47,8 @@ class FileKeeper:
         """Where the files of hidden images are now, in a sentence; "" where the host saved none."""
         saved = any(entry.path for entry in hidden)
         if not saved or self.policy == LOW_DISCARD:
-            return "They were not kept on disk." if saved else ""
-        return f"They were moved to {self.subfolder}/." if self.policy == LOW_MOVE else "They are in the output folder."
+            return "The images were not kept on disk." if saved else ""
+        return f"The images were moved to {self.subfolder}/." if self.policy == LOW_MOVE else "The images are in the output folder."
 
     def settle(self, hidden: Iterable[Entry]) -> list[str]:
         """Move or remove the files of these entries; returns notes for the user (one per problem)."""
