@@ -14,6 +14,7 @@ def register_callbacks() -> None:
     script_callbacks.on_ui_settings(options.add_options)
     script_callbacks.on_before_image_saved(script.before_image_saved)
     script_callbacks.on_image_saved(script.image_saved)
+    script_callbacks.on_image_grid(script.images_joined)
     script_callbacks.on_before_ui(xyz.add_axes)
     script_callbacks.on_ui_tabs(train_tab.tabs)
     script_callbacks.on_app_started(api.mount)
