@@ -194,6 +194,12 @@ class Job:
         }
 
 
+def images_joined(params: Any) -> None:
+    """The host's callback before it joins images to a grid."""
+    for job in list(OPEN):
+        job.join(params.imgs)
+
+
 def clear(p: Any, own_key: str) -> None:
     """Remove our pairs: `p` and its dict are used again by batches and grid cells, and must not carry an old score."""
     for key in (*ALL_KEYS, own_key, score_key("", own_key), "CLIP score", "BLIP score", "Aesthetic score", PERCENTILE_KEY):

@@ -8,7 +8,7 @@ from modules import scripts
 
 from . import host, infotext, panel, xyz
 from .core import logger
-from .job import OPEN, Job, clear
+from .job import Job, clear
 from .lifecycle import holder
 from .request import DROPDOWN_LIMIT_LABEL, InvalidRequest, ScoreRequest
 
@@ -145,10 +145,4 @@ def image_saved(params: Any) -> None:
         entry.path = params.filename
 
 
-def images_joined(params: Any) -> None:
-    """The host is about to make a grid; its text carries no score."""
-    for job in list(OPEN):
-        job.join(params.imgs)
-
-
-__all__ = ["ImageRewardAccordion", "ImageRewardScript", "before_image_saved", "image_saved", "images_joined"]
+__all__ = ["ImageRewardAccordion", "ImageRewardScript", "before_image_saved", "image_saved"]
