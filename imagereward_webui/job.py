@@ -21,6 +21,12 @@ from .results import Entry, Misaligned
 OPEN: WeakSet[Job] = WeakSet()
 
 
+def images_joined(params: Any) -> None:
+    """The host's callback before it joins images to a grid."""
+    for job in list(OPEN):
+        job.join(params.imgs)
+
+
 class Job:
     """Scores the images of one process_images call and rearranges its result."""
 
@@ -192,12 +198,6 @@ class Job:
                 "notes": list(self.notes),
             },
         }
-
-
-def images_joined(params: Any) -> None:
-    """The host's callback before it joins images to a grid."""
-    for job in list(OPEN):
-        job.join(params.imgs)
 
 
 def clear(p: Any, own_key: str) -> None:
