@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .core import logger
-from .fields import LOW_DISCARD, LOW_KEEP
+from .fields import LOW_DISCARD, LOW_KEEP, LOW_MOVE
 from .results import Entry
 
 
@@ -42,6 +42,13 @@ class FileKeeper:
     def acts(self) -> bool:
         """Whether anything is ever moved or removed."""
         return self.policy != LOW_KEEP
+
+    def whereabouts(self, hidden: Iterable[Entry]) -> str:
+        """Where the files of hidden images are now, in a sentence; "" where the host saved none."""
+        saved = any(entry.path for entry in hidden)
+        if not saved or self.policy == LOW_DISCARD:
+            return "The images were not kept on disk." if saved else ""
+        return f"The images were moved to {self.subfolder}/." if self.policy == LOW_MOVE else "The images are in the output folder."
 
     def settle(self, hidden: Iterable[Entry]) -> list[str]:
         """Move or remove the files of these entries; returns notes for the user (one per problem)."""

@@ -6,8 +6,9 @@ for anything that depends on the host, and its `holder` for scores; both are pas
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
+from weakref import WeakSet
 
 from . import results
 from .core import logger, plain_prompt
@@ -15,6 +16,15 @@ from .files import FileKeeper
 from .infotext import ALL_KEYS, PERCENTILE_KEY, RESULT_KEY, format_score, percentile_score, score_key, score_writer, settings, without_keys
 from .request import ScoreRequest
 from .results import Entry, Misaligned
+
+# jobs under way, for the one callback of the host that names images but no `p`
+OPEN: WeakSet[Job] = WeakSet()
+
+
+def images_joined(params: Any) -> None:
+    """The host's callback before it joins images to a grid."""
+    for job in list(OPEN):
+        job.join(params.imgs)
 
 
 class Job:
@@ -37,7 +47,8 @@ class Job:
         self.entries: dict[tuple[int, int], Entry] = {}
         self.notes: list[str] = []
         self.script = script
-        self.closed = self.broken = self.stopped = False
+        self.closed = self.broken = self.stopped = self.joined = False
+        OPEN.add(self)
         self.files = FileKeeper(request.low_images, host.option("low_subfolder"), host.writes_text_files())
         self.rearranges = request.rearranges and not keep_all
         if keep_all and request.rearranges:
@@ -76,7 +87,7 @@ class Job:
             params[PERCENTILE_KEY] = score_writer(lambda p: self._text(p, scale))
 
     def _text(self, p: Any, form: Any) -> str | None:
-        entry = None if self.closed else self.entries.get((p.iteration, p.batch_index))
+        entry = None if self.closed or self.joined else self.entries.get((p.iteration, p.batch_index))
         return None if entry is None or entry.score is None else form(entry.score)
 
     # --- scoring ---------------------------------------------------------------------------------------------------
@@ -110,6 +121,14 @@ class Job:
         entry = self.entries.get((getattr(p, "iteration", -1), getattr(p, "batch_index", -1)))
         return entry if entry is not None and entry.image is image and not self.closed else None
 
+    def join(self, images: Iterable[Any]) -> None:
+        """The host joins `images` to a grid: if they are this job's, all it asks for from now on is the grid's text.
+
+        reForge asks for that as if it were an image's, and hides it in the pixels before a callback could mend it.
+        """
+        ours = {id(entry.image) for entry in self.entries.values()}
+        self.joined = self.joined or any(id(image) in ours for image in images)
+
     # --- the result ------------------------------------------------------------------------------------------------
 
     def finish(self, p: Any, processed: Any) -> None:
@@ -118,6 +137,7 @@ class Job:
             self._finish(p, processed)
         finally:
             self.closed = True
+            OPEN.discard(self)
             self.entries.clear()  # the writers left in the infotext dict must not keep the images alive
             for name, value in self._restore.items():
                 setattr(p, name, value)
@@ -147,7 +167,7 @@ class Job:
         self._report(processed, entries, kept)
 
     def _clean_grid_text(self, processed: Any) -> None:
-        """reForge asks for the grid's text as if it were an image, so the last score would stand there."""
+        """On reForge, the last score still stands in the grid's text if another script replaced every image after it was scored."""
         key = score_key(self.request.scorer, self.host.option("key"))
         text = without_keys(processed.infotexts[0], (key, f"{key} model", PERCENTILE_KEY))
         if text != processed.infotexts[0]:
@@ -156,14 +176,19 @@ class Job:
             if processed.images and "parameters" in getattr(processed.images[0], "info", {}):
                 processed.images[0].info["parameters"] = text
 
+    def _why_empty(self, entries: list[Entry]) -> str:
+        """What to tell a user who looks at an empty gallery: why, what to do, and where the images are."""
+        best = max(entry.score for entry in entries if entry.score is not None)
+        text = f"Nothing to show: the best of {len(entries)} has {best:.2f}, and the limit is {self.request.limit:g}. Lower the limit or filter by none."
+        return f"{text} {where}" if (where := self.files.whereabouts(entries)) else text
+
     def _report(self, processed: Any, entries: list[Entry], kept: list[int]) -> None:
         filtered = self.rearranges and self.request.filters
         line = results.summary(entries, len(kept), filtered)
         if self.repeats:
             line += " · " + results.yield_summary(entries, kept)
-        if filtered and entries and not kept:
-            line += f" · all images are below the limit of {self.request.limit:g}: none is shown"
-        for text in (line, *self.notes):
+        empty = self._why_empty(entries) if filtered and entries and not kept else ""
+        for text in filter(None, (line, empty, *self.notes)):
             processed.comments += f"ImageReward: {text}\n"
         # a copy: the original belongs to the job, and the next grid cell would carry this in its infotext
         processed.extra_generation_params = {
@@ -175,9 +200,16 @@ class Job:
                 "kept": len(kept),
                 "hidden": len(entries) - len(kept),
                 "summary": line,
+                "empty": empty,
                 "notes": list(self.notes),
             },
         }
+
+
+def refuse(processed: Any, reason: str) -> None:
+    """Tell API clients, who see no comments, why nothing was scored."""
+    result = {"scores": [], "scored": 0, "notes": [reason]}
+    processed.extra_generation_params = {**processed.extra_generation_params, RESULT_KEY: result}
 
 
 def clear(p: Any, own_key: str) -> None:

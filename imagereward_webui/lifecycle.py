@@ -129,8 +129,8 @@ class ScorerHolder:
         """For downloads: shows how far it is, and stops it when the user presses Interrupt."""
         if self._host.interrupted():
             raise Cancelled("stopped by the user; a later try goes on where this one stopped")
-        share = f" {100 * done // total} %" if total else ""
-        self._host.show_progress(f"ImageReward: downloading {what or 'model'}{share} ({done >> 20} MB)")
+        how_far = f"{done >> 20} of {total >> 20} MB ({100 * done // total} %)" if total else f"{done >> 20} MB"
+        self._host.show_progress(f"ImageReward: downloading {what or 'model'}: {how_far}")
 
     def take_notes(self) -> list[str]:
         """What the user should be told since the last call."""

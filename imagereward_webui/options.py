@@ -40,6 +40,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("key", "ImageReward", "Name of the score in the infotext", info="letters, digits, space, - and /; at least two"),
     Option("badges", True, "Show scores on gallery thumbnails"),
     Option("colour_low", "#b3261e", "Badge colour of low scores (-2 and below)", colour=True),
+    Option("colour_middle", "#8a6100", "Badge colour half-way (0)", colour=True),
     Option("colour_high", "#146c2e", "Badge colour of high scores (2 and above)", colour=True),
     Option("low_subfolder", "low-score", "Subfolder for low scorers that are moved"),
     Option("write_aesthetic_score", False, "Also write aesthetic_score (0 to 10)", info="for image browsers that sort by it"),

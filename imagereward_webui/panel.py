@@ -23,14 +23,14 @@ def accordion(elem_id: ElemId) -> tuple[list[Any], list[Any], list[str]]:
         with gr.Row():
             widgets["scorer"] = _widget("scorer", elem_id)
             _refresh(widgets["scorer"], elem_id("scorer_refresh"))
-            widgets["sort"] = _widget("sort", elem_id)
         for row in (("filter_by", "limit", "top_k"), ("low_images", "wanted", "max_batches")):
             with gr.Row():
                 for attr in row:
                     widgets[attr] = _widget(attr, elem_id)
         with gr.Row():
+            widgets["sort"] = _widget("sort", elem_id)
             widgets["unload"] = _widget("unload", elem_id)
-            unload_button(elem_id)
+        unload_button(elem_id)
     inputs = [widgets[field.attr] for field in FIELDS]
     fields = [(widgets[field.attr], _paste(field)) for field in FIELDS]
     return inputs, fields, list(infotext.ALL_KEYS)
@@ -48,7 +48,7 @@ def dropdown(elem_id: ElemId) -> tuple[list[Any], list[Any]]:
 def unload_button(elem_id: ElemId) -> None:
     """The button that frees the scorer's memory, and the line that says what it did."""
     with gr.Row():
-        button = gr.Button("Unload Model From Memory", elem_id=elem_id("unload_model"))
+        button = gr.Button("Unload Model From Memory", size="sm", elem_id=elem_id("unload_model"))
         status = gr.HTML("", elem_id=elem_id("status"), elem_classes=["imagereward-status"])
     button.click(fn=unload, inputs=[], outputs=[status])
 

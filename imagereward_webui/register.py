@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from modules import script_callbacks
 
-from . import api, extras, host, options, panel, script, train_api, train_tab, xyz  # noqa: F401  all at once: A1111 takes our folder off sys.path after the load
+from . import api, extras, host, job, options, panel, script, train_api, train_tab, xyz  # noqa: F401  all at once: A1111 takes our folder off sys.path after the load
 from .core import RM
 
 
@@ -14,6 +14,7 @@ def register_callbacks() -> None:
     script_callbacks.on_ui_settings(options.add_options)
     script_callbacks.on_before_image_saved(script.before_image_saved)
     script_callbacks.on_image_saved(script.image_saved)
+    script_callbacks.on_image_grid(job.images_joined)
     script_callbacks.on_before_ui(xyz.add_axes)
     script_callbacks.on_ui_tabs(train_tab.tabs)
     script_callbacks.on_app_started(api.mount)

@@ -8,11 +8,11 @@ from modules import scripts
 
 from . import host, infotext, panel, xyz
 from .core import logger
-from .job import Job, clear
+from .job import Job, clear, refuse
 from .lifecycle import holder
 from .request import DROPDOWN_LIMIT_LABEL, InvalidRequest, ScoreRequest
 
-JOB, DROPDOWN = "_imagereward_job", "_imagereward_dropdown"
+JOB, DROPDOWN, REFUSED = "_imagereward_job", "_imagereward_dropdown", "_imagereward_refused"
 
 
 def resolve(p: Any, args: tuple[Any, ...]) -> ScoreRequest:
@@ -56,11 +56,13 @@ class ImageRewardAccordion(scripts.Script):
 
     def before_process(self, p, *args):
         setattr(p, JOB, None)
+        setattr(p, REFUSED, None)
         try:
             request = resolve(p, args)
         except InvalidRequest as error:  # an exception here would be swallowed: generate, and say why there is no score
             logger.warning("%s", error)
             p.comment(f"ImageReward: not scored: {error}")
+            setattr(p, REFUSED, f"not scored: {error}")
             return
         if request.enabled:
             setattr(
@@ -94,6 +96,8 @@ class ImageRewardAccordion(scripts.Script):
         if job := getattr(p, JOB, None):
             setattr(p, JOB, None)
             job.finish(p, processed)
+        elif refused := getattr(p, REFUSED, None):
+            refuse(processed, refused)
 
 
 class ImageRewardScript(scripts.Script):
@@ -138,7 +142,8 @@ def before_image_saved(params: Any) -> None:
 
 
 def image_saved(params: Any) -> None:
-    """Remember where the host wrote an image of ours."""
+    """Remember where the host wrote an image of ours, and put the scores of an X/Y/Z plot beside its grid."""
+    xyz.grid_saved(params)
     job = getattr(params.p, JOB, None)
     entry = job.current(params.p, params.image) if job else None
     if entry:

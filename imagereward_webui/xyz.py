@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from . import host
+from .core import logger
+from .files import unused_path
 from .lifecycle import available
 from .request import ScoreRequest
 
 SCRIPT_TITLE = "X/Y/Z plot"
 AXES_ATTRIBUTE = "imagereward_axes"
+_waiting: list[Path] = []  # the CSV of the running job, until its grid is saved: the host runs one job at a time
 COLUMNS = (
     "cell",
     "file",
@@ -70,7 +73,8 @@ def _set_limit(p: Any, value: float, values: Any) -> None:
 
 
 def write_rows(p: Any, request: ScoreRequest, entries: list[Any]) -> Path | None:
-    """Append this cell's images to `xyz-scores-<time>.csv` in the grids' folder; None if grids are not saved."""
+    """Append this cell's images to `xyz-scores-<time>.csv` in the grids' folder, to be renamed after the grid when that is saved;
+    None if grids are not saved."""
     shared = host.module("shared")
     if not shared.opts.grid_save:
         return None
@@ -106,4 +110,19 @@ def write_rows(p: Any, request: ScoreRequest, entries: list[Any]) -> Path | None
                     getattr(p, "sd_model_name", ""),
                 ]
             )
+    _waiting[:] = [path]
     return path
+
+
+def grid_saved(params: Any) -> None:
+    """Put the CSV beside the grid that the host has just saved, under the grid's name (the first grid is the whole one)."""
+    # the X/Y/Z script saves its grids, and nothing else, with the result in the place of the job
+    if not _waiting or not hasattr(params.p, "index_of_first_image"):
+        return
+    path = _waiting.pop()
+    if host.module("shared").state.job_timestamp not in path.name:
+        return  # left by a job that was interrupted before its grid
+    try:
+        os.replace(path, unused_path(Path(params.filename).with_suffix(".csv")))
+    except OSError as error:
+        logger.warning("%s stays where it is: %s", path, error)

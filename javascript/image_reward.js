@@ -28,17 +28,26 @@
         return found ? Number(found[1]) : null;
     }
 
+    // What the server says of the whole job.
+    function resultOf(info) {
+        return (info.extra_generation_params || {})["ImageReward result"] || {};
+    }
+
     // One score or null per gallery position. Infotexts are the truth where each position has one (the upscale button replaces
     // one of them and nothing else); with masks in between, the server says which position has which score.
     function scoresByPosition(info, count) {
         const first = info.index_of_first_image || 0;
         const texts = (info.infotexts || []).slice(0, count);
         const scores = texts.map((text, i) => (i < first ? null : scoreInInfotext(text)));
-        const result = (info.extra_generation_params || {})["ImageReward result"];
+        const result = resultOf(info);
+        const own = texts.slice(first);
+        if (own.length > 1 && own.every((text) => text === own[0])) {
+            return Array(count).fill(null);  // Loopback gives every image the text of its first one: better no score than a wrong one
+        }
         if (scores.length === count) {
             return scores;
         }
-        if (result && Array.isArray(result.scores) && result.scores.length === count) {
+        if (Array.isArray(result.scores) && result.scores.length === count) {
             return result.scores;
         }
         return scores.length > first ? spreadOverMasks(scores, first, count) : Array(count).fill(null);
@@ -68,12 +77,12 @@
         return [value >> 16, (value >> 8) & 255, value & 255];
     }
 
-    // From the low to the high colour over [low, high], with a text colour that can be read on it.
+    // From the low over the middle to the high colour over [low, high], with a text colour that can be read on it.
     function colours(score, low, high) {
         const share = high > low ? Math.min(1, Math.max(0, (score - low) / (high - low))) : 1;
-        const from = rgb(option("colour_low", "#b3261e"));
-        const to = rgb(option("colour_high", "#146c2e"));
-        const mixed = from.map((channel, i) => Math.round(channel + (to[i] - channel) * share));
+        const stops = [option("colour_low", "#b3261e"), option("colour_middle", "#8a6100"), option("colour_high", "#146c2e")].map(rgb);
+        const half = share < 0.5 ? 0 : 1;
+        const mixed = stops[half].map((channel, i) => Math.round(channel + (stops[half + 1][i] - channel) * (2 * share - half)));
         const bright = 0.299 * mixed[0] + 0.587 * mixed[1] + 0.114 * mixed[2] > 150;
         return {background: "rgb(" + mixed.join(",") + ")", text: bright ? "#000" : "#fff"};
     }
@@ -105,6 +114,15 @@
         setClass(badge, "imagereward-best", best);
     }
 
+    // The score of the image in large, which has no thumbnail button of its own.
+    function paintPreview(gallery, state) {
+        const preview = gallery.querySelector(".preview");
+        if (!preview) return;
+        const image = preview.querySelector("[data-testid='detailed-image']");
+        const score = image && state.scores.has(image.src) ? state.scores.get(image.src) : null;
+        setBadge(preview, score, score !== null && state.best === score && state.count > 1, state.range);
+    }
+
     function setClass(element, name, wanted) {
         if (element.classList.contains(name) !== wanted) {
             element.classList.toggle(name, wanted);
@@ -134,6 +152,7 @@
         status.htmlFor = slider.id;
         slider.addEventListener("input", () => {
             state.threshold = Number(slider.value) <= Number(slider.min) ? null : Number(slider.value);
+            showShare(slider);
             paint(tab, state);
         });
         hide.addEventListener("change", () => {
@@ -143,6 +162,27 @@
         bar.append(label, slider, hide, hideLabel, status);
         state.bar = {root: bar, slider: slider, status: status};
         return bar;
+    }
+
+    // For the style sheet: which part of the track lies below the threshold.
+    function showShare(slider) {
+        const low = Number(slider.min);
+        slider.style.setProperty("--imagereward-share", ((100 * (Number(slider.value) - low)) / (Number(slider.max) - low)).toFixed(1) + "%");
+    }
+
+    // What stands in the place of the bar when every image is hidden: why, and what to do.
+    function updateEmpty(tab, gallery, state) {
+        if (!state.empty) {
+            if (state.note) state.note.remove();
+            return;
+        }
+        if (!state.note) {
+            state.note = document.createElement("div");
+            state.note.id = "imagereward-empty-" + tab;
+            state.note.className = "imagereward-bar imagereward-empty";
+        }
+        if (state.note.textContent !== state.empty) state.note.textContent = state.empty;
+        if (!state.note.isConnected) gallery.insertAdjacentElement("afterend", state.note);
     }
 
     function updateBar(tab, gallery, state, known) {
@@ -159,6 +199,7 @@
             slider.min = low;
             slider.max = high;
             slider.value = state.threshold === null ? low : String(state.threshold);
+            showShare(slider);
         }
     }
 
@@ -172,11 +213,12 @@
             setClass(button, "imagereward-below", below && !state.hide);
             setClass(button, "imagereward-hidden", below && state.hide);
         }
+        paintPreview(gallery, state);
         if (state.bar) {
             const known = state.known;
             const reach = known.filter((score) => reaches(score, state.threshold)).length;
             const at = state.threshold === null ? "" : state.threshold.toFixed(2) + " · ";
-            const text = at + reach + " of " + known.length;
+            const text = at + reach + " of " + known.length + (state.hidden ? " · " + state.hidden + " filtered out" : "");
             if (state.bar.status.textContent !== text) state.bar.status.textContent = text;
         }
     }
@@ -187,7 +229,11 @@
         const textarea = app.querySelector("#generation_info_" + tab + " textarea");
         if (!gallery || !textarea) return;
         const state = states[tab] || (states[tab] = {threshold: null, hide: false, known: [], scores: new Map(), range: [-2, 2], count: 0});
-        state.gallery = gallery;
+        if (state.gallery !== gallery) {
+            state.gallery = gallery;
+            // another image chosen in the preview changes an attribute only, which the host's callbacks don't notice
+            gallery.addEventListener("load", () => paintPreview(gallery, state), true);
+        }
         const grid = gallery.querySelectorAll(".grid-container button.thumbnail-item img");
         const list = grid.length ? grid : gallery.querySelectorAll(".thumbnails button.thumbnail-item img");
         const sources = Array.from(list, (image) => image.src);
@@ -200,12 +246,16 @@
             state.scores = new Map(sources.map((source, i) => [source, scores[i]]));
             state.known = scores.filter((score) => score !== null);
             state.count = state.known.length;
+            const result = resultOf(info);
+            state.hidden = result.hidden || 0;
+            state.empty = sources.length ? "" : result.empty || "";
             state.best = state.count ? Math.max(...state.known) : null;
             // standardised scores have a scale of their own; cosines are told apart within the gallery
             const lowest = state.count ? Math.min(...state.known) : 0;
             const cosine = /(?:CLIP|BLIP|Aesthetic) score: /.test(textarea.value);
             state.range = cosine ? [lowest, state.best] : [-2, 2];
             updateBar(tab, gallery, state, state.known);
+            updateEmpty(tab, gallery, state);
         } else if (state.count && !state.bar.root.isConnected) {
             updateBar(tab, gallery, state, state.known);
         }

@@ -23,6 +23,7 @@ RESULTS = {
     "clip": ([0.21, 0.24, 0.29], 0, "clip"),
     "unscored": ([None, None], 0, "result"),
     "hundred": ([round(-2 + 0.04 * i, 2) for i in range(100)], 0, "result"),
+    "loopback": ([0.7, 0.7, 0.7], 0, "same text"),
     "empty": ([], 0, "result"),
 }
 
@@ -43,10 +44,12 @@ def generate(name):
         if source in ("masks", "told") and score is None:
             continue  # masks have no infotext
         pair = f"{key}: {score:.4f}, " if score is not None else ""
-        texts.append(f"a cat, ImageReward: 9.9\nSteps: 20, Sampler: Euler, Seed: {i}, {pair}Version: 1")
+        seed = 0 if source == "same text" else i
+        texts.append(f"a cat, ImageReward: 9.9\nSteps: 20, Sampler: Euler, Seed: {seed}, {pair}Version: 1")
     info = {"infotexts": texts, "index_of_first_image": first, "extra_generation_params": {}}
     if source in ("result", "told"):
-        info["extra_generation_params"]["ImageReward result"] = {"scores": scores}
+        hidden, empty = (0, "") if scores else (3, "Nothing to show: the best of 3 has 0.10, and the limit is 9.")
+        info["extra_generation_params"]["ImageReward result"] = {"scores": scores, "hidden": hidden, "empty": empty}
     return [picture(name, i) for i in range(len(scores))], json.dumps(info)
 
 

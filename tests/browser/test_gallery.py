@@ -4,6 +4,7 @@ import pytest
 
 GRID = "#txt2img_gallery .grid-container button.thumbnail-item"
 THUMBS = "#txt2img_gallery .thumbnails button.thumbnail-item"
+LARGE = "#txt2img_gallery .preview > .imagereward-badge"
 BADGES = "buttons => buttons.map(b => { const x = b.querySelector('.imagereward-badge'); return x ? (x.classList.contains('imagereward-best') ? '★ ' : '') + x.textContent : null; })"
 
 
@@ -42,7 +43,7 @@ def test_badges_in_grid_mode(page, screenshot):
 def test_colour_follows_the_score(page):
     generate(page, "first", 9)
     colours = page.eval_on_selector_all(f"{GRID} .imagereward-badge", "all => all.map(b => b.style.backgroundColor)")
-    assert colours[5] == "rgb(20, 108, 46)" and colours[3] != colours[5] and colours[2] == colours[7]  # 2.4 is beyond the scale; 0.58 twice
+    assert colours[5] == "rgb(20, 108, 46)" and colours[4] == "rgb(138, 97, 0)" and colours[3] != colours[5] and colours[2] == colours[7]  # 2.4 is beyond the scale; 0.58 twice
 
 
 def test_badges_in_preview_mode(page, screenshot):
@@ -52,9 +53,16 @@ def test_badges_in_preview_mode(page, screenshot):
     page.wait_for_timeout(450)
     assert badges(page, THUMBS) == [None, "1.22", "-0.41", "0.58", "-1.90", "0.00", "★ 2.40", "-0.05", "0.58"]
     assert page.query_selector("#txt2img_gallery [data-testid='detailed-image']")
+    assert page.inner_text(LARGE) == "1.22"
     screenshot("preview")
     page.click(f"{THUMBS} >> nth=3")  # a badge takes no click: the thumbnail below it is chosen
-    page.wait_for_timeout(300)
+    page.wait_for_timeout(450)
+    assert page.inner_text(LARGE) == "0.58"
+    page.click(f"{THUMBS} >> nth=0")  # the grid has no score
+    page.wait_for_timeout(450)
+    assert page.query_selector(LARGE) is None
+    page.click(f"{THUMBS} >> nth=3")
+    page.wait_for_timeout(450)
     assert page.eval_on_selector_all(THUMBS, "all => all.findIndex(b => b.classList.contains('selected'))") == 3
     close_preview(page)
 
@@ -90,6 +98,23 @@ def test_the_server_tells_where_the_images_are_among_masks(page):
     page.fill("#imagereward-threshold-txt2img", "0.5")  # the first is 0.496, and shows as 0.50
     assert below(page, "imagereward-below") == [3]
     page.eval_on_selector("#imagereward-threshold-txt2img", "s => { s.value = s.min; s.dispatchEvent(new Event('input')); }")
+
+
+def test_texts_that_are_all_the_same_score_nothing(page):
+    """Loopback gives every image of its result the text of the first one."""
+    generate(page, "loopback", 3)
+    assert badges(page) == [None] * 3
+
+
+def test_an_empty_result_says_why(page, screenshot):
+    generate(page, "first", 9)
+    page.click("#generate_empty")
+    page.wait_for_selector("#imagereward-empty-txt2img")
+    assert page.inner_text("#imagereward-empty-txt2img") == "Nothing to show: the best of 3 has 0.10, and the limit is 9."
+    assert page.query_selector("#imagereward-bar-txt2img") is None
+    screenshot("empty")
+    generate(page, "second", 4)
+    assert page.query_selector("#imagereward-empty-txt2img") is None
 
 
 def test_cosines_are_coloured_within_the_gallery(page):

@@ -135,7 +135,7 @@ def test_download_progress_is_shown_and_can_be_cancelled(host, generate, holder)
 
     holder._load = load
     processed = generate(seeds=1, batch_size=1)
-    assert shown == ["ImageReward: downloading ImageReward.pt 50 % (50 MB)"] and host.state.textinfo is None
+    assert shown == ["ImageReward: downloading ImageReward.pt: 50 of 100 MB (50 %)"] and host.state.textinfo is None
     assert "not scored: stopped by the user" in processed.comments and len(processed.images) == 1
 
 

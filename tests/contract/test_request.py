@@ -41,7 +41,7 @@ def test_named_arguments(request_module):
     ("named", "message"),
     [
         ({"limt": 1}, "unknown field 'limt'; known: enabled, scorer"),
-        ({"filter_by": "maybe"}, "\"Show in gallery\" is 'maybe'; choose one of: none, score, top k"),
+        ({"filter_by": "maybe"}, "\"Filter gallery by\" is 'maybe'; choose one of: none, score, top k"),
         ({"top_k": 1.5}, '"Images to keep (top k)" is 1.5; it needs a whole number'),
         ({"top_k": 0}, "it must lie between 1 and 1000"),
         ({"enabled": "perhaps"}, "\"Score generated images\" is 'perhaps'; it needs true or false"),

@@ -1,10 +1,12 @@
 """The score of each image: which pixels, which prompt, and that every place that shows an infotext agrees."""
 
+import json
 import re
 
 from PIL import Image
 
 from .conftest import TITLE
+from .fakehost.images import hidden_text
 
 
 def score_in(text):
@@ -129,7 +131,11 @@ def test_failure_keeps_images_and_is_told_once(host, generate, loader):
 def test_invalid_accordion_input_is_told_and_nothing_is_lost(host, loader):
     processed = host.txt2img(seed=148, accordion=[True, "CLIP", "maybe"])
     assert len(processed.images) == 1 and loader.loads == [] and host.errors == []
-    assert "\"Show in gallery\" is 'maybe'" in processed.comments
+    assert "\"Filter gallery by\" is 'maybe'" in processed.comments
+    # API clients see no comments
+    (note,) = json.loads(processed.js())["extra_generation_params"]["ImageReward result"]["notes"]
+    assert "\"Filter gallery by\" is 'maybe'" in note
+    assert "result" not in host.txt2img(seed=148, accordion=[False]).js()
 
 
 def test_interrupted_job_keeps_what_was_made(host, generate):
@@ -142,16 +148,45 @@ def test_interrupted_job_keeps_what_was_made(host, generate):
     assert processed.all_seeds == [149, 150, 151] and len(processed.infotexts) == len(processed.images) == 4
 
 
-def test_reforge_grid_text_is_corrected(host, generate, monkeypatch):
-    """reForge asks for the grid's infotext as if it were the last image's."""
+def as_reforge(host, monkeypatch):
+    """reForge asks for the grid's infotext as if it were the first image of the last batch."""
     real = host.processing.create_infotext
 
     def reforge(p, prompts, seeds, subseeds, use_main_prompt=False, index=None, negative=None, **kwargs):
-        return real(p, prompts, seeds, subseeds, False, p.batch_index if use_main_prompt else index, negative, **kwargs)
+        return real(p, prompts, seeds, subseeds, False, index, negative, **kwargs)
 
     from .fakehost import infotext
 
     monkeypatch.setattr(infotext, "create", reforge)
-    processed = generate(seeds=2, batch_size=2)
+
+
+def test_reforge_grid_carries_no_score(host, generate, monkeypatch):
+    """Neither in the gallery nor on disk, nor in the text that reForge hides in the pixels before any callback could mend it."""
+    as_reforge(host, monkeypatch)
+    host.options.stealth_pnginfo_option, host.options.grid_save, host.options.save_txt = "Alpha", True, True
+    processed = generate(seeds=2, batch_size=1, width=64, height=64)
     assert score_in(processed.infotexts[0]) == [] and score_in(processed.images[0].info["parameters"]) == []
-    assert score_in(processed.infotexts[1]) == [-0.2]
+    assert score_in(saved_texts(host)["grids/grid-148.png"]) == []
+    assert score_in((host.folder / "outputs" / "grids" / "grid-148.txt").read_text()) == []
+    assert hidden_text(processed.images[0]).startswith("a cat\nSteps:") and score_in(hidden_text(processed.images[0])) == []
+    assert [score_in(text) for text in processed.infotexts[1:]] == [[-0.2], [-0.1]]
+
+
+def test_stealth_text_carries_the_score_and_its_alpha_channel_disturbs_nothing(host, generate):
+    """Forge's default: saving turns the picture in hand into RGBA; it is scored before, and filtered, sorted and joined after."""
+    host.options.stealth_pnginfo_option = "Alpha"
+    processed = generate(seeds=4, accordion={"filter_by": "top k", "top_k": 3, "sort": True}, width=64, height=64)
+    assert [image.mode for image in processed.images] == ["RGBA"] * 4
+    assert [score_in(text) for text in processed.infotexts] == [[], [0.1], [0.0], [-0.1]]
+    assert [hidden_text(image) for image in processed.images[1:]] == processed.infotexts[1:]
+    on_disk = Image.open(host.folder / "outputs" / "images" / "151.png")
+    assert hidden_text(on_disk) == on_disk.info["parameters"] == processed.infotexts[1]
+
+
+def test_reforge_grid_in_the_gallery_is_clean_where_another_script_replaced_the_images(host, generate, monkeypatch):
+    """The host then joins pictures that nobody scored; what the gallery shows is still mended at the end."""
+    as_reforge(host, monkeypatch)
+    host.callbacks.lists["on_image_grid"].clear()
+    processed = generate(seeds=2, batch_size=1)
+    assert score_in(processed.infotexts[0]) == [] and score_in(processed.images[0].info["parameters"]) == []
+    assert score_in(processed.infotexts[2]) == [-0.1]

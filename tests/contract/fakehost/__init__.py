@@ -48,6 +48,7 @@ class Options:
             save_images_before_highres_fix=False,
             save_images_replace_action="Replace",
             save_incomplete_images=False,
+            stealth_pnginfo_option="None",
         )
 
     def __getattr__(self, name: str) -> Any:

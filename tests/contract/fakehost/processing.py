@@ -58,7 +58,7 @@ class Processing:
             for i, seed in enumerate(self.seeds):
                 text = infotext.create(self, self.all_prompts, self.all_seeds, self.all_subseeds, index=self.iteration * self.batch_size + i)
                 self.host.images.save_image(picture(seed), self.outpath_samples, "", seed, info=text, p=self, suffix="-before-highres-fix")
-        return [picture(seed) for seed in self.seeds]
+        return [picture(seed, (self.width, self.height)) for seed in self.seeds]
 
 
 def picture(seed: int, size: tuple[int, int] = (8, 8)) -> Image.Image:

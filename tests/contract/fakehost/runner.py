@@ -86,6 +86,7 @@ class Callbacks:
         "on_before_ui",
         "on_before_image_saved",
         "on_image_saved",
+        "on_image_grid",
         "on_app_started",
         "on_ui_tabs",
         "on_script_unloaded",
