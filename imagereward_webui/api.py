@@ -136,6 +136,18 @@ def _run(work: Any) -> Any:
             raise HTTPException(status_code=503, detail=str(error)) from error
 
 
+def _score(scorer: str, prompts: str | list[str], images: list[Any]) -> list[float]:
+    """Scores, after which the memory policy applies as it does after a generation."""
+
+    def work() -> list[float]:
+        try:
+            return holder.score(scorer, prompts, images)
+        finally:
+            holder.after_job()
+
+    return _run(work)
+
+
 # --- the routes --------------------------------------------------------------------------------------------------------
 
 router = APIRouter(prefix=PREFIX, tags=["ImageReward"])
@@ -177,14 +189,14 @@ def schema() -> dict:
 def score(body: ScoreBody) -> dict:
     """One score per image, in order."""
     scorer, prompts, images = _known(body.scorer), _prompts(body), _images(body.images)
-    return {"scorer": scorer, "scores": _run(lambda: holder.score(scorer, prompts, images))}
+    return {"scorer": scorer, "scores": _score(scorer, prompts, images)}
 
 
 @router.post("/rank")
 def rank(body: RankBody) -> dict:
     """`ranking[i]` is the rank of image i, 1 = best; equal scores rank in order of appearance."""
     scorer, images = _known(body.scorer), _images(body.images)
-    scores = _run(lambda: holder.score(scorer, plain_prompt(body.prompt), images))
+    scores = _score(scorer, plain_prompt(body.prompt), images)
     order = sorted(range(len(scores)), key=lambda i: -scores[i])
     return {"scorer": scorer, "ranking": [order.index(i) + 1 for i in range(len(scores))], "scores": scores}
 

@@ -42,3 +42,8 @@ class ScriptPostprocessingImageReward(scripts_postprocessing.ScriptPostprocessin
         except Exception as error:  # noqa: BLE001 - the other postprocessing scripts' work must not be lost
             logger.warning("image not scored: %s", error)
             pp.info[f"{key} note"] = f"not scored, {error}"
+        finally:
+            if notes := holder.take_notes():
+                pp.info.setdefault(f"{key} note", "; ".join(notes))
+            if host.at_last_image():  # not after each: a directory of images would move or load the scorer for every one
+                holder.after_job()

@@ -119,6 +119,12 @@ def interrupted() -> bool:
     return bool(state.interrupted or state.skipped or getattr(state, "stopping_generation", False))
 
 
+def at_last_image() -> bool:
+    """Extras tab: whether this is the last image of its batch (or the host does not say)."""
+    state = module("shared").state
+    return getattr(state, "job_no", 0) >= getattr(state, "job_count", 0)
+
+
 def process_images(p: Any) -> Any:
     return module("processing").process_images(p)
 

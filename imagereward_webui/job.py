@@ -157,14 +157,24 @@ class Job:
             hidden = [entry for k, entry in enumerate(entries) if k not in set(kept)]
             self.notes += self.files.settle(hidden)
         if self.rearranges and shown and not self._restore["do_not_save_grid"]:
-            grid, text = self.host.build_grid(p, shown)
-            if grid is not None:
-                results.insert_grid(processed, grid, text)
+            self._rebuild_grid(p, processed, shown)
         elif processed.index_of_first_image == 1:
             self._clean_grid_text(processed)
         if self.on_result:
             self.on_result(p, self.request, entries)
         self._report(processed, entries, kept)
+
+    def _rebuild_grid(self, p: Any, processed: Any, shown: list[Any]) -> None:
+        """The grid of what is shown. Where the host can't write it (Forge's stealth mode "RGB" fails on every grid), the result
+        goes on without one and says so."""
+        try:
+            grid, text = self.host.build_grid(p, shown)
+        except Exception as error:  # noqa: BLE001 - the host's own code and callbacks run here; images and report must not be lost
+            logger.warning("no grid: %s", error)
+            self.notes.append(f"no grid: {error}")
+            return
+        if grid is not None:
+            results.insert_grid(processed, grid, text)
 
     def _clean_grid_text(self, processed: Any) -> None:
         """On reForge, the last score still stands in the grid's text if another script replaced every image after it was scored."""
@@ -179,7 +189,9 @@ class Job:
     def _why_empty(self, entries: list[Entry]) -> str:
         """What to tell a user who looks at an empty gallery: why, what to do, and where the images are."""
         best = max(entry.score for entry in entries if entry.score is not None)
-        text = f"Nothing to show: the best of {len(entries)} has {best:.2f}, and the limit is {self.request.limit:g}. Lower the limit or filter by none."
+        text = (
+            f"Nothing to show: the best of {len(entries)} has {best:.2f}, and the limit is {self.request.limit:g}. Lower the limit or filter by none."
+        )
         return f"{text} {where}" if (where := self.files.whereabouts(entries)) else text
 
     def _report(self, processed: Any, entries: list[Entry], kept: list[int]) -> None:

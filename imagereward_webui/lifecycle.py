@@ -80,6 +80,8 @@ class ScorerHolder:
         self._lock = threading.RLock()
         self._scorer: Any = None
         self._name = self._device = ""
+        self._made_for: tuple[Any, ...] = ()
+        self._fell_back = False  # on the CPU for want of GPU memory, not by anybody's choice
         self._notes: list[str] = []
 
     # --- use -------------------------------------------------------------------------------------------------------
@@ -96,7 +98,9 @@ class ScorerHolder:
             logger.warning("out of GPU memory while scoring; trying once more on the CPU")
             self._notes.append("the GPU was out of memory, so this was scored on the CPU")
             self.unload()
-            return self._get(name, device="cpu").score_pairs(prompts, list(images))
+            scorer = self._get(name, device="cpu")
+            self._fell_back = True
+            return scorer.score_pairs(prompts, list(images))
 
     def load(self, name: str) -> None:
         """Load now instead of at the first use."""
@@ -104,7 +108,8 @@ class ScorerHolder:
             self._get(name)
 
     def _get(self, name: str, device: str | None = None) -> Any:
-        if self._scorer is not None and self._name == name:
+        made_for = self._sources(name)
+        if self._scorer is not None and self._made_for == made_for:
             wanted = device or self._device
             if str(self._scorer.device) != wanted:
                 self._host.make_room(_bytes(self._scorer), wanted)
@@ -122,8 +127,18 @@ class ScorerHolder:
                     self._scorer = self._load(name, device, self._host.option("precision"), self._host.models_dir(), self._progress)
         finally:
             self._host.show_progress(None)
-        self._name, self._device = name, device
+        self._name, self._device, self._made_for = name, device, made_for
         return self._scorer
+
+    def _sources(self, name: str) -> tuple[Any, ...]:
+        """All that a scorer depends on: a changed setting, or another file under the same name, asks for another scorer."""
+        folder = self._host.models_dir()
+        try:
+            status = (folder / name).stat()
+            stamp = (status.st_mtime_ns, status.st_size)
+        except OSError:  # a model of the registry, not a file in this folder by that name
+            stamp = None
+        return name, self._host.device(), self._host.option("precision"), folder, stamp
 
     def _progress(self, done: int, total: int | None = None, what: str = "") -> None:
         """For downloads: shows how far it is, and stops it when the user presses Interrupt."""
@@ -145,7 +160,8 @@ class ScorerHolder:
         with self._lock:
             if self._scorer is None:
                 return
-            policy = POLICY_UNLOAD if unload else self._host.option("policy")
+            # after a fallback to the CPU the next job tries the GPU again
+            policy = POLICY_UNLOAD if unload or self._fell_back else self._host.option("policy")
             if policy == POLICY_AUTO:
                 size = self._host.vram_gb(self._device)
                 policy = POLICY_CPU if size is not None and size < SMALL_GPU_GB else POLICY_KEEP
@@ -159,17 +175,17 @@ class ScorerHolder:
         """Drop the scorer; returns the megabytes its weights took. Nothing loaded: 0, and no error."""
         with self._lock:
             freed = _bytes(self._scorer) / 1e6 if self._scorer is not None else 0.0
-            self._scorer, self._name = None, ""
+            self._scorer, self._name, self._fell_back = None, "", False
             if freed:
                 self._host.collect_garbage()
             return freed
 
     def status(self) -> dict[str, Any]:
-        """What is loaded, where, and how large."""
-        with self._lock:
-            if self._scorer is None:
-                return {"loaded": None, "device": None, "megabytes": 0.0}
-            return {"loaded": self._name, "device": str(self._scorer.device), "megabytes": round(_bytes(self._scorer) / 1e6, 1)}
+        """What is loaded, where, and how large. Takes no lock: a client that asks during a download gets an answer."""
+        scorer, name = self._scorer, self._name
+        if scorer is None:
+            return {"loaded": None, "device": None, "megabytes": 0.0}
+        return {"loaded": name, "device": str(scorer.device), "megabytes": round(_bytes(scorer) / 1e6, 1)}
 
     def _move(self, device: str) -> None:
         with _plain_torch():

@@ -43,7 +43,9 @@ def test_badges_in_grid_mode(page, screenshot):
 def test_colour_follows_the_score(page):
     generate(page, "first", 9)
     colours = page.eval_on_selector_all(f"{GRID} .imagereward-badge", "all => all.map(b => b.style.backgroundColor)")
-    assert colours[5] == "rgb(20, 108, 46)" and colours[4] == "rgb(138, 97, 0)" and colours[3] != colours[5] and colours[2] == colours[7]  # 2.4 is beyond the scale; 0.58 twice
+    assert (
+        colours[5] == "rgb(20, 108, 46)" and colours[4] == "rgb(138, 97, 0)" and colours[3] != colours[5] and colours[2] == colours[7]
+    )  # 2.4 is beyond the scale; 0.58 twice
 
 
 def test_badges_in_preview_mode(page, screenshot):

@@ -1,5 +1,7 @@
 """Filtering never loses or misaligns anything, and stands back where a caller needs every image."""
 
+import sys
+
 from PIL import Image
 
 from .conftest import TITLE
@@ -32,6 +34,23 @@ def test_grid_is_rebuilt_from_what_is_kept(host, generate):
     assert host.files().count("grids/grid-148.png") == 1
     assert Image.open(host.folder / "outputs" / "grids" / "grid-148.png").size == processed.images[0].size == (8, 16)
     assert "ImageReward: " not in processed.infotexts[0]
+
+
+def test_a_grid_that_the_host_cannot_write_costs_neither_images_nor_report(host, generate, monkeypatch):
+    """Forge's stealth mode "RGB" unpacks three channels where its grids have four."""
+    images = sys.modules["modules.images"]
+    save = images.save_image
+
+    def stealthy(*args, grid=False, **kwargs):
+        if grid:
+            raise ValueError("too many values to unpack (expected 3)")
+        return save(*args, **kwargs)
+
+    monkeypatch.setattr(images, "save_image", stealthy)
+    processed = aligned(generate(seeds=4, accordion={"filter_by": "score", "limit": 0}))
+    assert processed.index_of_first_image == 0 and reds(processed.images) == [50, 51]
+    assert "kept 2 · hidden 2" in processed.comments
+    assert "no grid: too many values to unpack" in processed.comments
 
 
 def test_grid_settings_are_honoured(host, generate):

@@ -3,9 +3,11 @@
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from .conftest import RedScorer
 from .fakehost import EXTENSION
 
 
@@ -25,6 +27,41 @@ def test_changing_the_scorer_replaces_it(generate, loader):
     generate(accordion={"scorer": "CLIP"})
     generate(accordion={"scorer": "BLIP"})
     assert [name for name, _ in loader.loads] == ["CLIP", "BLIP"]
+
+
+@pytest.mark.parametrize(("option", "value"), [("device", "mps"), ("precision", "bf16")])
+def test_a_changed_setting_counts_at_the_next_job(host, generate, loader, option, value):
+    generate()
+    host.options.data[f"imagereward_{option}"] = value
+    generate()
+    generate()
+    assert loader.loads == [("ImageReward-v1.0", "cpu"), ("ImageReward-v1.0", value if option == "device" else "cpu")]
+
+
+def test_a_replaced_model_file_is_loaded_anew(host, generate, loader):
+    """A training run wrote a better model under the same name."""
+    path = host.part("host").models_dir() / "mine.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"old")
+    for _ in range(2):
+        generate(accordion={"scorer": "mine.safetensors"})
+    assert len(loader.loads) == 1
+    path.write_bytes(b"better")
+    generate(accordion={"scorer": "mine.safetensors"})
+    assert len(loader.loads) == 2
+
+
+def test_status_does_not_wait_for_a_download(generate, holder):
+    seen = []
+
+    def load(name, device, precision, folder, progress):
+        with ThreadPoolExecutor() as pool:
+            seen.append(pool.submit(holder.status).result(timeout=5))
+        raise ValueError("enough")
+
+    holder._load = load
+    generate()
+    assert seen == [{"loaded": None, "device": None, "megabytes": 0.0}]
 
 
 def test_survives_reload_ui(host, generate, loader, holder):
@@ -95,6 +132,7 @@ def test_never_loads_while_the_host_loads_a_checkpoint(host, generate, loader, m
 
 def test_gpu_out_of_memory_is_retried_on_the_cpu(host, generate, holder, loader, monkeypatch):
     monkeypatch.setattr(host.part("host"), "device", lambda: "cuda")
+    monkeypatch.setattr(host.part("host"), "vram_gb", lambda name: 24.0)
 
     class Small(type(loader.scorer)):
         def score_pairs(self, prompts, images):
@@ -107,6 +145,9 @@ def test_gpu_out_of_memory_is_retried_on_the_cpu(host, generate, holder, loader,
     assert loader.loads == [("ImageReward-v1.0", "cuda"), ("ImageReward-v1.0", "cpu")]
     assert "ImageReward: -0.2000" in processed.infotexts[1]
     assert processed.comments.count("scored on the CPU") == 1
+    loader.scorer = RedScorer()  # there is room again
+    assert "scored on the CPU" not in generate(seeds=2).comments
+    assert loader.loads[2:] == [("ImageReward-v1.0", "cuda")]
 
 
 def test_out_of_memory_on_the_cpu_is_an_error(generate, loader):

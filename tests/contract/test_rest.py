@@ -40,6 +40,13 @@ def test_rank(client):
     assert answer.json()["ranking"] == [4, 1, 3, 2] and answer.json()["scores"] == [0.0, 1.0, 0.5, 1.0]
 
 
+@pytest.mark.parametrize("route", ["score", "rank"])
+def test_the_memory_policy_counts_for_clients_too(client, host, route):
+    host.options.data["imagereward_policy"] = "unload"
+    assert client.post(f"/imagereward/v1/{route}", json={"images": [picture()], "prompt": "a cat"}).status_code == 200
+    assert client.get("/imagereward/v1/status").json()["loaded"] is None
+
+
 def test_load_status_unload(client):
     assert client.get("/imagereward/v1/status").json()["loaded"] is None
     assert client.post("/imagereward/v1/load", json={"scorer": "CLIP"}).json() == {"loaded": "CLIP", "device": "cpu", "megabytes": 1.0}

@@ -140,3 +140,11 @@ def test_extras_failure_keeps_the_other_scripts_work(extras, tmp_path, loader):
     pp = image_with(tmp_path, None)
     extras.process(pp, enable=True, scorer="CLIP", prompt="a dog")
     assert pp.info == {"CLIP score note": "not scored, no weights"}
+
+
+def test_extras_apply_the_memory_policy_after_the_last_image(host, extras, tmp_path, loader):
+    host.options.data["imagereward_policy"] = "unload"
+    host.state.job_count = 2
+    for host.state.job_no in (1, 2):
+        extras.process(image_with(tmp_path, None), enable=True, scorer="CLIP", prompt="a dog")
+    assert len(loader.loads) == 1 and host.part("lifecycle").holder.status()["loaded"] is None
