@@ -24,7 +24,7 @@ from .distributed import Processes
 from .engine import Engine, UpdateStats
 from .errors import ConfigError, ReFLError, SaveError
 from .evaluate import Evaluator, save_sheet
-from .export import export
+from .export import check_output, export
 from .log import logger
 from .metrics import Evaluation, StopRule
 from .report import write_report
@@ -111,6 +111,7 @@ class Trainer:
             load_prompts(early.train_data, early.prompts, early.dataset_name, early.caption_column), early.held_out, early.max_train_samples
         )
         self.backend = self._given[0] or setup.load(early)
+        check_output(early, self.backend.source)
         self._say("preparing", message=f"loaded {self.backend.family.name} ({self.backend.schedule.prediction_type}) from {self.backend.source.name}")
         self.config = dataclasses.replace(self.config, mixed_precision=early.mixed_precision).resolved(self.backend.family.is_sdxl, device.type)
         config = self.config

@@ -16,6 +16,7 @@ from refl.backend import load_backend
 from refl.errors import ConfigError, SaveError
 from refl.export import export_state
 from refl.ldm import UNET_PREFIX, UNetLayout
+from refl.runfiles import read_events
 from refl.single_file import save_tensors
 
 from .test_algorithm import make_engine
@@ -172,6 +173,8 @@ def test_impossible_outputs_are_refused(settings, models):
     ):
         with pytest.raises(ConfigError, match=word):
             Trainer(args=dataclasses.replace(settings, max_train_steps=1, **changes), rewards=colour_mix(), judges=[]).train()
+        events = read_events(Path(settings.output_dir) / "events.jsonl")
+        assert not [event for event in events if event["type"] in ("step", "evaluation")]  # before anything is trained
 
 
 def test_failed_save_leaves_nothing_behind(tmp_path, monkeypatch):
