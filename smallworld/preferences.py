@@ -49,8 +49,23 @@ def possible_flaws(scene: Scene) -> list[str]:
     return [flaw for flaw in PENALTIES if not (flaw == "relation" and scene.relation is None) and not (flaw == "size" and not sized)]
 
 
+@dataclass(frozen=True)
+class Composition:
+    """A picture and what lies where in it: ``placed`` holds the objects drawn, ``missing`` the index of the scene's object left out."""
+
+    picture: Image.Image
+    placed: tuple[Placed, ...]
+    missing: int | None = None
+
+
 def flawed_picture(scene: Scene, flaws: Sequence[str], rng: np.random.Generator) -> Image.Image | None:
     """A 64x64 picture of ``scene`` with exactly these flaws, or None if the draw cannot give one of them."""
+    composition = compose(scene, flaws, rng)
+    return None if composition is None else composition.picture
+
+
+def compose(scene: Scene, flaws: Sequence[str], rng: np.random.Generator) -> Composition | None:
+    """:func:`flawed_picture` with what lies where."""
     shown = scene
     for error in ERROR_TYPES:
         if error in flaws:
@@ -59,8 +74,9 @@ def flawed_picture(scene: Scene, flaws: Sequence[str], rng: np.random.Generator)
                 return None
             shown = changed
     placed = list(place(shown, rng))
-    if "missing" in flaws:
-        placed.pop(int(rng.integers(len(placed))))
+    missing = int(rng.integers(len(placed))) if "missing" in flaws else None
+    if missing is not None:
+        placed.pop(missing)
     if "extra" in flaws:
         spot = _free_spot(placed, rng)
         if spot is None:
@@ -72,7 +88,7 @@ def flawed_picture(scene: Scene, flaws: Sequence[str], rng: np.random.Generator)
     if "noise" in flaws:
         values = np.asarray(picture).astype(np.float32) + rng.normal(0, rng.uniform(14, 40), (SIZE, SIZE, 3))
         picture = Image.fromarray(values.clip(0, 255).astype(np.uint8))
-    return picture
+    return Composition(picture, tuple(placed), missing)
 
 
 def _free_spot(placed: Sequence[Placed], rng: np.random.Generator) -> Placed | None:
@@ -86,9 +102,9 @@ def _free_spot(placed: Sequence[Placed], rng: np.random.Generator) -> Placed | N
     return None
 
 
-def sample_item(rng: np.random.Generator, *, held_out: bool, pictures: int = 4) -> Item:
+def sample_item(rng: np.random.Generator, *, held_out: bool, pictures: int = 4, pair_share: float = 0.25) -> Item:
     """A caption with one flawless picture (four times in five) and others with one to three flaws."""
-    scene = sample_scene(rng, held_out=held_out)
+    scene = sample_scene(rng, held_out=held_out, pair_share=pair_share)
     kinds = possible_flaws(scene)
     shown: list[Image.Image] = []
     flaws: list[tuple[str, ...]] = []
@@ -118,9 +134,21 @@ def sample_pair(flaw: str, rng: np.random.Generator, *, held_out: bool) -> Item:
 
 
 def write_preferences(
-    folder: Path, name: str, count: int, seed: int, *, held_out: bool = False, view: View | None = None, view_share: float = 0.4
+    folder: Path,
+    name: str,
+    count: int,
+    seed: int,
+    *,
+    held_out: bool = False,
+    view: View | None = None,
+    view_share: float = 0.4,
+    pair_share: float = 0.45,
+    shuffled: bool = False,
 ) -> Path:
     """Write ``count`` items as ``folder/NAME.json`` with their PNG files in ``folder/NAME/``; returns the JSON's path.
+
+    ``pair_share`` of the captions name two objects: what only they can teach, relations, is otherwise seen too rarely. ``shuffled`` deals
+    the ranks of every item anew, at random: the negative control.
 
     ``view`` redraws all pictures of a ``view_share`` of the items, for example through an autoencoder, so that a reward model
     also meets pictures of the texture a generator makes.
@@ -129,7 +157,7 @@ def write_preferences(
     (folder / name).mkdir(parents=True, exist_ok=True)
     items: list[Item] = []
     while len(items) < count:
-        item = sample_item(rng, held_out=held_out)
+        item = sample_item(rng, held_out=held_out, pair_share=pair_share)
         if len(set(item.ranking)) > 1:
             items.append(item)
     if view is not None:
@@ -143,7 +171,7 @@ def write_preferences(
             "id": f"{name}-{index:05d}",
             "prompt": item.scene.caption,
             "generations": files,
-            "ranking": item.ranking,
+            "ranking": [int(rank) for rank in rng.permutation(item.ranking)] if shuffled else item.ranking,
             "flaws": [list(flaws) for flaws in item.flaws],
         })  # fmt: skip
     path = folder / f"{name}.json"

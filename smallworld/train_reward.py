@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from imagereward_core.config import ModelConfig, TextConfig, VisionConfig
+from imagereward_core.config import METADATA_KEY, ModelConfig, TextConfig, VisionConfig
+from imagereward_core.model import RewardModel
 
 from .preferences import PENALTIES, View, sample_pair, write_preferences
 from .pretrain_reward import RewardPretraining, pretrain_reward
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 # already three quarters of the file.
 MODEL = ModelConfig(
     vision=VisionConfig(image_size=64, patch_size=8, width=80, depth=3, heads=4, stem="conv"),
-    text=TextConfig(width=48, depth=3, heads=4, intermediate=192, max_positions=64),
+    text=TextConfig(width=48, depth=4, heads=4, intermediate=192, max_positions=64),
     projection=32,
     head=(64, 32, 16),
 )
@@ -39,9 +40,9 @@ class RewardTraining:
     """``items`` rankings of four pictures each; ``valid_items`` use captions that training never sees."""
 
     pretraining: RewardPretraining = field(default_factory=RewardPretraining)
-    items: int = 3000
+    items: int = 4000
     valid_items: int = 200
-    updates: int = 1500
+    updates: int = 1200
     batch_size: int = 16
     learning_rate: float = 7e-4
     seed: int = 505
@@ -69,7 +70,27 @@ def train_reward(config: RewardTraining, vae: AutoencoderKL | None, folder: Path
     data = folder / "preferences"
     write_preferences(data, "train", config.items, config.seed, view=view)
     write_preferences(data, "valid", config.valid_items, config.seed + 1, held_out=True, view=view)
-    pretrain_reward(config.pretraining, MODEL, folder, progress)
+    pretrain_reward(config.pretraining, MODEL, folder, progress, view=view)
+    return rank(config, folder, progress)
+
+
+def train_control(config: RewardTraining, reward: Path, folder: Path, progress: Progress) -> Path:
+    """The negative control: the encoders of ``reward``, which can read pictures, a fresh head, and rankings dealt at random.
+
+    What it prefers is arbitrary, so following it must improve nothing that anybody else measures.
+    """
+    from imagereward_core.training.initial import initialise
+    from imagereward_core.weights import read_state
+
+    torch.manual_seed(config.seed)
+    state, _ = read_state(reward)
+    fresh = RewardModel(MODEL)
+    initialise(fresh)
+    state = {name: fresh.state_dict()[name] if name.startswith("mlp.") else value.to(fresh.state_dict()[name].dtype) for name, value in state.items()}
+    save_file(state, folder / "pretrained.safetensors", {METADATA_KEY: replace(MODEL, mean=0.0, std=1.0).to_json()})
+    data = folder / "preferences"
+    write_preferences(data, "train", config.items, config.seed, shuffled=True)
+    write_preferences(data, "valid", config.valid_items, config.seed + 1, held_out=True, shuffled=True)
     return rank(config, folder, progress)
 
 

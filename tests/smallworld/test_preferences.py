@@ -86,3 +86,11 @@ def test_a_view_redraws_its_share_of_the_items(tmp_path):
     path = write_preferences(tmp_path, "some", 10, 2, view=black, view_share=0.5)
     redrawn = [np.asarray(Image.open(tmp_path / item["generations"][0])).max() == 0 for item in json.loads(path.read_text(encoding="utf-8"))]
     assert 1 <= sum(redrawn) <= 9
+
+
+def test_shuffled_rankings_keep_pictures_and_ranks_but_not_who_has_which(tmp_path):
+    plain, shuffled = (
+        json.loads(write_preferences(tmp_path / name, "x", 30, 3, shuffled=name == "b").read_text(encoding="utf-8")) for name in ("a", "b")
+    )
+    assert all(sorted(one["ranking"]) == sorted(other["ranking"]) for one, other in zip(plain, shuffled))
+    assert sum(one["ranking"] != other["ranking"] for one, other in zip(plain, shuffled)) > 15

@@ -13,9 +13,8 @@ torch = pytest.importorskip("torch")
 def test_held_out_pairs_are_ordered(reward):
     accuracy = pair_accuracy(reward, 50, seed=700)
     assert set(accuracy) == {*PENALTIES, "all"}
-    assert accuracy["all"] >= 0.87, accuracy
-    # What it is known not to have learnt, see its card: whether "above" is above.
-    assert min(value for flaw, value in accuracy.items() if flaw != "relation") >= 0.7, accuracy
+    assert accuracy["all"] >= 0.95, accuracy
+    assert min(accuracy.values()) >= 0.9, accuracy  # relations among them: which of two things is above
 
 
 def test_scores_are_calibrated(reward):
@@ -42,10 +41,11 @@ def test_the_gradient_reaches_the_picture_and_improves_the_score(reward):
     pixels.requires_grad_(True)
     before = reward.differentiable([scene.caption], pixels)
     before.sum().backward()
-    assert pixels.grad.abs().max() > 0
-    with torch.no_grad():
-        step = pixels + 0.01 * pixels.grad.sign()
-        assert reward.differentiable([scene.caption], step.clamp(0, 1)).item() > before.item()
+    slope = pixels.grad.norm()
+    assert slope > 0
+    with torch.no_grad():  # a small step along the gradient gains what the gradient promises
+        gain = reward.differentiable([scene.caption], pixels + 0.002 * pixels.grad / slope) - before
+    assert gain.item() == pytest.approx(0.002 * slope.item(), rel=0.3)
 
 
 def test_it_has_imagerewards_form(reward):
