@@ -33,13 +33,19 @@ from smallworld.oracle import Oracle, judge  # noqa: E402
 from smallworld.world import parse_caption, sample_scene  # noqa: E402
 
 BORDER = 6
-COLLAPSE: dict[str, Any] = {"anchor": "none", "use_ema": False, "learning_rate": 3e-3, "min_step": 4, "reward_target": 100.0, "max_train_steps": 150}
+NO_BRAKES: dict[str, Any] = {"anchor": "none", "use_ema": False, "reward_target": 100.0, "lr_warmup_steps": 0, "num_inference_steps": 10,
+                             "train_batch_size": 8, "max_train_steps": 30, "eval_steps": 5, "checkpointing_steps": 5, "eval_seeds": 3, "lora_rank": 64}  # fmt: skip
+LATE: dict[str, Any] = {**NO_BRAKES, "learning_rate": 3e-3, "min_step": 5, "max_step": 9}
+FULL: dict[str, Any] = {**NO_BRAKES, "tune": "full", "output": "single-file"}
 RUNS: dict[str, dict[str, Any]] = {
     "refl+": {},
-    "no brakes, stop rule off": COLLAPSE,
-    "no brakes, stop rule on": {**COLLAPSE, "stop_rule": "stop"},
+    "late steps, 3e-3": LATE,
+    "late steps, 3e-3, stop rule on": {**LATE, "stop_rule": "stop"},
+    "draft-k, 3e-3": {**NO_BRAKES, "algorithm": "draft-k", "draft_steps": 5, "learning_rate": 3e-3, "min_step": 1, "max_step": 8},
+    "full UNet, steps 1 to 8, 3e-4": {**FULL, "learning_rate": 3e-4, "min_step": 1, "max_step": 8},
+    "full UNet, steps 0 to 4, 1e-3": {**FULL, "learning_rate": 1e-3, "min_step": 0, "max_step": 4},
 }
-"""The default, and everything that holds a model back switched off: anchor, average, the hinge's target, a moderate rate and range."""
+"""The default, and runs in which everything that holds a model back is switched off: anchor, average, the hinge's target, a moderate rate."""
 
 
 class Cleanliness:
