@@ -34,6 +34,9 @@ def check_output(config: ReFLConfig, source: Path) -> None:
         raise ConfigError("output single-file needs a single-file checkpoint to start from; use output diffusers")
     if config.output == "diffusers" and source.is_file():
         raise ConfigError("output diffusers needs a diffusers folder to start from; use output single-file")
+    target = Path(config.export_dir or config.output_dir) / (result_name(config, source) + ("" if config.output == "diffusers" else ".safetensors"))
+    if target.resolve() == source.resolve():
+        raise ConfigError(f"the result would replace {source}, the checkpoint it starts from: give output_name another name")
 
 
 def export(config: ReFLConfig, backend: Backend, folder: Path, step: int) -> Path:
