@@ -3,9 +3,9 @@
     python benchmarks/refl_vs_reference.py --reference /path/to/python-with-image-reward-1.5 --out benchmarks/results/refl_speed.json
 
 Each side runs in an interpreter and a process of its own, on one CPU thread, in turns; figures are medians over all updates and
-rounds. Time is the process's CPU time, which a busy machine disturbs least. The reference's Trainer is the published class; only what it would download is replaced: the prompts and the reward model
-(the same small network on both sides). Memory is the growth of the process's peak resident size while training, over what it was
-when the models were loaded.
+rounds. Time is the process's CPU time, which a busy machine disturbs least. The reference's Trainer is the
+published class; only what it would download is replaced: the prompts and the reward model (the same small network on both sides).
+Memory is the growth of the process's peak resident size while training, over what it was when libraries and models were loaded.
 
 "ours" draws without guidance, as the reference does; "ours, CFG" is the default, which costs a second prediction per step and trains
 what users sample with. "ours, no checkpointing" shows what of the memory is recomputation.
@@ -158,6 +158,8 @@ def ours(folder: Path, changes: dict) -> dict:
     import torch
 
     torch.set_num_threads(1)
+    import peft  # noqa: F401  160 MiB of library code that the first update would load: not memory of training, and constant
+
     from refl.backend import load_backend
     from refl.config import ReFLConfig
     from refl.distributed import Processes

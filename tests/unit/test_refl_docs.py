@@ -20,3 +20,12 @@ def test_runs_without_brakes():
             str(stops[0]) if stops else "–",
         ]
         assert f"| {' | '.join(cells)} |" in DOC
+
+
+def test_speed_against_the_reference():
+    figures = json.loads((ROOT / "benchmarks/results/refl_speed.json").read_text(encoding="utf-8"))
+    ratios = {"reference": {"seconds_per_sample": 1, "peak_growth_mib": 1}, **figures["ratio_to_reference"]}
+    for name, values in figures["measured"].items():
+        time, memory = ratios[name]["seconds_per_sample"], ratios[name]["peak_growth_mib"]
+        shown = [f"{ratio:.2f}" if name != "reference" else "1" for ratio in (time, memory)]
+        assert f"| {values['seconds_per_sample']:.2f} | {shown[0]} | {values['peak_growth_mib']:.0f} | {shown[1]} |" in DOC
