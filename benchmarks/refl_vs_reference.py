@@ -1,10 +1,14 @@
 """Step time and peak memory of ReFL here and in the reference's own script, on the same small pipeline, one run.
 
-    python benchmarks/refl_vs_reference.py --reference /path/to/python-with-image-reward-1.5 --out results/refl_speed.json
+    python benchmarks/refl_vs_reference.py --reference /path/to/python-with-image-reward-1.5 --out benchmarks/results/refl_speed.json
 
-Each side runs in an interpreter and a process of its own, on one CPU thread. The reference's Trainer is the published class;
-only what it would download is replaced: the prompts and the reward model (the same small network on both sides). Memory is
-the growth of the process's peak resident size over what it was when the models were loaded.
+Each side runs in an interpreter and a process of its own, on one CPU thread, in turns; figures are medians over all updates and
+rounds. Time is the process's CPU time, which a busy machine disturbs least. The reference's Trainer is the
+published class; only what it would download is replaced: the prompts and the reward model (the same small network on both sides).
+Memory is the growth of the process's peak resident size while training, over what it was when libraries and models were loaded.
+
+"ours" draws without guidance, as the reference does; "ours, CFG" is the default, which costs a second prediction per step and trains
+what users sample with. "ours, no checkpointing" shows what of the memory is recomputation.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import json
 import os
 import platform
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,7 +28,9 @@ import time
 import types
 from pathlib import Path
 
-UPDATES, ACCUMULATION, BATCH = 3, 2, 2
+UPDATES, ACCUMULATION, BATCH = 3, 1, 2
+SIDES = {"reference": {}, "ours": {"guidance_scale": 1.0}, "ours, CFG": {"guidance_scale": 7.0},
+         "ours, no checkpointing": {"guidance_scale": 1.0, "gradient_checkpointing": False, "vae_checkpointing": False}}  # fmt: skip
 PIXELS = 128  # the reference draws 64×64 latents whatever the resolution; this VAE halves once
 PROMPTS = [f"a {colour} {thing}" for colour in ("red", "blue", "green") for thing in ("cat", "dog", "tree", "house")]
 
@@ -53,7 +60,8 @@ def build(folder: Path) -> None:
     from tests.refl.tiny import VAE_CONFIG, tokenizer_files, unet_config, write_tokenizer
 
     torch.manual_seed(0)
-    UNet2DConditionModel(**{**unet_config(), "block_out_channels": [64, 128], "sample_size": 64}).save_pretrained(folder / "unet")
+    blocks = {"down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"]}
+    UNet2DConditionModel(**{**unet_config(), **blocks, "sample_size": 64}).save_pretrained(folder / "unet")
     AutoencoderKL(**VAE_CONFIG).save_pretrained(folder / "vae")
     vocab, _ = tokenizer_files()
     sizes = {"vocab_size": len(vocab), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1}
@@ -129,7 +137,7 @@ def reference(folder: Path) -> dict:
     args = ReFL.parse_args()
     args.report_to = None
     trainer = ReFL.Trainer(str(folder), "unused.json", args=args)
-    loaded, times = peak(), [time.perf_counter()]
+    loaded, times = peak(), [time.process_time()]
 
     class Done(Exception):
         pass
@@ -137,19 +145,21 @@ def reference(folder: Path) -> dict:
     def end():
         raise Done
 
-    trainer.accelerator.log = lambda *a, **k: times.append(time.perf_counter())
+    trainer.accelerator.log = lambda *a, **k: times.append(time.process_time())
     trainer.accelerator.wait_for_everyone = end
     with contextlib.suppress(Done):
         trainer.train(args=args)
     return _result(times, loaded)
 
 
-def ours(folder: Path, guidance: float) -> dict:
-    """The same samples with our defaults at the given guidance."""
+def ours(folder: Path, changes: dict) -> dict:
+    """The same number of samples with our defaults and these changes."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     import torch
 
     torch.set_num_threads(1)
+    import peft  # noqa: F401  160 MiB of library code that the first update would load: not memory of training, and constant
+
     from refl.backend import load_backend
     from refl.config import ReFLConfig
     from refl.distributed import Processes
@@ -167,21 +177,41 @@ def ours(folder: Path, guidance: float) -> dict:
             return self
 
     settings = {"train_batch_size": BATCH, "gradient_accumulation_steps": ACCUMULATION, "max_train_steps": UPDATES, "resolution": PIXELS}
-    config = ReFLConfig(**settings, guidance_scale=guidance, use_ema=False).resolved()
+    config = ReFLConfig(**settings, **changes, use_ema=False).resolved()
     backend = load_backend(folder)
     table = PromptTable(backend, [*PROMPTS, ""], PIXELS, torch.device("cpu"))
     backend.text = None
     engine = Engine(config, backend, RewardMix([Component(Reward())]), PROMPTS, table, Processes("cpu"))
-    loaded, times = peak(), [time.perf_counter()]
+    loaded, times = peak(), [time.process_time()]
     for step in range(UPDATES):
         engine.update(step)
-        times.append(time.perf_counter())
+        times.append(time.process_time())
     return _result(times, loaded)
 
 
 def _result(times: list[float], loaded: float) -> dict:
-    best = min(b - a for a, b in zip(times, times[1:]))
-    return {"seconds_per_sample": best / (BATCH * ACCUMULATION), "peak_growth_mib": round(peak() - loaded, 1), "updates": len(times) - 1}
+    seconds = [(b - a) / (BATCH * ACCUMULATION) for a, b in zip(times, times[1:])]
+    return {"seconds_per_sample": seconds, "peak_growth_mib": peak() - loaded, "peak_mib": peak()}
+
+
+def run_child(name: str, python: str, folder: Path) -> dict:
+    """One side in a process of its own."""
+    command = [python, __file__, "--child", name, "--folder", str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    lines = [line for line in result.stdout.splitlines() if line.startswith("RESULT ")]
+    if not lines:
+        raise SystemExit(f"{name} failed:\n{result.stderr[-3000:]}")
+    found = json.loads(lines[-1][7:])
+    print(name, [round(value, 2) for value in found["seconds_per_sample"]], round(found["peak_growth_mib"]), flush=True)
+    return found
+
+
+def summary(rounds: list[dict]) -> dict:
+    """Medians over the updates of all rounds."""
+    seconds = [value for item in rounds for value in item["seconds_per_sample"]]
+    middle = {"seconds_per_sample": statistics.median(seconds), "updates": len(seconds)}
+    return {**middle, **{key: statistics.median(item[key] for item in rounds) for key in ("peak_growth_mib", "peak_mib")}}
 
 
 def main() -> None:
@@ -189,36 +219,43 @@ def main() -> None:
     parser.add_argument(
         "--reference", default=os.environ.get("REFL_REFERENCE_PYTHON"), help="interpreter with image-reward 1.5; or REFL_REFERENCE_PYTHON"
     )
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--child", choices=("reference", "ours", "ours-cfg"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=tuple(SIDES), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        result = reference(args.folder) if args.child == "reference" else ours(args.folder, 7.0 if args.child == "ours-cfg" else 1.0)
-        print("RESULT " + json.dumps(result))
+        result = reference(args.folder) if args.child == "reference" else ours(args.folder, SIDES[args.child])
+        import torch
+
+        print("RESULT " + json.dumps({**result, "torch": torch.__version__}))
         return
     if not args.reference:
         parser.error("--reference is needed: an interpreter in which image-reward 1.5 is installed")
-    found = {}
+    found: dict[str, list[dict]] = {name: [] for name in SIDES}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         build(folder)
-        for child, python in (("reference", args.reference), ("ours", sys.executable), ("ours-cfg", sys.executable)):
-            command = [python, __file__, "--child", child, "--folder", str(folder)]
-            result = subprocess.run(
-                command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}, check=False
-            )
-            lines = [line for line in result.stdout.splitlines() if line.startswith("RESULT ")]
-            if not lines:
-                raise SystemExit(f"{child} failed:\n{result.stderr[-3000:]}")
-            found[child] = json.loads(lines[-1][7:])
-            print(child, found[child])
-    base = found["reference"]
+        for _ in range(args.rounds):
+            for name in SIDES:
+                found[name].append(run_child(name, args.reference if name == "reference" else sys.executable, folder))
+    measured = {name: summary(rounds) for name, rounds in found.items()}
+    base = measured["reference"]
     ratios = {
-        name: {key: round(found[name][key] / base[key], 3) for key in ("seconds_per_sample", "peak_growth_mib")} for name in ("ours", "ours-cfg")
+        name: {key: round(values[key] / base[key], 3) for key in ("seconds_per_sample", "peak_growth_mib", "peak_mib")}
+        for name, values in measured.items()
+        if name != "reference"
     }
-    document = {"machine": f"{platform.machine()}, one thread", "python": platform.python_version(), "measured": found, "ratio_to_reference": ratios}
-    print(json.dumps(ratios))
+    document = {
+        "machine": f"{platform.machine()}, one thread",
+        "python": platform.python_version(),
+        "torch": {"ours": found["ours"][0]["torch"], "reference": found["reference"][0]["torch"]},
+        "samples_per_update": BATCH * ACCUMULATION,
+        "rounds": args.rounds,
+        "measured": measured,
+        "ratio_to_reference": ratios,
+    }
+    print(json.dumps(ratios, indent=1))
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

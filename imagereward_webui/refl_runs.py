@@ -27,6 +27,9 @@ ENDED = ("finished", "stopped", "stop_rule", "failed", "died", "cancelled")
 COMMANDS = ("pause", "resume", "sample", "save", "stop", "stop_now")
 RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}(-[A-Za-z0-9_.-]{1,60})?(~[0-9]+)?")
 LOG_TAIL = 6000
+ASKED = "asked.json"  # the settings as given; the run itself replaces those in config.json by what they resolve to
+PACE = ("pretrained_model_name_or_path", "device", "algorithm", "resolution", "guidance_scale", "train_batch_size", "gradient_accumulation_steps",
+        "anchor", "rewards")  # fmt: skip
 
 
 class RunError(ImageRewardError, RuntimeError):
@@ -132,6 +135,7 @@ class Runs:
                 path.mkdir(parents=True)
                 settings = {**config, "output_dir": str(path)}
                 (path / "config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
+                (path / ASKED).write_text(json.dumps(settings), encoding="utf-8")
                 (path / "keep_going").write_text(str(int(keep_going)))
                 (path / "queued").write_text("")
             except OSError as error:
@@ -174,6 +178,16 @@ class Runs:
             if state in ACTIVE:
                 raise RunError(f"run {run_id} is {state}: stop it first")
             shutil.rmtree(path, ignore_errors=True)
+
+    def seconds(self, config: Mapping[str, Any]) -> float | None:
+        """How long training with these settings will take, by the pace of the newest run that had those which matter; else None."""
+        for run in self.list():
+            asked = _read(self.folder / run["id"] / ASKED)
+            if asked and all(asked.get(name) == config.get(name) for name in PACE):
+                steps = [event for event in self.events(run["id"])["events"] if event.get("type") == "step" and event.get("seconds_per_update")]
+                if steps:
+                    return float(steps[-1]["seconds_per_update"]) * int(config.get("max_train_steps", 0))
+        return None
 
     def config(self, run_id: str) -> dict[str, Any]:
         """The settings of a run, to start from for another."""

@@ -88,7 +88,7 @@ def libraries() -> dict:
 
 @router.post("/estimate")
 def estimate(body: RunBody) -> dict:
-    """Memory the run needs, computed by the training process's own code."""
+    """Memory the run needs, computed by the training process's own code, and `seconds` by the pace of an earlier run (null: none)."""
     config = _guarded(lambda: build_config(body.settings))
     folder = refl_host.runs_folder()
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ def estimate(body: RunBody) -> dict:
         raise HTTPException(status_code=503, detail="the estimate took too long; the run itself can be started all the same") from error
     if result.returncode:
         raise HTTPException(status_code=422, detail=_last_line(result.stderr))
-    return json.loads(result.stdout.strip().splitlines()[-1])
+    return {**json.loads(result.stdout.strip().splitlines()[-1]), "seconds": runs().seconds(config)}
 
 
 def _last_line(text: str) -> str:

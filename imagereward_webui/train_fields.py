@@ -52,7 +52,9 @@ FIELDS: tuple[Field, ...] = (
         "",
         help="SD 1.x, SD 2.x or SDXL base; by default the one that is selected",
     ),
-    Field("output_name", "output_name", "Name of the result", "text", "", help="empty: the checkpoint's name with -refl"),
+    Field(
+        "output_name", "output_name", "Name of the result", "text", "", help="empty: the checkpoint's name with -refl, and a number if that is taken"
+    ),
     Field(
         "prompts",
         "prompts",
@@ -103,6 +105,9 @@ def build_config(settings: Mapping[str, Any]) -> dict[str, Any]:
     output = refl_host.lora_folder() if values["output"] == "lora" else refl_host.checkpoint_folder()
     if values["output_name"] != Path(values["output_name"]).name:
         raise SettingError("Name of the result: give a file name without folders")
+    values["output_name"] = values["output_name"] or _free_name(output, f"{Path(path).stem}-refl")
+    if (output / f"{values['output_name']}.safetensors").exists():
+        raise SettingError(f"Name of the result: there is a {values['output_name']}.safetensors in {output} already; choose another name")
     config = {field.setting: values[field.name] for field in FIELDS if field.name not in ("preset", "reward", "judge", "from_outputs", "checkpoint")}
     return {
         **config,
@@ -116,6 +121,12 @@ def build_config(settings: Mapping[str, Any]) -> dict[str, Any]:
         "export_dir": str(output),
         "device": "cpu" if host.device() == "cpu" else "",
     }
+
+
+def _free_name(folder: Path, stem: str) -> str:
+    """The stem, or the first stem-2, stem-3 … that no earlier result has."""
+    names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 10_000))
+    return next(name for name in names if not (folder / f"{name}.safetensors").exists())
 
 
 def _scorer(name: str, label: str) -> str:

@@ -81,6 +81,9 @@
             const input = widget(field, options);
             fields[field.name] = {field, input};
             const label = make("label", {title: field.help, className: "imagereward-refl-" + field.kind}, make("span", {textContent: field.label}), input);
+            if (field.help) {
+                label.append(make("small", {textContent: field.help}));
+            }
             form.append(label);
         }
         const file = make("input", {type: "file", accept: ".txt,.json,.jsonl,.csv"});
@@ -192,8 +195,11 @@
         poll();
     }
 
+    const duration = (seconds) => (seconds < 90 ? `${Math.ceil(seconds)} s` : seconds < 5400 ? `${Math.ceil(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`);
+
     function showRun(run) {
-        const left = run.seconds_left ? `, about ${Math.ceil(run.seconds_left / 60)} min left` : "";
+        const left = run.active && run.state !== "paused" && run.seconds_left ? `, about ${duration(run.seconds_left)} left` : "";
+        Object.assign(root.querySelector(".imagereward-refl-progress"), {max: run.max_steps || 1, value: run.step});
         root.querySelector(".imagereward-refl-state").textContent = `${run.checkpoint}: ${run.state}, update ${run.step} of ${run.max_steps}${left}`;
         const message = root.querySelector(".imagereward-refl-message");
         message.textContent = [run.message, run.hint].filter(Boolean).join(" ");
@@ -215,7 +221,7 @@
         }
         box.dataset.key = key;
         box.replaceChildren();
-        if (!run.result || !ENDED.includes(run.state)) {
+        if (!run.result || !ENDED.includes(run.state) && run.state !== "paused") { // the stop rule pauses with the best so far exported
             return;
         }
         const name = run.result.split(/[\\/]/).pop().replace(/\.safetensors$/, "");
@@ -224,13 +230,23 @@
         box.append(button("Prepare X/Y/Z plot: strength", async () => {
             const strengths = [0, 0.2, 0.4, 0.6, 0.8, 1, 1.2].map((value) => `<lora:${name}:${value}>`);
             appendToPrompt(strengths[0]);
-            await navigator.clipboard.writeText(strengths.join(","));
-            say("In txt2img choose the script X/Y/Z plot, X type Prompt S/R, and paste the values: they are in the clipboard.");
+            const copied = await copy(strengths.join(","));
+            say(`In txt2img choose the script X/Y/Z plot, X type Prompt S/R, and ${copied ? "paste the values: they are in the clipboard." : "copy these values: " + strengths.join(",")}`);
         }));
         box.append(button("Report", async () => {
             const page = await (await ask(`/runs/${run.id}/report`)).blob();
             window.open(URL.createObjectURL(page), "_blank");
         }));
+    }
+
+    // Browsers give the clipboard to https and localhost only; a WebUI on the local network has neither.
+    async function copy(text) {
+        try {
+            await navigator.clipboard.writeText(text);
+            return true;
+        } catch (error) {
+            return false;
+        }
     }
 
     function appendToPrompt(text) {
@@ -269,19 +285,35 @@
 
     function curve(title, points, colour) {
         points = points.filter(([, y]) => typeof y === "number");
+        if (!points.length) {
+            return make("figure");
+        }
         const width = 260, height = 120, xs = points.map((p) => p[0]), ys = points.map((p) => p[1]);
         const low = Math.min(...ys), high = Math.max(...ys), left = Math.min(...xs), wide = Math.max(...xs) - left || 1, tall = high - low || 1;
-        const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-        svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-        const line = document.createElementNS(svg.namespaceURI, "polyline");
-        line.setAttribute("points", points.map(([x, y]) => `${6 + (x - left) / wide * (width - 12)},${height - 16 - (y - low) / tall * (height - 32)}`).join(" "));
-        line.setAttribute("fill", "none");
-        line.setAttribute("stroke", colour);
-        line.setAttribute("stroke-width", "2");
-        svg.append(line);
-        const last = ys.length ? ys[ys.length - 1].toPrecision(3) : "";
-        return make("figure", {}, svg, make("figcaption", {textContent: `${title}: ${last}`, title: `from ${low.toPrecision(3)} to ${high.toPrecision(3)}`}));
+        const across = (x) => 6 + (x - left) / wide * (width - 12), down = (y) => high === low ? height / 2 : height - 20 - (y - low) / tall * (height - 40);
+        const svg = part("svg", {viewBox: `0 0 ${width} ${height}`});
+        // where it started: what is above and below is what training changed
+        svg.append(part("line", {x1: 6, x2: width - 6, y1: down(ys[0]), y2: down(ys[0]), stroke: "currentColor", "stroke-opacity": 0.3, "stroke-dasharray": "3 3"}));
+        svg.append(part("polyline", {points: points.map(([x, y]) => `${across(x)},${down(y)}`).join(" "), fill: "none", stroke: colour, "stroke-width": 2}));
+        svg.append(part("circle", {cx: across(xs[xs.length - 1]), cy: down(ys[ys.length - 1]), r: 3, fill: colour}));
+        const words = {fill: "currentColor", "font-size": 10};
+        if (high !== low) {
+            svg.append(part("text", {x: 6, y: 11, ...words}, high.toPrecision(3)), part("text", {x: 6, y: height - 4, ...words}, low.toPrecision(3)));
+        }
+        svg.append(part("text", {x: width - 6, y: height - 4, "text-anchor": "end", ...words}, `update ${xs[xs.length - 1]}`));
+        return make("figure", {}, svg, make("figcaption", {textContent: `${title}: ${ys[0].toPrecision(3)} → ${ys[ys.length - 1].toPrecision(3)}`}));
     }
+
+    function part(tag, attributes, text) {
+        const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+        for (const [name, value] of Object.entries(attributes)) {
+            node.setAttribute(name, value);
+        }
+        node.textContent = text || "";
+        return node;
+    }
+
+    const sheetTitle = (name) => (name === "step-000000.png" ? "before training" : `after ${Number(name.slice(5, 11))} updates`);
 
     async function showSamples() {
         const wall = root.querySelector(".imagereward-refl-wall");
@@ -291,7 +323,7 @@
             if (!shownSamples[name]) {
                 shownSamples[name] = true;
                 const picture = await (await ask(`/runs/${current}/samples/${name}`)).blob();
-                wall.append(make("figure", {}, make("img", {src: URL.createObjectURL(picture), alt: name}), make("figcaption", {textContent: name.replace(".png", "")})));
+                wall.append(make("figure", {}, make("img", {src: URL.createObjectURL(picture), alt: name}), make("figcaption", {textContent: sheetTitle(name)})));
             }
         }
         while (wall.children.length > 4) {
@@ -334,7 +366,7 @@
             button("Estimate memory", async () => {
                 say("Computing …");
                 const found = await json("/estimate", "POST", {settings: values()});
-                say(`${found.text[0].toUpperCase()}${found.text.slice(1)}; ${found.unet_calls} UNet evaluations per update.${found.fits === false ? " It does not fit." : ""}`, found.fits === false);
+                say(`${found.text[0].toUpperCase()}${found.text.slice(1)}; ${found.seconds ? `about ${duration(found.seconds)} for all updates, by an earlier run like this` : "the time is known once the first update is done"}.${found.fits === false ? " It does not fit." : ""}`, found.fits === false);
             }),
             button("Start", async () => {
                 const {id} = await json("/runs", "POST", {settings: values(), keep_going: keep.checked});
@@ -352,11 +384,12 @@
             node.dataset.command = name;
             controls.append(node);
         }
-        const part = (name, tag) => make(tag || "div", {className: "imagereward-refl-" + name});
-        const details = make("details", {}, make("summary", {textContent: "Log"}), part("log", "pre"));
-        const run = part("run");
-        run.append(part("state", "h3"), part("message", "p"), controls, part("result"), part("curves"), part("wall"), details);
-        root.replaceChildren(part("libraries"), buildForm(options), buttons, part("say", "p"), make("h3", {textContent: "Runs"}), part("runs"), run);
+        const box = (name, tag) => make(tag || "div", {className: "imagereward-refl-" + name});
+        const details = make("details", {}, make("summary", {textContent: "Log"}), box("log", "pre"));
+        const note = make("small", {textContent: "Held-out prompts, a row each; a column is a seed, the same at every evaluation. Good: the reward rises while diversity, judges and pictures hold up."});
+        const run = box("run");
+        run.append(box("state", "h3"), box("progress", "progress"), box("message", "p"), controls, box("result"), box("curves"), note, box("wall"), details);
+        root.replaceChildren(box("libraries"), buildForm(options), buttons, box("say", "p"), make("h3", {textContent: "Runs"}), box("runs"), run);
         showLibraries(options.libraries);
     }
 

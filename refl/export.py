@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,25 @@ def result_name(config: ReFLConfig, source: Path) -> str:
     return config.output_name or f"{source.stem if source.is_file() else source.name}-refl"
 
 
+def check_output(config: ReFLConfig, source: Path) -> None:
+    """Refuse an output that cannot be written from this source: asked before training, so that no run ends without a result."""
+    if config.output == "lora" and config.tune != "lora":
+        raise ConfigError("output lora needs tune lora; a fully trained UNet is saved as single-file or diffusers")
+    if config.output == "single-file" and not source.is_file():
+        raise ConfigError("output single-file needs a single-file checkpoint to start from; use output diffusers")
+    if config.output == "diffusers" and source.is_file():
+        raise ConfigError("output diffusers needs a diffusers folder to start from; use output single-file")
+    target = Path(config.export_dir or config.output_dir) / (result_name(config, source) + ("" if config.output == "diffusers" else ".safetensors"))
+    if target.resolve() == source.resolve():
+        raise ConfigError(f"the result would replace {source}, the checkpoint it starts from: give output_name another name")
+
+
 def export(config: ReFLConfig, backend: Backend, folder: Path, step: int) -> Path:
     """Write the configured output into `folder`; the UNet holds the weights to export. Returns the file or folder."""
+    check_output(config, backend.source)
     layout = UNetLayout.of(backend.unet.config)
     name = result_name(config, backend.source)
     if config.output == "lora":
-        if config.tune != "lora":
-            raise ConfigError("output lora needs tune lora; a fully trained UNet is saved as single-file or diffusers")
         target = folder / f"{name}.safetensors"
         ldm_names = lora.needs_ldm_names(layout, backend.family.is_sdxl)
         state = lora.kohya_state(backend.unet, layout, ldm_names)
@@ -40,13 +52,9 @@ def export(config: ReFLConfig, backend: Backend, folder: Path, step: int) -> Pat
         return target
     merged = lora.merged_state(backend.unet) if config.tune == "lora" else dict(backend.unet.state_dict())
     if config.output == "single-file":
-        if not backend.source.is_file():
-            raise ConfigError("output single-file needs a single-file checkpoint to start from; use output diffusers")
         target = folder / f"{name}.safetensors"
         write_back(backend.source, target, merged, layout, {"refl.config": config.to_json(), "refl.version": __version__})
         return target
-    if backend.source.is_file():
-        raise ConfigError("output diffusers needs a diffusers folder to start from; use output single-file")
     return _diffusers_folder(backend, merged, folder / name)
 
 
@@ -74,7 +82,7 @@ def _diffusers_folder(backend: Backend, unet: dict[str, Tensor], target: Path) -
 
 def metadata(config: ReFLConfig, backend: Backend, name: str, step: int) -> dict[str, str]:
     """kohya's `ss_*` keys (the WebUIs read the version and the alias from them), modelspec 1.0.1, and our own settings."""
-    now = datetime.now(UTC)
+    now = datetime.now(timezone.utc)
     v_prediction = backend.schedule.prediction_type == "v_prediction"
     data: dict[str, Any] = {
         "ss_network_module": "networks.lora",

@@ -24,7 +24,7 @@ from .distributed import Processes
 from .engine import Engine, UpdateStats
 from .errors import ConfigError, ReFLError, SaveError
 from .evaluate import Evaluator, save_sheet
-from .export import export
+from .export import check_output, export
 from .log import logger
 from .metrics import Evaluation, StopRule
 from .report import write_report
@@ -111,6 +111,7 @@ class Trainer:
             load_prompts(early.train_data, early.prompts, early.dataset_name, early.caption_column), early.held_out, early.max_train_samples
         )
         self.backend = self._given[0] or setup.load(early)
+        check_output(early, self.backend.source)
         self._say("preparing", message=f"loaded {self.backend.family.name} ({self.backend.schedule.prediction_type}) from {self.backend.source.name}")
         self.config = dataclasses.replace(self.config, mixed_precision=early.mixed_precision).resolved(self.backend.family.is_sdxl, device.type)
         config = self.config
@@ -189,8 +190,7 @@ class Trainer:
         while self.step < config.max_train_steps:
             command = self.processes.agree(self._take_command())
             if command == "stop":
-                self._save()
-                return RunResult("stopped", self.step, "stopped on request; the run can be resumed", None, self.history)
+                return self._stop()
             try:
                 stats = self.engine.update(self.step)
             except StopRequested:
@@ -207,8 +207,9 @@ class Trainer:
             if verdict and config.stop_rule == "stop":
                 return self._finish("stop_rule", verdict)
             if verdict and config.stop_rule == "pause":
-                self._pending = "pause"
-                self._event("stop_rule", step=self.step, reason=verdict)
+                if last:  # nothing is left to pause
+                    return self._finish("finished", verdict)
+                self._hold(verdict)
         return self._finish("finished", "")
 
     def _log_step(self, stats: UpdateStats, seconds: float) -> None:
@@ -236,22 +237,52 @@ class Trainer:
         return verdict, improved
 
     def _finish(self, state: str, reason: str) -> RunResult:
-        """Export the best evaluated weights (the last ones if no evaluation beat the base) and write the report."""
+        """Export the best evaluated weights (the last ones if none were sound) and write the report."""
         exported = None
         if self.processes.is_main:
-            self._say("exporting")
-            chosen = self.step
-            if self.best and self.best[0] != self.step and (self._states / f"step-{self.best[0]:06d}").is_dir():
-                chosen = self.best[0]
-                self.engine.restore(checkpoint.load(self._states / f"step-{chosen:06d}"))
-            with self.engine.averaged():
-                exported = export(self.config, self.backend, Path(self.config.export_dir or self.config.output_dir), chosen)
             if reason:
-                reason += f". The result is update {chosen}, the best before that"
+                exported, advice = self._rescue(state, reason)
+                reason += f". {advice}"
                 self._event("stop_rule", step=self.step, reason=reason)
-            self._event("exported", step=self.step, exported_step=chosen, path=str(exported))
-            write_report(Path(self.config.output_dir), self.config, self.base, self.history, chosen, state, reason)
+            else:
+                exported = self._export(self.best[0] if self.best else self.step, state, reason)
         return RunResult(state, self.step, reason, exported, self.history)
+
+    def _stop(self) -> RunResult:
+        """Save the state; whoever stops early wants what there is, so the best evaluated weights are exported too."""
+        self._save()
+        exported = self._export(self.best[0], "stopped", "") if self.best and self.processes.is_main else None
+        return RunResult("stopped", self.step, "stopped on request; the run can be resumed", exported, self.history)
+
+    def _hold(self, verdict: str) -> None:
+        """The stop rule asks for a pause: the best weights so far are exported, and the run waits to be told what to do."""
+        if not self.processes.is_main:
+            return
+        exported, advice = self._rescue("paused", verdict)
+        self.engine.restore(checkpoint.load(self._states / f"step-{self.step:06d}"))  # exporting took over the best state
+        reason = f"Paused: {verdict}. {advice} Resume goes on all the same, Stop ends the run."
+        self._event("stop_rule", step=self.step, reason=reason)
+        self._say("training", message=reason, result=str(exported))
+        self._pending = "pause"
+
+    def _rescue(self, state: str, reason: str) -> tuple[Path, str]:
+        """(what was exported, what to tell the user) when the stop rule speaks."""
+        if self.best is None:
+            advice = f"No evaluation before that was sound: the result is update {self.step} itself, probably worse than the base model."
+            return self._export(self.step, state, reason), advice + " Lower the learning rate or strengthen the anchor."
+        return self._export(self.best[0], state, reason), f"The result is update {self.best[0]}, the best before that."
+
+    def _export(self, chosen: int, state: str, reason: str) -> Path:
+        """Export the averaged weights of update `chosen` and write the report. The engine then holds that update's state."""
+        self._say("exporting")
+        saved = self._states / f"step-{chosen:06d}"
+        if chosen != self.step and saved.is_dir():
+            self.engine.restore(checkpoint.load(saved))
+        with self.engine.averaged():
+            exported = export(self.config, self.backend, Path(self.config.export_dir or self.config.output_dir), chosen)
+        self._event("exported", step=self.step, exported_step=chosen, path=str(exported))
+        write_report(Path(self.config.output_dir), self.config, self.base, self.history, chosen, state, reason)
+        return exported
 
     # --- commands --------------------------------------------------------------------------------------------------
 

@@ -87,6 +87,9 @@ def test_from_form_to_stop_and_reload(tab):
     page.wait_for_selector("text=/: finished, update/")
     page.click("text=Use in txt2img")
     assert page.input_value("#txt2img_prompt textarea") == "a cat <lora:x:1>"
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")  # as over http from another machine
+    page.click("text=Prepare X/Y/Z plot")
+    page.wait_for_selector("text=/copy these values: <lora:x:0>,<lora:x:0.2>/")
     page.click("text=Clone")
     page.wait_for_function("document.querySelector('#imagereward-refl-steps').value === '7'")
     page.on("dialog", lambda dialog: dialog.accept())

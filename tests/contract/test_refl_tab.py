@@ -145,6 +145,18 @@ def test_bad_fields_are_named(page, settings, word):
     assert runs.list() == []
 
 
+def test_no_result_replaces_an_earlier_one(page, tmp_path):
+    _, _, host = page
+    build = host.part("train_fields").build_config
+    loras = tmp_path / "models" / "Lora"
+    loras.mkdir(parents=True, exist_ok=True)
+    assert build({"prompts": "a cat"})["output_name"] == "a-refl"
+    (loras / "a-refl.safetensors").write_bytes(b"")
+    assert build({"prompts": "a cat"})["output_name"] == "a-refl-2"
+    with pytest.raises(host.part("train_fields").SettingError, match="choose another name"):
+        build({"prompts": "a cat", "output_name": "a-refl"})
+
+
 def test_run_from_start_to_result(page, tmp_path):
     client, runs, host = page
     run = start(client, seed=1)
@@ -232,8 +244,22 @@ def test_accounts_and_the_pages_token(page):
 def test_estimate_comes_from_the_training_process(page):
     client, _, _ = page
     answer = client.post(f"{URL}/estimate", json={"settings": {"prompts": "a cat"}})
-    assert answer.json() == {"text": "needs 5.5 GB", "unet_calls": 3, "fits": True}
+    assert answer.json() == {"text": "needs 5.5 GB", "unet_calls": 3, "fits": True, "seconds": None}
     assert client.post(f"{URL}/estimate", json={"settings": {}}).status_code == 422
+
+
+def test_time_is_told_by_an_earlier_run_with_the_settings_that_matter(page):
+    client, runs, _ = page
+    run = start(client, steps=10, seed=5)
+    wait(lambda: client.get(f"{URL}/runs/{run}").json()["next"] == 1)
+    with open(runs.path(run) / "events.jsonl", "a") as file:
+        file.write(json.dumps({"type": "step", "step": 2, "seconds_per_update": 1.5}) + "\n")
+
+    def seconds(**settings):
+        return client.post(f"{URL}/estimate", json={"settings": {"prompts": "a dog", **settings}}).json()["seconds"]
+
+    assert seconds(steps=40) == 60.0
+    assert seconds(steps=40, resolution=768) is None and seconds(checkpoint="b.ckpt [123]") is None
 
 
 def test_missing_libraries_are_named_before_a_start(page, monkeypatch):

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from refl import Trainer, lora
 from refl.backend import load_backend
 from refl.errors import ConfigError, SaveError
-from refl.export import export_state
+from refl.export import check_output, export_state
 from refl.ldm import UNET_PREFIX, UNetLayout
+from refl.runfiles import read_events
 from refl.single_file import save_tensors
 
 from .test_algorithm import make_engine
@@ -172,6 +173,17 @@ def test_impossible_outputs_are_refused(settings, models):
     ):
         with pytest.raises(ConfigError, match=word):
             Trainer(args=dataclasses.replace(settings, max_train_steps=1, **changes), rewards=colour_mix(), judges=[]).train()
+        events = read_events(Path(settings.output_dir) / "events.jsonl")
+        assert not [event for event in events if event["type"] in ("step", "evaluation")]  # before anything is trained
+
+
+def test_the_checkpoint_it_starts_from_is_never_replaced(settings, models):
+    source = models["sd1"]
+    for output in ("single-file", "lora"):
+        itself = dataclasses.replace(settings, output=output, export_dir=str(source.parent), output_name=source.stem)
+        with pytest.raises(ConfigError, match="would replace"):
+            check_output(itself, source)
+        check_output(dataclasses.replace(itself, output_name="other"), source)
 
 
 def test_failed_save_leaves_nothing_behind(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from refl import Trainer, checkpoint
@@ -165,7 +166,7 @@ def test_pause_sample_resume_and_stop(settings):
     send(folder, "stop")
     thread.join(60)
     assert results[0].state == "stopped" and status()["state"] == "stopped"
-    assert resumable(folder) == results[0].step
+    assert resumable(folder) == results[0].step and results[0].exported is None  # nothing was evaluated yet
 
 
 def test_stop_now_leaves_without_saving(settings):
@@ -267,23 +268,61 @@ def test_unwritable_folder(settings, tmp_path):
         run(settings, output_dir=str(tmp_path / "file" / "run"))
 
 
+class FallsAfter(ColourReward):
+    """A judge that stands in for a broken picture statistic: it falls from evaluation `sound` on (the base model's is number 0)."""
+
+    sound, evaluations = 1, -1
+
+    def differentiable(self, prompts, images):
+        self.evaluations += 1
+        return torch.full((len(prompts),), -float(max(self.evaluations - self.sound + 1, 0))) + 0.01 * torch.arange(len(prompts))
+
+
+def steps_of(path):
+    with safe_open(path, "pt") as file:
+        return int(file.metadata()["ss_steps"])
+
+
+def collapsing(settings, sound, **changes):
+    config = dataclasses.replace(settings, eval_steps=1, max_train_steps=10, learning_rate=3e-3, **changes)
+    judge = FallsAfter("falling")
+    judge.sound = sound * -(-settings.held_out * settings.eval_seeds // 4)  # one call per batch of four pictures
+    return Trainer(args=config, rewards=colour_mix(), judges=[judge])
+
+
 def test_stop_rule_ends_a_collapsing_run_and_exports_the_best(settings):
-    """A judge that always falls stands in for a broken picture statistic."""
-
-    class Falling(ColourReward):
-        evaluations = 0
-
-        def differentiable(self, prompts, images):
-            self.evaluations += 1
-            return torch.full((len(prompts),), -float(self.evaluations)) + 0.01 * torch.rand(len(prompts))
-
-    config = dataclasses.replace(settings, stop_rule="stop", eval_steps=1, max_train_steps=10, learning_rate=3e-3)
-    result = Trainer(args=config, rewards=colour_mix(), judges=[Falling("falling")]).train()
-    assert result.state == "stop_rule" and result.step < 10
-    assert "falling, which is not trained on, falls" in result.reason
+    result = collapsing(settings, 3, stop_rule="stop").train()
+    assert result.state == "stop_rule" and result.step == 3
+    assert "falling, which is not trained on, falls" in result.reason and "The result is update" in result.reason
     assert result.exported.is_file()
+    assert steps_of(result.exported) in (1, 2)  # of before the fall, not of update 3
     page = (Path(settings.output_dir) / "report.html").read_text(encoding="utf-8")
     assert "falling" in page and "not trained on" in page
+
+
+def test_a_run_that_was_never_sound_says_so(settings):
+    result = collapsing(settings, 1, stop_rule="stop").train()
+    assert result.step == 1 and steps_of(result.exported) == 1 and "probably worse than the base model" in result.reason
+
+
+def test_stop_rule_pauses_with_the_reason_and_the_best_so_far(settings):
+    """What the tab does by default. Resumed, the run goes on from its own weights, not from those exported."""
+    folder = Path(settings.output_dir)
+    trainer = collapsing(settings, 3, stop_rule="pause")
+    results = []
+    thread = threading.Thread(target=lambda: results.append(trainer.train()))
+    thread.start()
+
+    def status():
+        return read_json(folder / "status.json") or {}
+
+    wait_for(lambda: status().get("state") == "paused")
+    assert "falls by" in status()["message"] and "Resume goes on" in status()["message"] and Path(status()["result"]).is_file()
+    saved = checkpoint.load(folder / "checkpoints" / "step-000003")
+    assert all(torch.equal(saved.weights[name], parameter.cpu()) for name, parameter in trainer.engine.params.items())
+    send(folder, "stop")
+    thread.join(60)
+    assert results[0].state == "stopped" and results[0].step == 3 and results[0].exported.is_file()
 
 
 def test_training_raises_the_reward_it_is_trained_on(settings):

@@ -1,0 +1,31 @@
+"""docs/refl.md quotes committed figures; they must be those of the files."""
+
+import json
+
+from tests.conftest import ROOT
+
+DOC = (ROOT / "docs/refl.md").read_text(encoding="utf-8")
+
+
+def test_runs_without_brakes():
+    runs = json.loads((ROOT / "docs/refl/too_fast.json").read_text(encoding="utf-8"))["runs"]
+    for run in runs.values():
+        base, last = run["evaluations"][0], run["evaluations"][-1]
+        stops = [item["step"] for item in run["evaluations"] if item["rule_would_stop"]]
+        cells = [
+            f"{last['reward']:.2f}".replace("-", "−"),
+            f"{last['diversity'] / base['diversity']:.2f} ×",
+            f"{last['eps_mse'] / base['eps_mse']:.2f} ×",
+            f"{last['judges']['oracle']:.2f}",
+            str(stops[0]) if stops else "–",
+        ]
+        assert f"| {' | '.join(cells)} |" in DOC
+
+
+def test_speed_against_the_reference():
+    figures = json.loads((ROOT / "benchmarks/results/refl_speed.json").read_text(encoding="utf-8"))
+    ratios = {"reference": {"seconds_per_sample": 1, "peak_growth_mib": 1}, **figures["ratio_to_reference"]}
+    for name, values in figures["measured"].items():
+        time, memory = ratios[name]["seconds_per_sample"], ratios[name]["peak_growth_mib"]
+        shown = [f"{ratio:.2f}" if name != "reference" else "1" for ratio in (time, memory)]
+        assert f"| {values['seconds_per_sample']:.2f} | {shown[0]} | {values['peak_growth_mib']:.0f} | {shown[1]} |" in DOC
