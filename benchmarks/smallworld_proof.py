@@ -17,7 +17,6 @@ import pathlib
 import platform
 import sys
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
@@ -105,14 +104,29 @@ class Run:
     seed: int
     reward: pathlib.Path
 
+    @property
+    def folder(self) -> str:
+        return f"{self.name.replace(' ', '-')}-{self.seed}"
 
-def teach(run: Run, updates: int, work: pathlib.Path) -> tuple[pathlib.Path, int]:
-    """Train; returns the checkpoint and the seconds it took. Runs are processes of their own, so several can go side by side."""
-    started = time.monotonic()
-    out = work / f"{run.name}-{run.seed}"
-    out.mkdir(parents=True)
+
+def teach(run: Run, updates: int, work: pathlib.Path) -> pathlib.Path:
+    """The checkpoint of a run: trained, or found finished in ``work``. Runs are processes of their own, so several can go side by side."""
+    out = work / run.folder
     config = TeachConfig(out=out, updates=updates, seed=run.seed, reward=run.reward)
-    return train_refl(config, lambda line: print(f"{run.name} {run.seed}: {line}", flush=True)), round(time.monotonic() - started)
+    finished = out / "refl" / "tiny-sd-taught.safetensors"
+    if finished.is_file():
+        return finished
+    out.mkdir(parents=True, exist_ok=True)
+    return train_refl(config, lambda line: print(f"{run.name} {run.seed}: {line}", flush=True))
+
+
+def negative_control(folder: pathlib.Path) -> pathlib.Path:
+    """A reward model trained on rankings dealt at random: made, or found finished in ``folder``."""
+    found = folder / "tiny-imagereward.safetensors"
+    if not found.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        train_control(CONTROL, TINY_REWARD, folder, _progress)
+    return found
 
 
 def sheet(path: pathlib.Path, scenes: list[Any], before: Judged, after: Judged, work: pathlib.Path, shown: int = 12) -> None:
@@ -209,7 +223,10 @@ def main() -> int:
     parser.add_argument("--updates", type=int, default=100)
     parser.add_argument("--parallel", type=int, default=2, help="ReFL runs side by side, one thread each")
     parser.add_argument("--pictures", type=int, default=300)
-    parser.add_argument("--captions", type=int, default=300, help="captions of best-of-four")
+    parser.add_argument("--captions", type=int, default=200, help="captions of best-of-four")
+    parser.add_argument(
+        "--work", type=pathlib.Path, help="folder for the runs; finished ones in it are not trained again (default: a temporary folder)"
+    )
     parser.add_argument("--no-control", action="store_true", help="leave the negative control out")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -230,11 +247,11 @@ def main() -> int:
     oracle, scorer = Oracle.load(ORACLE), imagereward_core.load(str(TINY_REWARD), device="cpu")
     runs = [Run("seed", seed, TINY_REWARD) for seed in range(options.seeds)]
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(options.parallel) as pool:
-        work = pathlib.Path(temporary)
+        work = options.work or pathlib.Path(temporary)
         if options.seeds and not options.no_control:
-            control = train_control(CONTROL, TINY_REWARD, work, _progress)
+            control = negative_control(work / "control")
             result["control pair accuracy"] = pair_accuracy(imagereward_core.load(str(control), device="cpu"), 100, 9100)
-            runs.append(Run("shuffled labels, seed", 0, control))
+            runs.append(Run("shuffled labels", 0, control))
         trained = {pool.submit(teach, run, options.updates, work): run for run in runs}
         result["best of four"] = best_of_four(options.captions, 90_000)
         _write(options.out, result)
@@ -245,10 +262,9 @@ def main() -> int:
         right, reward = [], []  # change of every picture, one row per training seed
         for future in as_completed(trained):
             run = trained[future]
-            checkpoint, seconds = future.result()
-            after = draw_and_judge(checkpoint, scenes, scorer, oracle)
+            after = draw_and_judge(future.result(), scenes, scorer, oracle)
             facts = {"name": run.name, "seed": run.seed, **compare(before, after)}
-            facts |= {"evaluations": refl_evaluations(work / f"{run.name}-{run.seed}"), "seconds": seconds}
+            facts["evaluations"] = refl_evaluations(work / run.folder)
             group = result["refl" if run.reward == TINY_REWARD else "shuffled"]
             group.append(facts)
             if run.reward == TINY_REWARD:
