@@ -79,7 +79,7 @@ def compare(before: Judged, after: Judged) -> dict[str, Any]:
     }
 
 
-def pool(right: np.ndarray, reward: np.ndarray) -> dict[str, Any]:
+def pooled_change(right: np.ndarray, reward: np.ndarray) -> dict[str, Any]:
     """Changes [N] per picture, averaged over the training seeds, as means with intervals over pictures."""
     return {
         "change": float(right.mean()),
@@ -219,7 +219,12 @@ def refl_tables(result: dict[str, Any]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3, help="ReFL training seeds; 0 measures best-of-four alone and keeps the rest of the file")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=3,
+        help="ReFL training seeds; 0 measures best-of-four alone; what the file holds of the other is kept while the weights are the same",
+    )
     parser.add_argument("--updates", type=int, default=100)
     parser.add_argument("--parallel", type=int, default=2, help="ReFL runs side by side, one thread each")
     parser.add_argument("--pictures", type=int, default=300)
@@ -235,8 +240,9 @@ def main() -> int:
     result: dict[str, Any] = {"updates": 0, "pictures": 0, "refl": [], "shuffled": []}
     hashes = {path.name: file_hash(path) for path in (TINY_SD, TINY_REWARD, ORACLE)}
     held = options.out / "results.json"
-    if not options.seeds and held.is_file() and (found := json.loads(held.read_text(encoding="utf-8")))["sha256"] == hashes:
-        result = found  # best-of-four alone is measured anew
+    if held.is_file() and (found := json.loads(held.read_text(encoding="utf-8")))["sha256"] == hashes:
+        # the same weights: with seeds, best-of-four is kept and ReFL measured anew; without, the other way round
+        result = {**found, "refl": [], "shuffled": []} if options.seeds else found
     result |= {
         "machine": f"{platform.system()} {platform.machine()}, torch {torch.__version__}, one thread",
         "sha256": hashes,
@@ -252,17 +258,19 @@ def main() -> int:
             control = negative_control(work / "control")
             result["control pair accuracy"] = pair_accuracy(imagereward_core.load(str(control), device="cpu"), 100, 9100)
             runs.append(Run("shuffled labels", 0, control))
-        trained = {pool.submit(teach, run, options.updates, work): run for run in runs}
-        result["best of four"] = best_of_four(options.captions, 90_000)
-        _write(options.out, result)
-        if not runs:
+        drawn = pool.submit(draw_and_judge, TINY_SD, scenes, scorer, oracle) if runs else None
+        taught = {pool.submit(lambda run: draw_and_judge(teach(run, options.updates, work), scenes, scorer, oracle), run): run for run in runs}
+        if "best of four" not in result or not runs:
+            result["best of four"] = best_of_four(options.captions, 90_000)
+            _write(options.out, result)
+        if drawn is None:
             return 0
-        before = draw_and_judge(TINY_SD, scenes, scorer, oracle)
+        before = drawn.result()
         result["base"] = dataclasses.asdict(before.verdict)
         right, reward = [], []  # change of every picture, one row per training seed
-        for future in as_completed(trained):
-            run = trained[future]
-            after = draw_and_judge(future.result(), scenes, scorer, oracle)
+        for future in as_completed(taught):
+            run = taught[future]
+            after = future.result()
             facts = {"name": run.name, "seed": run.seed, **compare(before, after)}
             facts["evaluations"] = refl_evaluations(work / run.folder)
             group = result["refl" if run.reward == TINY_REWARD else "shuffled"]
@@ -270,7 +278,7 @@ def main() -> int:
             if run.reward == TINY_REWARD:
                 right.append(after.right.astype(float) - before.right)
                 reward.append(after.rewards - before.rewards)
-                result["pooled"] = pool(np.mean(right, axis=0), np.mean(reward, axis=0))
+                result["pooled"] = pooled_change(np.mean(right, axis=0), np.mean(reward, axis=0))
             group.sort(key=lambda entry: entry["seed"])
             if run.seed == 0 and run.reward == TINY_REWARD:
                 sheet(options.out / "before-after.png", scenes, before, after, work)
