@@ -17,7 +17,6 @@ import pathlib
 import platform
 import sys
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
@@ -80,7 +79,7 @@ def compare(before: Judged, after: Judged) -> dict[str, Any]:
     }
 
 
-def pool(right: np.ndarray, reward: np.ndarray) -> dict[str, Any]:
+def pooled_change(right: np.ndarray, reward: np.ndarray) -> dict[str, Any]:
     """Changes [N] per picture, averaged over the training seeds, as means with intervals over pictures."""
     return {
         "change": float(right.mean()),
@@ -105,14 +104,29 @@ class Run:
     seed: int
     reward: pathlib.Path
 
+    @property
+    def folder(self) -> str:
+        return f"{self.name.replace(' ', '-')}-{self.seed}"
 
-def teach(run: Run, updates: int, work: pathlib.Path) -> tuple[pathlib.Path, int]:
-    """Train; returns the checkpoint and the seconds it took. Runs are processes of their own, so several can go side by side."""
-    started = time.monotonic()
-    out = work / f"{run.name}-{run.seed}"
-    out.mkdir(parents=True)
+
+def teach(run: Run, updates: int, work: pathlib.Path) -> pathlib.Path:
+    """The checkpoint of a run: trained, or found finished in ``work``. Runs are processes of their own, so several can go side by side."""
+    out = work / run.folder
     config = TeachConfig(out=out, updates=updates, seed=run.seed, reward=run.reward)
-    return train_refl(config, lambda line: print(f"{run.name} {run.seed}: {line}", flush=True)), round(time.monotonic() - started)
+    finished = out / "refl" / "tiny-sd-taught.safetensors"
+    if finished.is_file():
+        return finished
+    out.mkdir(parents=True, exist_ok=True)
+    return train_refl(config, lambda line: print(f"{run.name} {run.seed}: {line}", flush=True))
+
+
+def negative_control(folder: pathlib.Path) -> pathlib.Path:
+    """A reward model trained on rankings dealt at random: made, or found finished in ``folder``."""
+    found = folder / "tiny-imagereward.safetensors"
+    if not found.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        train_control(CONTROL, TINY_REWARD, folder, _progress)
+    return found
 
 
 def sheet(path: pathlib.Path, scenes: list[Any], before: Judged, after: Judged, work: pathlib.Path, shown: int = 12) -> None:
@@ -205,11 +219,19 @@ def refl_tables(result: dict[str, Any]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3, help="ReFL training seeds; 0 measures best-of-four alone and keeps the rest of the file")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=3,
+        help="ReFL training seeds; 0 measures best-of-four alone; what the file holds of the other is kept while the weights are the same",
+    )
     parser.add_argument("--updates", type=int, default=100)
     parser.add_argument("--parallel", type=int, default=2, help="ReFL runs side by side, one thread each")
     parser.add_argument("--pictures", type=int, default=300)
-    parser.add_argument("--captions", type=int, default=300, help="captions of best-of-four")
+    parser.add_argument("--captions", type=int, default=200, help="captions of best-of-four")
+    parser.add_argument(
+        "--work", type=pathlib.Path, help="folder for the runs; finished ones in it are not trained again (default: a temporary folder)"
+    )
     parser.add_argument("--no-control", action="store_true", help="leave the negative control out")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -218,8 +240,9 @@ def main() -> int:
     result: dict[str, Any] = {"updates": 0, "pictures": 0, "refl": [], "shuffled": []}
     hashes = {path.name: file_hash(path) for path in (TINY_SD, TINY_REWARD, ORACLE)}
     held = options.out / "results.json"
-    if not options.seeds and held.is_file() and (found := json.loads(held.read_text(encoding="utf-8")))["sha256"] == hashes:
-        result = found  # best-of-four alone is measured anew
+    if held.is_file() and (found := json.loads(held.read_text(encoding="utf-8")))["sha256"] == hashes:
+        # the same weights: with seeds, best-of-four is kept and ReFL measured anew; without, the other way round
+        result = {**found, "refl": [], "shuffled": []} if options.seeds else found
     result |= {
         "machine": f"{platform.system()} {platform.machine()}, torch {torch.__version__}, one thread",
         "sha256": hashes,
@@ -230,31 +253,32 @@ def main() -> int:
     oracle, scorer = Oracle.load(ORACLE), imagereward_core.load(str(TINY_REWARD), device="cpu")
     runs = [Run("seed", seed, TINY_REWARD) for seed in range(options.seeds)]
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(options.parallel) as pool:
-        work = pathlib.Path(temporary)
+        work = options.work or pathlib.Path(temporary)
         if options.seeds and not options.no_control:
-            control = train_control(CONTROL, TINY_REWARD, work, _progress)
+            control = negative_control(work / "control")
             result["control pair accuracy"] = pair_accuracy(imagereward_core.load(str(control), device="cpu"), 100, 9100)
-            runs.append(Run("shuffled labels, seed", 0, control))
-        trained = {pool.submit(teach, run, options.updates, work): run for run in runs}
-        result["best of four"] = best_of_four(options.captions, 90_000)
-        _write(options.out, result)
-        if not runs:
+            runs.append(Run("shuffled labels", 0, control))
+        drawn = pool.submit(draw_and_judge, TINY_SD, scenes, scorer, oracle) if runs else None
+        taught = {pool.submit(lambda run: draw_and_judge(teach(run, options.updates, work), scenes, scorer, oracle), run): run for run in runs}
+        if "best of four" not in result or not runs:
+            result["best of four"] = best_of_four(options.captions, 90_000)
+            _write(options.out, result)
+        if drawn is None:
             return 0
-        before = draw_and_judge(TINY_SD, scenes, scorer, oracle)
+        before = drawn.result()
         result["base"] = dataclasses.asdict(before.verdict)
         right, reward = [], []  # change of every picture, one row per training seed
-        for future in as_completed(trained):
-            run = trained[future]
-            checkpoint, seconds = future.result()
-            after = draw_and_judge(checkpoint, scenes, scorer, oracle)
+        for future in as_completed(taught):
+            run = taught[future]
+            after = future.result()
             facts = {"name": run.name, "seed": run.seed, **compare(before, after)}
-            facts |= {"evaluations": refl_evaluations(work / f"{run.name}-{run.seed}"), "seconds": seconds}
+            facts["evaluations"] = refl_evaluations(work / run.folder)
             group = result["refl" if run.reward == TINY_REWARD else "shuffled"]
             group.append(facts)
             if run.reward == TINY_REWARD:
                 right.append(after.right.astype(float) - before.right)
                 reward.append(after.rewards - before.rewards)
-                result["pooled"] = pool(np.mean(right, axis=0), np.mean(reward, axis=0))
+                result["pooled"] = pooled_change(np.mean(right, axis=0), np.mean(reward, axis=0))
             group.sort(key=lambda entry: entry["seed"])
             if run.seed == 0 and run.reward == TINY_REWARD:
                 sheet(options.out / "before-after.png", scenes, before, after, work)
