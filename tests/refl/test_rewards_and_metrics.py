@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 
 import pytest
@@ -14,6 +15,7 @@ from refl.errors import ConfigError, RewardError
 from refl.metrics import MIXED, Evaluation, StopRule, contrast, diversity, paired_change, saturation, win_rate
 from refl.rewards import Component, RewardMix, load_rewards, parse_reward
 
+from ..conftest import ROOT
 from .tiny import ColourReward, colour_mix
 
 
@@ -160,6 +162,20 @@ def test_stop_rule_catches_the_documented_collapse():
     collapsed = evaluation(58, reward=0.56, diversity=0.02, eps_mse=0.475, judge=(-0.2, -0.1, -0.03))
     reasons = StopRule().verdict(base, collapsed)
     assert "diversity" in reasons and "forgetting" in reasons and "judge" not in reasons
+
+
+def test_stop_rule_tells_the_measured_runs_apart():
+    """The small world's committed runs: three that follow the reward model, and one that follows a reward of shuffled rankings, whose own
+    reward rose while nearly every picture went wrong."""
+    found = json.loads((ROOT / "docs/smallworld/results.json").read_text(encoding="utf-8"))
+
+    def verdicts(run):
+        first, *later = [evaluation(item["step"], item["reward"], item["diversity"], item["eps_mse"]) for item in run["evaluations"]]
+        assert later[-1].reward > first.reward
+        return [StopRule().verdict(first, now) for now in later]
+
+    assert [verdicts(run) for run in found["refl"]] == [["", ""]] * 3
+    assert all("forgetting how to denoise" in verdict for run in found["shuffled"] for verdict in verdicts(run)) and found["shuffled"]
 
 
 def test_judges_are_reported_beside_rewards(settings):
