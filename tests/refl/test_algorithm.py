@@ -180,14 +180,16 @@ def test_prefix_keeps_no_graph_and_stops_each_sample_at_its_step(models):
     engine = make_engine(models)
     cond = engine.table(PROMPTS[:3])
     noises = [SampleNoise(0, number) for number in range(3)]
-    start = torch.randn(3, 4, 8, 8)
+    start = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(3))
     stopped = engine.rollout.prefix(start, cond, engine.loss.uncond, [0, 2, 4], noises)
     assert not stopped.requires_grad
     assert torch.equal(stopped[0], start[0])
     alone = engine.rollout.prefix(start[1:2], cond.rows([1]), engine.loss.uncond, [2], noises[1:2])
-    torch.testing.assert_close(stopped[1:2], alone, rtol=1e-4, atol=1e-5)
+    # Kernels round differently for other batch sizes, and guidance multiplies that (1.6e-5 seen); one step more or less differs by far more.
+    torch.testing.assert_close(stopped[1:2], alone, rtol=1e-3, atol=1e-4)
+    assert (stopped[1] - start[1]).abs().max() > 0.01
     whole = engine.rollout.sample(start[2:], cond.rows([2]), engine.loss.uncond, noises[2:])
-    torch.testing.assert_close(stopped[2:], whole, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(stopped[2:], whole, rtol=1e-3, atol=1e-4)
 
 
 def test_guidance_has_its_gradient_in_the_conditional_branch_only(models):
