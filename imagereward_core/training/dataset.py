@@ -46,7 +46,7 @@ def load_datasets(config: TrainConfig, progress: Progress | None = None) -> Data
     pixels = PixelCache(cache, config.model.vision.image_size)
     parts: dict[str, list[Item]] = {part: [] for part in PARTS}
     for part, reading in readings.items():
-        parts[part] = checked_items(reading, pixels, config.skip_bad, progress, config.workers)
+        parts[part], _ = checked_items(reading, pixels, config.skip_bad, progress, config.workers)
     if not parts["valid"]:
         train, valid, test = split_items(parts["train"], config.valid_fraction, 0.0 if parts["test"] else config.test_fraction, config.seed)
         if not valid:
@@ -60,8 +60,10 @@ def load_datasets(config: TrainConfig, progress: Progress | None = None) -> Data
     return DataSets(train, parts["valid"], parts["test"], pixels)
 
 
-def checked_items(reading: Reading, pixels: PixelCache, skip_bad: bool, progress: Progress | None = None, workers: int = 2) -> list[Item]:
-    """The items of a reading with all images cached. Without `skip_bad` any fatal problem raises DataError listing it."""
+def checked_items(
+    reading: Reading, pixels: PixelCache, skip_bad: bool, progress: Progress | None = None, workers: int = 2
+) -> tuple[list[Item], list[Problem]]:
+    """The items of a reading with all images cached, and what was left out. Without `skip_bad` any fatal problem raises DataError listing it."""
     items, problems = validate_items(reading, pixels, progress, workers)
     fatal = [problem for problem in problems if problem.fatal]
     for problem in problems:
@@ -72,7 +74,7 @@ def checked_items(reading: Reading, pixels: PixelCache, skip_bad: bool, progress
         raise DataError(f"{len(fatal)} problems in the data; mend them, or set skip_bad to leave them out:\n{shown}{more}")
     if not items:
         raise DataError("no usable item is left in the data")
-    return items
+    return items, problems
 
 
 def validate_items(reading: Reading, pixels: PixelCache, progress: Progress | None = None, workers: int = 2) -> tuple[list[Item], list[Problem]]:
@@ -133,7 +135,7 @@ def build_dataset(
     target.mkdir(parents=True, exist_ok=True)
     reading = read_items(data, images, format)
     pixels = PixelCache(target / "cache", size)
-    items = checked_items(reading, pixels, skip_bad, progress, workers)
+    items, problems = checked_items(reading, pixels, skip_bad, progress, workers)
     parts = dict(zip(PARTS, split_items(items, valid_fraction, test_fraction, seed)))
     for name, part in parts.items():
         path = target / f"{name}.json"
@@ -149,7 +151,7 @@ def build_dataset(
         "pixels": pixels.store.folder.name,
         "features": feature_store,
         "ties": reading.ties,
-        "left_out": [str(problem) for problem in reading.problems],
+        "left_out": [str(problem) for problem in problems],
         "parts": {name: counts(part) for name, part in parts.items()},
     }
     write_atomically(target / "manifest.json", json.dumps(manifest, ensure_ascii=False, indent=1) + "\n")

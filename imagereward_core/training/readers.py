@@ -4,6 +4,7 @@ so that one bad line does not hide the next."""
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -164,6 +165,12 @@ def folders(path: Path, reading: Reading) -> None:
 
 
 def _add(reading: Reading, key: str, prompt: str, names: list[str], root: Path, judged: tuple[Pair, ...], ranking: tuple[float, ...] | None) -> None:
+    if not prompt.strip():
+        reading.problem(f"item {key}", "the prompt is empty: the model judges pictures by how well they fit one")
+        return
+    if ranking is not None and not all(math.isfinite(rank) for rank in ranking):
+        reading.problem(f"item {key}", f"every rank must be a finite number, found {list(ranking)}")
+        return
     if ranking is not None:
         reading.ties += len(ranking) * (len(ranking) - 1) // 2 - len(judged)
     if not judged:

@@ -25,6 +25,7 @@ class Position:
     update: int = 0
     best: float | None = None
     best_update: int = 0
+    best_accuracy: float = 0.0  # on validation pairs
     without_improvement: int = 0
     stalled: int = 0
     skipped: int = 0  # updates in a row whose gradients overflowed (fp16)

@@ -32,7 +32,7 @@ from .resume import Position, find_state, save_state
 from .schedule import learning_rate
 from .sharding import start_adam, whole_state
 from .store import write_atomically
-from .watch import Watch
+from .watch import Watch, no_better_than_chance
 
 
 class Trainer:
@@ -208,7 +208,7 @@ class Trainer:
         improved = position.best is None or value > position.best
         position.without_improvement = 0 if improved else position.without_improvement + 1
         if improved:
-            position.best, position.best_update = value, position.update
+            position.best, position.best_update, position.best_accuracy = value, position.update, result.accuracy
         if self.records is not None:
             facts = {"update": position.update, **dataclasses.asdict(result), "train": dict(counts(self.data.train)), "version": __version__}
             self.records.write("valid", position.update, **dataclasses.asdict(result))
@@ -223,8 +223,13 @@ class Trainer:
                 "updates": self.position.update,
                 "best_update": self.position.best_update,
                 "best": str(self.folder / "best.safetensors"),
+                "best_accuracy": self.position.best_accuracy,
                 "processes": self.accelerator.num_processes,
             }
+            pairs = sum(len(item.pairs) for item in self.data.valid)
+            if warning := no_better_than_chance(self.position.best_accuracy, pairs):
+                result["warning"] = warning
+                logger.warning("%s", warning)
             if self.data.test:
                 result["test"] = self._test()
             write_atomically(self.folder / "result.json", json.dumps(result, indent=1) + "\n")

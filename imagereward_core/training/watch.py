@@ -39,3 +39,13 @@ class Watch:
                 f"the loss has stayed at ln 2 = {LN2:.4f} for {self.stalled} updates and all images get the same reward (spread {spread:.1e}): "
                 "nothing is learnt. The paper's head initialisation does this; use head_init fan_in, a higher lr, or a warm-up"
             )
+
+
+def no_better_than_chance(accuracy: float, pairs: int) -> str:
+    """What to tell about a best checkpoint that a coin could match (one-sided 95 %, pairs taken as independent), or ""."""
+    if pairs == 0 or accuracy > 0.5 + 1.645 * math.sqrt(0.25 / pairs):
+        return ""
+    return (
+        f"the best checkpoint orders {accuracy:.0%} of {pairs} validation pairs rightly, which a coin could do too: its scores mean nothing yet. "
+        "Train longer, raise lr, lower dropout, start from trained weights, or judge on more validation pairs"
+    )

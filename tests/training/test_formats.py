@@ -111,6 +111,8 @@ def test_folder_per_prompt(tmp_path):
         ([row(ranking=[1, "x", 2])], "item 1: ranking must be a list of numbers, 1 = best"),
         ([row(generations="a.png")], "item 1: generations must be a list of image files"),
         ([row(prompt=3)], "item 1: prompt must be a string, found int"),
+        ([row(prompt=" ")], "item 1: the prompt is empty: the model judges pictures by how well they fit one"),
+        ([row(ranking=[1, float("nan"), 2])], "item 1: every rank must be a finite number, found [1, nan, 2]"),
         ([row(ranking=None, pairs=[[0, 9]])], "item 1: pairs must be [better, worse] indices below 3"),
         ([{"prompt": "a", "better": "x.png", "worse": "x.png"}], "pair 1: x.png is compared with itself"),
         ([{"prompt": "a", "better": "x.png", "worse": ""}], "pair 1: prompt, better and worse are needed, found ['a', 'x.png', '']"),
@@ -168,7 +170,13 @@ def test_skip_bad_keeps_what_can_be_used(tmp_path):
     manifest = build_dataset(write(tmp_path / "r.json", rows), tmp_path / "out", size=16, skip_bad=True, valid_fraction=0.5)
     parts = manifest["parts"]
     assert sum(parts[name]["items"] for name in parts) == 2 and sum(parts[name]["pairs"] for name in parts) == 2
-    assert manifest["left_out"] == ["item 2: all images tie: it says nothing about preference and is left out"]
+    assert manifest["left_out"] == [
+        "item 2: all images tie: it says nothing about preference and is left out",
+        f"item 1: no such image: {tmp_path / 'c.png'}",
+        f"item 3: no such image: {tmp_path / 'e.png'}",
+        f"item 3: no such image: {tmp_path / 'c.png'}",
+        "item 3: no pair is left without the images that cannot be read",
+    ]
     back = read_items(tmp_path / "out" / "train.json").items + read_items(tmp_path / "out" / "valid.json").items
     assert sorted((item.id, item.pairs) for item in back) == [("1", ((1, 0),)), ("4", ((0, 1),))]
 

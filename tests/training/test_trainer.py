@@ -20,7 +20,7 @@ from imagereward_core.training.freezing import freeze
 from imagereward_core.training.initial import initial_model, initialise
 from imagereward_core.training.items import pairs_of
 from imagereward_core.training.trainer import Trainer
-from imagereward_core.training.watch import Watch
+from imagereward_core.training.watch import Watch, no_better_than_chance
 from imagereward_core.weights import read_state
 
 from .drawn import write_rankings
@@ -175,6 +175,18 @@ def test_nan_is_caught(tmp_path):
 def test_watch_messages(values, message):
     with pytest.raises(TrainingError, match=message):
         Watch(10).check(3, *values)
+
+
+def test_a_coin_could_do_it_too():
+    # 58 of 100: one-sided, at 95 %, a coin reaches 58.2
+    assert "orders 58% of 100 validation pairs" in no_better_than_chance(0.58, 100)
+    assert no_better_than_chance(0.59, 100) == "" and no_better_than_chance(0.58, 400) == ""
+
+
+def test_a_run_that_learnt_nothing_says_so_at_the_end(tmp_path, caplog):
+    train(quick(tmp_path, train_iters=1, lr=1e-9))
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert "a coin could do too" in result["warning"] and result["warning"] in caplog.text
 
 
 def test_watch_forgives_an_interrupted_stall():
