@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
+from filelock import FileLock, Timeout
+
+from ..errors import ConfigError, TrainingError
 from .config import TrainConfig
 from .ema import Ema
 
@@ -29,6 +33,27 @@ class Position:
     without_improvement: int = 0
     stalled: int = 0
     skipped: int = 0  # updates in a row whose gradients overflowed (fp16)
+
+
+@contextlib.contextmanager
+def only_run(config: TrainConfig) -> Iterator[None]:
+    """Keep a second run out of savepath; TrainingError if there is one. The operating system frees the lock of a killed run.
+
+    A launcher that was killed may leave its processes training: they would write into the state that a resumed run reads.
+    """
+    if os.environ.get("RANK", "0") != "0":  # one process speaks for a launched run
+        yield
+        return
+    folder = Path(config.savepath)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(os.fspath(folder / ".run.lock"), timeout=0):
+            yield
+    except Timeout:
+        raise TrainingError(
+            f"another run is training in {folder}: give another savepath, or end that run "
+            "(processes can outlive a launcher that was killed) and start again with resume"
+        ) from None
 
 
 def save_state(folder: Path, accelerator: Any, position: Position, config: TrainConfig, ema: Ema | None = None) -> None:

@@ -28,7 +28,7 @@ from .freezing import HeadOnly, freeze
 from .initial import initial_model
 from .launched import make_accelerator
 from .records import Records, draw_curve
-from .resume import Position, find_state, save_state
+from .resume import Position, find_state, only_run, save_state
 from .schedule import learning_rate
 from .sharding import start_adam, whole_state
 from .store import write_atomically
@@ -262,6 +262,7 @@ def train(config: TrainConfig, *, progress: Progress | None = None, should_stop:
     """Train a reward model and return the path of the best checkpoint, `savepath`/best.safetensors.
 
     Also in savepath: last.safetensors, metrics.jsonl, config.json, result.json, curve.png, tensorboard/ and state/ (resume).
-    Raises ConfigError, DataError, TrainingError, ModelNotFoundError.
+    Raises ConfigError, DataError, TrainingError (also where another run is training in savepath), ModelNotFoundError.
     """
-    return Trainer(config, progress, should_stop).fit()
+    with only_run(config):
+        return Trainer(config, progress, should_stop).fit()

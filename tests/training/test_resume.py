@@ -9,7 +9,7 @@ import sys
 import pytest
 from safetensors.torch import load_file
 
-from imagereward_core.errors import ConfigError
+from imagereward_core.errors import ConfigError, TrainingError
 from imagereward_core.training import TrainConfig, train
 from imagereward_core.training.resume import find_state
 
@@ -74,6 +74,22 @@ def test_a_kill_while_saving_leaves_the_former_state(tmp_path, monkeypatch):
     train(config)
     train(quick(tmp_path, savepath=str(tmp_path / "straight"), train_iters=6, save_every=2))
     assert losses(tmp_path / "run") == losses(tmp_path / "straight")
+
+
+def test_a_second_run_in_the_same_folder_is_refused_and_the_lock_is_freed(tmp_path):
+    config = quick(tmp_path, train_iters=2, resume=True)
+    refused = []
+
+    def second_run():
+        with pytest.raises(TrainingError, match="another run is training in") as caught:
+            train(config)
+        refused.append(str(caught.value))
+        return True
+
+    train(config, should_stop=second_run)
+    assert len(refused) == 1 and len(losses(tmp_path / "run")) == 1
+    train(config)
+    assert len(losses(tmp_path / "run")) == 2
 
 
 def test_other_settings_are_refused_by_name(tmp_path):
