@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFilter
 
-from .preferences import Composition, View, compose
+from .preferences import GRADED, Composition, View, compose
 from .train_text import targets
 from .world import COLOURS, SHAPES, SIZE, Placed, Scene, outline, sample_scene
 
 FLAWS: dict[str, float] = {"missing": 0.08, "extra": 0.12, "clutter": 0.25, "blur": 0.15, "noise": 0.15}
 """What can be wrong with a picture whatever its caption says, and how often it is."""
 PATCH = 8
+BETWEEN = 0.35
+"""Share of the pictures in which one object is on its way to something else."""
 COVERED = 0.25
 """Share of a patch that an object has to cover to be what the patch shows."""
 
@@ -27,9 +29,12 @@ COVERED = 0.25
 class Annotated:
     """``n`` pictures: uint8 [n, 64, 64, 3]; per patch [n, 64] the shape and the colour, 0 = none; per object of the scene
     [n, 2, 2] its centre in [-1, 1], NaN if it is not there (the second place of a one-object scene is the extra object's); per entry of FLAWS [n, 5] whether the picture has it;
-    [n, fields] what the picture shows (train_text.FIELDS); and whether it was redrawn by the autoencoder."""
+    [n, fields] what the picture shows (train_text.FIELDS); and whether it was redrawn by the autoencoder.
+    A picture shows ``scenes[i]`` to 1 - ``degrees[i]`` and ``others[i]`` to ``degrees[i]``."""
 
     scenes: list[Scene]
+    others: list[Scene]
+    degrees: np.ndarray
     pictures: np.ndarray
     shapes: np.ndarray
     colours: np.ndarray
@@ -54,14 +59,21 @@ def annotated_pictures(
     rng = np.random.default_rng(seed)
     scenes: list[Scene] = []
     made: list[Composition] = []
+    degrees: list[float] = []
     flaws = []
     while len(made) < count:
         scene = sample_scene(rng, held_out=held_out, pair_share=pair_share)
         chosen = [name for name, share in FLAWS.items() if rng.random() < share]
-        composition = compose(scene, chosen, rng)
-        if composition is not None:
+        degree = 0.0
+        graded: list[str] = []
+        if rng.random() < BETWEEN:
+            degree = float(rng.uniform(0.1, 0.9))
+            graded = [str(rng.choice(GRADED))]
+        composition = compose(scene, [*chosen, *graded], rng, degree=degree)
+        if composition is not None and composition.wrong.held_out == held_out:
             scenes.append(scene)
             made.append(composition)
+            degrees.append(degree)
             flaws.append([name in chosen for name in FLAWS])
     redrawn = rng.random(count) < (view_share if view is not None else 0.0)
     pictures = [composition.picture for composition in made]
@@ -69,14 +81,17 @@ def annotated_pictures(
         for index, picture in zip(np.flatnonzero(redrawn), view([pictures[index] for index in np.flatnonzero(redrawn)]), strict=True):
             pictures[index] = picture
     maps = np.stack([patch_labels(composition.placed) for composition in made])
+    others = [composition.wrong for composition in made]
     return Annotated(
         scenes,
+        others,
+        np.array(degrees, dtype=np.float32),
         np.stack([np.asarray(_soften(picture, rng)) for picture in pictures]),
         maps[:, 0],
         maps[:, 1],
         np.stack([_centres(composition) for composition in made]),
         np.array(flaws, dtype=np.float32),
-        torch.tensor([targets(canonical(scene)) for scene in scenes]),
+        torch.tensor([targets(canonical(other if degree > 0.5 else scene)) for scene, other, degree in zip(scenes, others, degrees, strict=True)]),
         redrawn,
     )
 
@@ -88,8 +103,8 @@ def patch_labels(placed: tuple[Placed, ...]) -> np.ndarray:
         mask = Image.new("L", (SIZE, SIZE))
         ImageDraw.Draw(mask).polygon(outline(item), fill=1)
         share = np.asarray(mask).reshape(SIZE // PATCH, PATCH, SIZE // PATCH, PATCH).mean(axis=(1, 3)).ravel()
-        labels[0, share >= COVERED] = SHAPES.index(item.thing.shape) + 1
-        labels[1, share >= COVERED] = list(COLOURS).index(item.thing.colour) + 1
+        labels[0, share >= COVERED] = SHAPES.index(item.nearest.shape) + 1
+        labels[1, share >= COVERED] = list(COLOURS).index(item.nearest.colour) + 1
     return labels
 
 

@@ -1,7 +1,8 @@
 """Rankings of renders in ImageRewardDB's format, from flaws that are put in on purpose.
 
 Every item is one caption with several pictures. A picture's penalty is the sum over its flaws; fewer is better, equal
-penalties tie. What no trainer sees is written beside the rankings: which flaws each picture has.
+penalties tie. A wrong colour, shape or size comes in degrees, since what a generator gets wrong is seldom another thing but something in
+between, and a reward that steps at the middle gives nothing to climb. What no trainer sees is written beside the rankings: which flaws each picture has.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from .world import ERROR_TYPES, SIZE, Placed, Scene, Thing, corrupt_scene, draw, place, sample_scene
+from .world import ERROR_TYPES, RADIUS, SIZE, Placed, Scene, Thing, corrupt_scene, draw, place, sample_scene
 
 PENALTIES: dict[str, int] = {
     "background": 2, "colour": 2, "shape": 2, "size": 2, "relation": 2,
@@ -23,22 +24,29 @@ PENALTIES: dict[str, int] = {
     "clutter": 1, "blur": 1, "noise": 1,
 }  # fmt: skip
 """The kinds of flaw. A picture of something else than asked for is worse than an ugly one."""
+GRADED: tuple[str, ...] = ("colour", "shape", "size")
+"""The kinds of flaw that a picture can have in part; the penalty is in proportion."""
+DEGREES: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
 
 View = Callable[[list[Image.Image]], list[Image.Image]]
 
 
 @dataclass(frozen=True)
 class Item:
-    """One caption, its pictures, and the flaws of each."""
+    """One caption, its pictures, the flaws of each, and the degree to which each has those in GRADED."""
 
     scene: Scene
     pictures: list[Image.Image]
     flaws: list[tuple[str, ...]]
+    degrees: list[float]
 
     @property
     def ranking(self) -> list[int]:
         """Rank per picture, 1 = best; equal penalties share a rank."""
-        penalties = [sum(PENALTIES[flaw] for flaw in flaws) for flaws in self.flaws]
+        penalties = [
+            sum(PENALTIES[flaw] * (degree if flaw in GRADED else 1.0) for flaw in flaws)
+            for flaws, degree in zip(self.flaws, self.degrees, strict=True)
+        ]
         order = sorted(set(penalties))
         return [order.index(penalty) + 1 for penalty in penalties]
 
@@ -51,20 +59,22 @@ def possible_flaws(scene: Scene) -> list[str]:
 
 @dataclass(frozen=True)
 class Composition:
-    """A picture and what lies where in it: ``placed`` holds the objects drawn, ``missing`` the index of the scene's object left out."""
+    """A picture and what lies where in it: ``placed`` holds the objects drawn, ``missing`` the index of the scene's object left out,
+    ``wrong`` the scene that it shows to the degree of its flaws."""
 
     picture: Image.Image
     placed: tuple[Placed, ...]
-    missing: int | None = None
+    missing: int | None
+    wrong: Scene
 
 
-def flawed_picture(scene: Scene, flaws: Sequence[str], rng: np.random.Generator) -> Image.Image | None:
-    """A 64x64 picture of ``scene`` with exactly these flaws, or None if the draw cannot give one of them."""
-    composition = compose(scene, flaws, rng)
+def flawed_picture(scene: Scene, flaws: Sequence[str], rng: np.random.Generator, *, degree: float = 1.0) -> Image.Image | None:
+    """A 64x64 picture of ``scene`` with exactly these flaws, those in GRADED to this degree; None if the draw cannot give one of them."""
+    composition = compose(scene, flaws, rng, degree=degree)
     return None if composition is None else composition.picture
 
 
-def compose(scene: Scene, flaws: Sequence[str], rng: np.random.Generator) -> Composition | None:
+def compose(scene: Scene, flaws: Sequence[str], rng: np.random.Generator, *, degree: float = 1.0) -> Composition | None:
     """:func:`flawed_picture` with what lies where."""
     shown = scene
     for error in ERROR_TYPES:
@@ -74,6 +84,8 @@ def compose(scene: Scene, flaws: Sequence[str], rng: np.random.Generator) -> Com
                 return None
             shown = changed
     placed = list(place(shown, rng))
+    if degree < 1:
+        placed = [between(wanted, item, degree, rng) for wanted, item in zip(scene.things, placed, strict=True)]
     missing = int(rng.integers(len(placed))) if "missing" in flaws else None
     if missing is not None:
         placed.pop(missing)
@@ -88,7 +100,18 @@ def compose(scene: Scene, flaws: Sequence[str], rng: np.random.Generator) -> Com
     if "noise" in flaws:
         values = np.asarray(picture).astype(np.float32) + rng.normal(0, rng.uniform(14, 40), (SIZE, SIZE, 3))
         picture = Image.fromarray(values.clip(0, 255).astype(np.uint8))
-    return Composition(picture, tuple(placed), missing)
+    return Composition(picture, tuple(placed), missing, shown)
+
+
+def between(wanted: Thing, wrong: Placed, degree: float, rng: np.random.Generator) -> Placed:
+    """An object on its way from ``wanted`` to ``wrong``: size, outline and colour."""
+    if wanted == wrong.thing:
+        return wrong
+    radius = wrong.radius
+    if wanted.size is not None and wanted.size != wrong.thing.size:
+        low, high = RADIUS[wanted.size]
+        radius = (1 - degree) * float(rng.uniform(low, min(high, max(low, 12.0)))) + degree * wrong.radius
+    return replace(wrong, thing=wanted, radius=radius, other=wrong.thing, share=degree)
 
 
 def _free_spot(placed: Sequence[Placed], rng: np.random.Generator) -> Placed | None:
@@ -108,17 +131,20 @@ def sample_item(rng: np.random.Generator, *, held_out: bool, pictures: int = 4, 
     kinds = possible_flaws(scene)
     shown: list[Image.Image] = []
     flaws: list[tuple[str, ...]] = []
+    degrees: list[float] = []
     while len(shown) < pictures:
         if not shown and rng.random() < 0.8:
             chosen: tuple[str, ...] = ()
         else:
             count = int(rng.choice([1, 2, 3], p=[0.55, 0.3, 0.15]))
             chosen = tuple(sorted(str(flaw) for flaw in rng.choice(kinds, size=count, replace=False)))
-        picture = flawed_picture(scene, chosen, rng)
+        degree = float(rng.choice(DEGREES))
+        picture = flawed_picture(scene, chosen, rng, degree=degree)
         if picture is not None:
             shown.append(picture)
             flaws.append(chosen)
-    return Item(scene, shown, flaws)
+            degrees.append(degree)
+    return Item(scene, shown, flaws, degrees)
 
 
 def sample_pair(flaw: str, rng: np.random.Generator, *, held_out: bool) -> Item:
@@ -130,7 +156,7 @@ def sample_pair(flaw: str, rng: np.random.Generator, *, held_out: bool) -> Item:
         wrong = flawed_picture(scene, (flaw,), rng)
         right = flawed_picture(scene, (), rng)
         if wrong is not None and right is not None:
-            return Item(scene, [right, wrong], [(), (flaw,)])
+            return Item(scene, [right, wrong], [(), (flaw,)], [1.0, 1.0])
 
 
 def write_preferences(
@@ -173,6 +199,7 @@ def write_preferences(
             "generations": files,
             "ranking": [int(rank) for rank in rng.permutation(item.ranking)] if shuffled else item.ranking,
             "flaws": [list(flaws) for flaws in item.flaws],
+            "degrees": item.degrees,
         })  # fmt: skip
     path = folder / f"{name}.json"
     path.write_text(json.dumps(rankings, indent=1) + "\n", encoding="utf-8")

@@ -91,7 +91,11 @@ class Batch:
 def describe(data: Annotated, index: np.ndarray, rng: np.random.Generator) -> Batch:
     """A right or wrong caption for each picture."""
     described = [_describe(data.scenes[i], rng) for i in index]
-    kinds = np.concatenate([[mismatches(data.scenes[i], scene) for i, scene in zip(index, described, strict=True)], data.flaws[index]], axis=1)
+    shares = data.degrees[index, None]
+    one, other = (
+        np.array([mismatches(scenes[i], scene) for i, scene in zip(index, described, strict=True)]) for scenes in (data.scenes, data.others)
+    )
+    kinds = np.concatenate([(1 - shares) * one + shares * other, data.flaws[index]], axis=1)
     names = list(KINDS)
     missing = data.flaws[index, list(FLAWS).index("missing")] > 0
     # Of an object that is not there nothing can be wrong; the autoencoder softens what it redraws and takes noise away.
@@ -99,8 +103,8 @@ def describe(data: Annotated, index: np.ndarray, rng: np.random.Generator) -> Ba
     kinds[np.ix_(data.redrawn[index], [names.index("blur"), names.index("noise")])] = np.nan
     centres = data.centres[index].copy()
     for row, (i, scene) in enumerate(zip(index, described, strict=True)):
-        for number, (one, other) in enumerate(zip(data.scenes[i].things, scene.things, strict=True)):
-            if (one.colour, one.shape) != (other.colour, other.shape):  # what the caption names is nowhere
+        for number, (drawn, named) in enumerate(zip(data.scenes[i].things, scene.things, strict=True)):
+            if (drawn.colour, drawn.shape) != (named.colour, named.shape):  # what the caption names is nowhere
                 centres[row, number] = np.nan
     return Batch(
         [scene.caption for scene in described],

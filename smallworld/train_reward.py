@@ -33,6 +33,8 @@ MODEL = ModelConfig(
     projection=32,
     head=(64, 32, 16),
 )
+LATENT_NOISE = 0.4
+"""Most noise on the latents of the pictures it learns from, in standard deviations of the generator's latents."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +50,19 @@ class RewardTraining:
     seed: int = 505
 
 
-def through_autoencoder(vae: AutoencoderKL) -> View:
-    """Redraws pictures the way the generator's decoder would."""
+def through_autoencoder(vae: AutoencoderKL, *, noise: float = 0.0, seed: int = 0) -> View:
+    """Redraws pictures the way the generator's decoder would; with up to ``noise`` standard deviations of Gaussian noise on the latents,
+    a generator's wavering edges and mottled colours."""
+    generator = torch.Generator().manual_seed(seed)
 
     @torch.no_grad()
     def view(pictures: list[Image.Image]) -> list[Image.Image]:
         redrawn: list[Image.Image] = []
         for start in range(0, len(pictures), 32):
             batch = to_tensor(np.stack([np.asarray(picture) for picture in pictures[start : start + 32]]))
-            decoded = vae.decode(vae.encode(batch).latent_dist.mode()).sample
+            latents = vae.encode(batch).latent_dist.mode()
+            level = noise * torch.rand(len(latents), 1, 1, 1, generator=generator) / vae.config.scaling_factor
+            decoded = vae.decode(latents + level * torch.randn(latents.shape, generator=generator)).sample
             values = ((decoded.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
             redrawn += [Image.fromarray(value) for value in values]
         return redrawn
@@ -66,7 +72,7 @@ def through_autoencoder(vae: AutoencoderKL) -> View:
 
 def train_reward(config: RewardTraining, vae: AutoencoderKL | None, folder: Path, progress: Progress) -> Path:
     """Write the rankings, pre-train, run ``imagereward train``; returns ``folder/tiny-imagereward.safetensors`` (fp16)."""
-    view = through_autoencoder(vae) if vae is not None else None
+    view = through_autoencoder(vae, noise=LATENT_NOISE, seed=config.seed) if vae is not None else None
     data = folder / "preferences"
     write_preferences(data, "train", config.items, config.seed, view=view)
     write_preferences(data, "valid", config.valid_items, config.seed + 1, held_out=True, view=view)

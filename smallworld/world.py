@@ -159,13 +159,24 @@ def _other(values: list[str], current: str, rng: np.random.Generator) -> str:
 
 @dataclass(frozen=True)
 class Placed:
-    """Where :func:`render` put one object: centre and nominal radius in pixels, rotation in degrees."""
+    """Where :func:`render` put one object: centre and nominal radius in pixels, rotation in degrees.
+
+    ``other`` is what it is on its way to, and ``share`` how far, 0..1: outline and colour are drawn in between, as a generator that cannot decide
+    draws them.
+    """
 
     thing: Thing
     x: float
     y: float
     radius: float
     angle: float
+    other: Thing | None = None
+    share: float = 0.0
+
+    @property
+    def nearest(self) -> Thing:
+        """What the drawn object resembles more."""
+        return self.other if self.other is not None and self.share > 0.5 else self.thing
 
 
 def place(scene: Scene, rng: np.random.Generator, *, spread: float = 1.0) -> tuple[Placed, ...]:
@@ -205,7 +216,7 @@ def draw(background: str, placed: tuple[Placed, ...], rng: np.random.Generator, 
     pen = ImageDraw.Draw(canvas)
     for item in placed:
         points = [(px * _SUPERSAMPLE, py * _SUPERSAMPLE) for px, py in outline(item)]
-        pen.polygon(points, fill=_shade(COLOURS[item.thing.colour], rng, _SHADE_JITTER))
+        pen.polygon(points, fill=_shade(_fill(item), rng, _SHADE_JITTER))
     if clutter:
         _draw_clutter(pen, placed, rng)
     return canvas.resize((SIZE, SIZE), Image.Resampling.BOX)
@@ -213,20 +224,47 @@ def draw(background: str, placed: tuple[Placed, ...], rng: np.random.Generator, 
 
 def outline(item: Placed) -> list[tuple[float, float]]:
     """The polygon of an object in pixels; a circle is a 48-gon."""
-    reach = item.radius * _OUTLINE_SCALE[item.thing.shape]
-    if item.thing.shape == "circle":
-        polar = [(i * 360 / 48, reach) for i in range(48)]
-    elif item.thing.shape == "square":
-        polar = [(45 + i * 90, reach) for i in range(4)]
-    elif item.thing.shape == "triangle":
-        polar = [(i * 120, reach) for i in range(3)]
+    if item.other is None or item.other.shape == item.thing.shape:
+        corners = _corners(item.thing.shape)
     else:
-        polar = [(i * 36, reach if i % 2 == 0 else reach * 0.45) for i in range(10)]
+        angles = np.arange(0, 360, 3.0)
+        one, other = (_reach(_corners(thing.shape), angles) for thing in (item.thing, item.other))
+        corners = list(zip(angles.tolist(), ((1 - item.share) * one + item.share * other).tolist(), strict=True))
     points = []
-    for degrees, distance in polar:
-        theta = math.radians(degrees + item.angle)
+    for degrees, reach in corners:
+        theta, distance = math.radians(degrees + item.angle), reach * item.radius
         points.append((item.x + distance * math.sin(theta), item.y - distance * math.cos(theta)))
     return points
+
+
+def _corners(shape: str) -> list[tuple[float, float]]:
+    """Angle in degrees and distance in nominal radii of a shape's corners."""
+    reach = _OUTLINE_SCALE[shape]
+    if shape == "circle":
+        return [(i * 360 / 48, reach) for i in range(48)]
+    if shape == "square":
+        return [(45 + i * 90, reach) for i in range(4)]
+    if shape == "triangle":
+        return [(i * 120, reach) for i in range(3)]
+    return [(i * 36, reach if i % 2 == 0 else reach * 0.45) for i in range(10)]
+
+
+def _reach(corners: list[tuple[float, float]], angles: np.ndarray) -> np.ndarray:
+    """Distance of a polygon's edge from its centre in each direction; the corners go once round the centre."""
+    degrees = np.array([corner[0] for corner in corners])
+    distances = np.array([corner[1] for corner in corners])
+    after = np.searchsorted(degrees, angles, side="right") % len(corners)
+    before = after - 1
+    gap = np.radians((degrees[after] - degrees[before]) % 360)
+    way = np.radians((angles - degrees[before]) % 360)
+    # The edge between two corners in polar form: the sine rule in the triangle that they make with the centre.
+    return distances[before] * distances[after] * np.sin(gap) / (distances[before] * np.sin(way) + distances[after] * np.sin(gap - way))
+
+
+def _fill(item: Placed) -> tuple[int, int, int]:
+    one = COLOURS[item.thing.colour]
+    other = COLOURS[item.other.colour] if item.other is not None else one
+    return tuple(round((1 - item.share) * a + item.share * b) for a, b in zip(one, other, strict=True))  # type: ignore[return-value]
 
 
 def _shade(colour: tuple[int, int, int], rng: np.random.Generator, jitter: int) -> tuple[int, int, int]:

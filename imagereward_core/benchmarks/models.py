@@ -116,7 +116,13 @@ def run_models(
     if world.main:
         report.write_report(folder, results, markdown(results))
         if plot:
-            bars = {name: {model: row["mean"] for model, row in found["models"].items()} for name, found in results["scorers"].items()}
+            bars = {
+                name: {
+                    model: (row["mean"], row["low"], row["high"])
+                    for model, row in sorted(found["models"].items(), key=lambda entry: entry[1]["rank"])
+                }
+                for name, found in results["scorers"].items()
+            }
             report.bar_plot(folder / "plot.png", "Mean score per text-to-image model", bars, "mean score")
     world.wait()
     return results

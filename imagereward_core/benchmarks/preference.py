@@ -75,8 +75,11 @@ def run_preference(
     if world.main:
         report.write_report(folder, results, markdown(results))
         if plot:
-            bars = {"ours": {name: 100 * found["accuracy"]["pair"] for name, found in results["scorers"].items()}}
-            bars["paper"] = {name: value for name, value in published.ACCURACY.items() if name in bars["ours"]}
+            percents = {
+                name: [100 * value for value in (found["accuracy"]["pair"], *found["interval"])] for name, found in results["scorers"].items()
+            }
+            bars: dict[str, dict[str, report.Bar]] = {"ours": {name: (value, low, high) for name, (value, low, high) in percents.items()}}
+            bars["paper"] = {name: (value, value, value) for name, value in published.ACCURACY.items() if name in bars["ours"]}
             report.bar_plot(folder / "plot.png", "Preference accuracy", bars if bars["paper"] else {"ours": bars["ours"]}, "per cent of pairs", 50.0)
     world.wait()
     return results

@@ -75,8 +75,12 @@ def write_report(folder: Path, results: dict[str, Any], text: str) -> None:
         os.replace(temporary, folder / name)
 
 
-def bar_plot(path: Path, title: str, groups: dict[str, dict[str, float]], label: str, line: float | None = None) -> bool:
-    """{series: {bar: value}} as grouped bars; False (and a log line) without matplotlib."""
+Bar = tuple[float, float, float]
+"""Value, and the ends of its interval."""
+
+
+def bar_plot(path: Path, title: str, groups: dict[str, dict[str, Bar]], label: str, line: float | None = None) -> bool:
+    """{series: {name: bar}} as grouped bars with their intervals; False (and a log line) without matplotlib."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -90,7 +94,10 @@ def bar_plot(path: Path, title: str, groups: dict[str, dict[str, float]], label:
     width = 0.8 / max(1, len(groups))
     for number, (series, values) in enumerate(groups.items()):
         places = [index + number * width for index, name in enumerate(names) if name in values]
-        axes.bar(places, [values[name] for name in names if name in values], width, label=series)
+        heights, lows, highs = zip(*(values[name] for name in names if name in values), strict=True)
+        # A percentile interval need not hold the value itself; an error bar cannot point backwards.
+        ends = [[max(0.0, height - low) for height, low in zip(heights, lows)], [max(0.0, high - height) for height, high in zip(heights, highs)]]
+        axes.bar(places, heights, width, yerr=ends, capsize=3, error_kw={"linewidth": 0.8}, label=series)
     if line is not None:
         axes.axhline(line, color="grey", linewidth=0.8, linestyle=":")
     axes.set_xticks([index + 0.4 - width / 2 for index in range(len(names))], names, rotation=20, ha="right")
