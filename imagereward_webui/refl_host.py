@@ -10,9 +10,14 @@ from .core import logger
 from .lifecycle import holder
 
 
+def data_folder() -> Path:
+    """Where the host keeps its data."""
+    return Path(host.module("paths").data_path)
+
+
 def runs_folder() -> Path:
     """Where runs are kept: beside the host's other data."""
-    return Path(host.module("paths").data_path) / "imagereward-runs"
+    return data_folder() / "imagereward-runs"
 
 
 def checkpoints() -> list[dict[str, str]]:
@@ -53,7 +58,7 @@ def outputs_folder() -> Path:
     """The folder of generated images."""
     opts = host.module("shared").opts
     chosen = getattr(opts, "outdir_samples", "") or getattr(opts, "outdir_txt2img_samples", "") or "outputs/txt2img-images"
-    return Path(host.module("paths").data_path) / chosen
+    return data_folder() / chosen
 
 
 def guidance() -> float | None:

@@ -18,7 +18,8 @@ from .core import logger
 from .lifecycle import available
 from .refl_libs import Installer, environment
 from .refl_runs import RunError, Runs
-from .train_fields import FIELDS, SettingError, build_config
+from .train_fields import FIELDS, SettingError, build_config, form_settings
+from .train_prompts import PromptFileError, prompts_in
 
 PREFIX = "/imagereward/v1/refl"
 TOKEN = secrets.token_urlsafe(24)  # lies in the tab, which only those who may see the UI can read
@@ -50,6 +51,13 @@ class RunBody(BaseModel):
     keep_going: bool = False
 
 
+class PromptsBody(BaseModel):
+    """A file's name and its text."""
+
+    name: str
+    text: str
+
+
 class CommandBody(BaseModel):
     """pause, resume, sample, save, stop or stop_now."""
 
@@ -62,7 +70,7 @@ router = APIRouter(prefix=PREFIX, tags=["ImageReward ReFL"])
 def _guarded(work: Any) -> Any:
     try:
         return work()
-    except (RunError, SettingError) as error:
+    except (RunError, SettingError, PromptFileError) as error:
         raise HTTPException(status_code=422, detail=str(error)) from error
 
 
@@ -84,6 +92,12 @@ def libraries() -> dict:
     """Start installing the training libraries into our own folder."""
     installer.start()
     return installer.status()
+
+
+@router.post("/prompts")
+def prompts(body: PromptsBody) -> dict:
+    """The prompts in a file's text."""
+    return {"prompts": _guarded(lambda: prompts_in(body.name, body.text))}
 
 
 @router.post("/estimate")
@@ -136,8 +150,7 @@ def show(run_id: str, after: int = 0) -> dict:
 @router.get("/runs/{run_id}/settings")
 def settings(run_id: str) -> dict:
     """Settings of a run in the form's terms, for a clone."""
-    config = _guarded(lambda: runs().config(run_id))
-    return {"settings": {field.name: config[field.setting] for field in FIELDS if field.setting in config}}
+    return {"settings": form_settings(_guarded(lambda: runs().config(run_id)))}
 
 
 @router.post("/runs/{run_id}/command")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,6 +66,8 @@ FIELDS: tuple[Field, ...] = (
     ),
     Field("from_outputs", "train_data", "Also take the prompts of my generated images", "bool", False),
     Field("reward", "rewards", "Reward", "choice", "ImageReward-v1.0", help="what is trained towards"),
+    Field("second_reward", "rewards", "Second reward", "choice", "", help="mixed with the first, each in its own standard deviations"),
+    Field("second_weight", "rewards", "Weight of the second", "float", 0.5, low=0.0, high=100.0, help="the first has 1"),
     Field("judge", "judges", "Judge", "choice", "", help="only watched; training stops if it falls while the reward rises"),
     Field("preset", "preset", "GPU memory", "choice", "8 GB", tuple(PRESETS)),
     Field(
@@ -81,12 +84,22 @@ FIELDS: tuple[Field, ...] = (
     Field("rank", "lora_rank", "LoRA rank", "int", 16, low=1, high=512),
     Field("guidance", "guidance_scale", "CFG scale", "float", 7.0, low=1.0, high=30.0),
     Field("resolution", "resolution", "Resolution", "int", 0, low=0, high=2048, help="0: what the model was made for"),
-    Field("anchor", "anchor", "Anchor", "choice", "kl", ("kl", "samples", "none"), help="what holds the model near its base"),
+    Field("anchor", "anchor", "Anchor", "choice", "kl", ("kl", "samples", "pretrain", "none"), help="what holds the model near its base"),
+    Field(
+        "anchor_folder",
+        "anchor_data",
+        "Images for the anchor pretrain",
+        "text",
+        "",
+        help="a folder inside the WebUI's, of images with captions; empty: my generated images",
+    ),
     Field("held_out", "held_out", "Held-out prompts", "int", 16, low=1, high=500),
     Field("stop_rule", "stop_rule", "When it over-optimises", "choice", "pause", ("pause", "stop", "off")),
     Field("seed", "seed", "Seed", "int", 0, low=0, high=2**31),
     Field("output", "output", "Result", "choice", "lora", ("lora", "single-file"), help="a LoRA, or a whole checkpoint"),
 )
+OWN_TERMS = ("preset", "reward", "second_reward", "second_weight", "judge", "from_outputs", "checkpoint", "anchor_folder")
+"""Fields whose value is not their setting's as it stands."""
 BY_NAME = {field.name: field for field in FIELDS}
 
 
@@ -108,19 +121,70 @@ def build_config(settings: Mapping[str, Any]) -> dict[str, Any]:
     values["output_name"] = values["output_name"] or _free_name(output, f"{Path(path).stem}-refl")
     if (output / f"{values['output_name']}.safetensors").exists():
         raise SettingError(f"Name of the result: there is a {values['output_name']}.safetensors in {output} already; choose another name")
-    config = {field.setting: values[field.name] for field in FIELDS if field.name not in ("preset", "reward", "judge", "from_outputs", "checkpoint")}
+    config = {field.setting: values[field.name] for field in FIELDS if field.name not in OWN_TERMS}
+    rewards = [_scorer(values["reward"], "Reward")]
+    if values["second_reward"]:
+        rewards = [f"{rewards[0]}=1", f"{_scorer(values['second_reward'], 'Second reward')}={values['second_weight']:g}"]
     return {
         **config,
         **PRESETS[values["preset"]],
         "pretrained_model_name_or_path": path,
         "train_data": str(refl_host.outputs_folder()) if values["from_outputs"] else "",
-        "rewards": [_scorer(values["reward"], "Reward")],
+        "anchor_data": str(_anchor_folder(values["anchor_folder"])) if values["anchor"] == "pretrain" else "",
+        "rewards": rewards,
         "judges": [_scorer(values["judge"], "Judge")] if values["judge"] else [],
         "models_dir": str(host.models_dir()),
         "vae": refl_host.selected_vae(),
         "export_dir": str(output),
         "device": "cpu" if host.device() == "cpu" else "",
     }
+
+
+def form_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's configuration in the form's terms, for a clone: what :func:`build_config` made of them, the other way round."""
+    known = {str(host.models_dir() / name): name for name in available(host.models_dir())}
+    titles = {item["path"]: item["title"] for item in refl_host.checkpoints()}
+    form = {field.name: config[field.setting] for field in FIELDS if field.name not in OWN_TERMS and field.setting in config}
+    parts = [_name_and_weight(text) for text in config.get("rewards", [])]
+    for (name, weight), place in zip(parts, ("reward", "second_reward"), strict=False):
+        form[place] = known.get(name, name)
+        if place == "second_reward":
+            form["second_weight"] = weight
+    judges = config.get("judges") or [""]
+    preset = {key: config.get(key) for key in ("train_batch_size", "gradient_accumulation_steps")}
+    form |= {
+        "second_reward": form.get("second_reward", ""),
+        "judge": known.get(judges[0], judges[0]),
+        "from_outputs": bool(config.get("train_data")),
+        "checkpoint": titles.get(config.get("pretrained_model_name_or_path", ""), ""),
+        "anchor_folder": config.get("anchor_data", ""),
+        "resolution": config.get("resolution") or 0,
+    }
+    if (Path(config.get("export_dir") or ".") / f"{config.get('output_name')}.safetensors").exists():
+        form["output_name"] = ""  # taken by the run's own result
+    fitting = [name for name, values in PRESETS.items() if values == preset]
+    return {**form, "preset": fitting[0]} if fitting else form
+
+
+def _name_and_weight(text: str) -> tuple[str, float]:
+    name, _, weight = text.rpartition("=")
+    try:
+        return (name, float(weight)) if name else (text, 1.0)
+    except ValueError:  # the equals sign is part of the name
+        return text, 1.0
+
+
+def _anchor_folder(text: str) -> Path:
+    """The folder of captioned images; only the host's own folders can be asked for."""
+    if not text.strip():
+        return refl_host.outputs_folder()
+    folder = Path(os.path.realpath(refl_host.data_folder() / text.strip()))
+    allowed = [Path(os.path.realpath(path)) for path in (refl_host.data_folder(), refl_host.outputs_folder())]
+    if not any(folder == place or place in folder.parents for place in allowed):
+        raise SettingError(f"Images for the anchor: {text.strip()} lies outside the WebUI's folder {allowed[0]}; put the images there")
+    if not folder.is_dir():
+        raise SettingError(f"Images for the anchor: there is no folder {folder}")
+    return folder
 
 
 def _free_name(folder: Path, stem: str) -> str:

@@ -1,4 +1,4 @@
-// The ReFL tab: builds its form from the server's table of fields, then polls the state of the runs and draws it.
+// The ReFL tab: builds the page, then polls the state of the runs and draws it. Its form and its curves have files of their own.
 //
 // Everything is written with textContent and DOM calls, never innerHTML: names and messages come from files.
 (function () {
@@ -6,14 +6,15 @@
 
     const POLL_MS = 1500;
     const ENDED = ["finished", "stopped", "stop_rule", "failed", "died", "cancelled"];
-    const COLOURS = ["#2a78d6", "#d6612a", "#2a9d5c", "#8a4fbf", "#b58900"];
-    let root, fields = {}, current = null, seen = 0, events = [], timer = null, shownSamples = {}, lastRuns = "";
+    const refl = window.imagerewardRefl = window.imagerewardRefl || {};
+    let root, current = null, seen = 0, events = [], timer = null, shownSamples = {}, lastRuns = "";
 
     function make(tag, props, ...children) {
         const node = Object.assign(document.createElement(tag), props || {});
         node.append(...children);
         return node;
     }
+    refl.make = make;
 
     async function ask(path, method, body) {
         const headers = {"X-ImageReward-Token": root.dataset.token};
@@ -50,88 +51,7 @@
         }
     };
 
-    // --- the form -----------------------------------------------------------------------------------------------
-
-    function widget(field, options) {
-        const id = "imagereward-refl-" + field.name;
-        if (field.kind === "bool") {
-            return make("input", {type: "checkbox", id, checked: field.default});
-        }
-        if (field.kind === "lines") {
-            return make("textarea", {id, rows: 6, value: field.default});
-        }
-        if (field.kind === "choice") {
-            const lists = {checkpoint: options.checkpoints, reward: options.rewards, judge: ["", ...options.rewards]};
-            const select = make("select", {id});
-            for (const choice of lists[field.name] || field.choices) {
-                select.append(make("option", {value: choice, textContent: choice || "none"}));
-            }
-            const selected = options.checkpoints.find((title) => title === options.selected);
-            select.value = field.name === "checkpoint" ? selected || options.checkpoints[0] || "" : field.default;
-            return select;
-        }
-        const value = field.name === "guidance" && options.guidance ? options.guidance : field.default;
-        const type = field.kind === "text" ? "text" : "number";
-        return make("input", {type, id, value, step: field.kind === "float" ? "any" : "1"});
-    }
-
-    function buildForm(options) {
-        const form = make("div", {className: "imagereward-refl-form"});
-        for (const field of options.fields) {
-            const input = widget(field, options);
-            fields[field.name] = {field, input};
-            const label = make("label", {title: field.help, className: "imagereward-refl-" + field.kind}, make("span", {textContent: field.label}), input);
-            if (field.help) {
-                label.append(make("small", {textContent: field.help}));
-            }
-            form.append(label);
-        }
-        const file = make("input", {type: "file", accept: ".txt,.json,.jsonl,.csv"});
-        file.addEventListener("change", guarded(async () => {
-            fields.prompts.input.value = promptsInFile(file.files[0].name, await file.files[0].text());
-        }));
-        fields.prompts.input.after(file);
-        return form;
-    }
-
-    // Prompts in a JSON, JSONL, CSV or text file, one per line.
-    function promptsInFile(name, text) {
-        const textOf = (item) => (typeof item === "string" ? item : item.text || item.prompt || "");
-        if (/\.json$/i.test(name)) {
-            return JSON.parse(text).map(textOf).join("\n");
-        }
-        const lines = text.split(/\r?\n/).filter((line) => line.trim());
-        if (/\.jsonl$/i.test(name)) {
-            return lines.map((line) => textOf(JSON.parse(line))).join("\n");
-        }
-        return lines.join("\n");
-    }
-
-    function values() {
-        const result = {};
-        for (const [name, {field, input}] of Object.entries(fields)) {
-            result[name] = field.kind === "bool" ? input.checked : input.value;
-        }
-        return result;
-    }
-
-    function fill(settings) {
-        for (const [name, value] of Object.entries(settings)) {
-            if (!fields[name] || value === null || typeof value === "object" && !Array.isArray(value)) {
-                continue;
-            }
-            const {field, input} = fields[name];
-            if (field.kind === "bool") {
-                input.checked = !!value;
-            } else if (field.kind === "choice") {
-                const wanted = String(Array.isArray(value) ? value[0] ?? "" : value);
-                const option = Array.from(input.options).find((item) => item.value === wanted || wanted.endsWith(item.value.replace(/ \[.*\]$/, "")));
-                input.value = option ? option.value : input.value;
-            } else {
-                input.value = Array.isArray(value) ? value.join("\n") : value;
-            }
-        }
-    }
+    // --- libraries ----------------------------------------------------------------------------------------------
 
     function showLibraries(status) {
         const box = root.querySelector(".imagereward-refl-libraries");
@@ -172,7 +92,7 @@
                 event.preventDefault();
                 select(run.id);
             });
-            row.append(name, button("Clone", async () => fill((await json(`/runs/${run.id}/settings`)).settings)));
+            row.append(name, button("Clone", async () => refl.fill((await json(`/runs/${run.id}/settings`)).settings)));
             if (!run.active) {
                 row.append(button("Delete", async () => {
                     if (confirm(`Delete the files of run ${run.id}? The exported model stays.`)) {
@@ -260,59 +180,6 @@
         }
     }
 
-    // What a killed process had done after its last saved state is told again by the resumed one.
-    function withoutLostSteps(all) {
-        let kept = [];
-        for (const event of all) {
-            if (event.type === "resumed") {
-                kept = kept.filter((old) => (old.step || 0) <= event.step);
-            }
-            kept.push(event);
-        }
-        return kept;
-    }
-
-    function showCurves() {
-        const clean = withoutLostSteps(events);
-        const steps = clean.filter((event) => event.type === "step"), marks = clean.filter((event) => event.type === "evaluation");
-        const series = [["reward of training samples", steps.map((e) => [e.step, e.reward])], ["held-out reward", marks.map((e) => [e.step, e.reward])]];
-        for (const name of Object.keys((marks[0] || {}).judges || {})) {
-            series.push(["judge: " + name, marks.map((e) => [e.step, e.judges[name]])]);
-        }
-        series.push(["seed diversity", marks.map((e) => [e.step, e.diversity])], ["denoising error", marks.map((e) => [e.step, e.eps_mse])]);
-        root.querySelector(".imagereward-refl-curves").replaceChildren(...series.filter(([, points]) => points.length).map(([title, points], index) => curve(title, points, COLOURS[index % COLOURS.length])));
-    }
-
-    function curve(title, points, colour) {
-        points = points.filter(([, y]) => typeof y === "number");
-        if (!points.length) {
-            return make("figure");
-        }
-        const width = 260, height = 120, xs = points.map((p) => p[0]), ys = points.map((p) => p[1]);
-        const low = Math.min(...ys), high = Math.max(...ys), left = Math.min(...xs), wide = Math.max(...xs) - left || 1, tall = high - low || 1;
-        const across = (x) => 6 + (x - left) / wide * (width - 12), down = (y) => high === low ? height / 2 : height - 20 - (y - low) / tall * (height - 40);
-        const svg = part("svg", {viewBox: `0 0 ${width} ${height}`});
-        // where it started: what is above and below is what training changed
-        svg.append(part("line", {x1: 6, x2: width - 6, y1: down(ys[0]), y2: down(ys[0]), stroke: "currentColor", "stroke-opacity": 0.3, "stroke-dasharray": "3 3"}));
-        svg.append(part("polyline", {points: points.map(([x, y]) => `${across(x)},${down(y)}`).join(" "), fill: "none", stroke: colour, "stroke-width": 2}));
-        svg.append(part("circle", {cx: across(xs[xs.length - 1]), cy: down(ys[ys.length - 1]), r: 3, fill: colour}));
-        const words = {fill: "currentColor", "font-size": 10};
-        if (high !== low) {
-            svg.append(part("text", {x: 6, y: 11, ...words}, high.toPrecision(3)), part("text", {x: 6, y: height - 4, ...words}, low.toPrecision(3)));
-        }
-        svg.append(part("text", {x: width - 6, y: height - 4, "text-anchor": "end", ...words}, `update ${xs[xs.length - 1]}`));
-        return make("figure", {}, svg, make("figcaption", {textContent: `${title}: ${ys[0].toPrecision(3)} → ${ys[ys.length - 1].toPrecision(3)}`}));
-    }
-
-    function part(tag, attributes, text) {
-        const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-        for (const [name, value] of Object.entries(attributes)) {
-            node.setAttribute(name, value);
-        }
-        node.textContent = text || "";
-        return node;
-    }
-
     const sheetTitle = (name) => (name === "step-000000.png" ? "before training" : `after ${Number(name.slice(5, 11))} updates`);
 
     async function showSamples() {
@@ -348,7 +215,7 @@
                         events.push(...run.events);
                         seen = run.next;
                         showRun(run);
-                        showCurves();
+                        root.querySelector(".imagereward-refl-curves").replaceChildren(...refl.curves(events));
                         await showSamples();
                     }
                 }
@@ -365,11 +232,11 @@
         buttons.append(
             button("Estimate memory", async () => {
                 say("Computing …");
-                const found = await json("/estimate", "POST", {settings: values()});
+                const found = await json("/estimate", "POST", {settings: refl.values()});
                 say(`${found.text[0].toUpperCase()}${found.text.slice(1)}; ${found.seconds ? `about ${duration(found.seconds)} for all updates, by an earlier run like this` : "the time is known once the first update is done"}.${found.fits === false ? " It does not fit." : ""}`, found.fits === false);
             }),
             button("Start", async () => {
-                const {id} = await json("/runs", "POST", {settings: values(), keep_going: keep.checked});
+                const {id} = await json("/runs", "POST", {settings: refl.values(), keep_going: keep.checked});
                 say(`Run ${id} is queued.`);
                 select(id);
             }),
@@ -389,7 +256,9 @@
         const note = make("small", {textContent: "Held-out prompts, a row each; a column is a seed, the same at every evaluation. Good: the reward rises while diversity, judges and pictures hold up."});
         const run = box("run");
         run.append(box("state", "h3"), box("progress", "progress"), box("message", "p"), controls, box("result"), box("curves"), note, box("wall"), details);
-        root.replaceChildren(box("libraries"), buildForm(options), buttons, box("say", "p"), make("h3", {textContent: "Runs"}), box("runs"), run);
+        const read = async (name, text) => (await json("/prompts", "POST", {name, text})).prompts;
+        const form = refl.buildForm(options, read, (error) => say(error.message, true));
+        root.replaceChildren(box("libraries"), form, buttons, box("say", "p"), make("h3", {textContent: "Runs"}), box("runs"), run);
         showLibraries(options.libraries);
     }
 

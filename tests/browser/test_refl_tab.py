@@ -30,7 +30,7 @@ def loader():
 def tab(refl, browser):  # noqa: F811
     """(the open page, the runs)."""
     client, runs, fake = refl
-    script = (ROOT / "javascript" / "imagereward_refl.js").read_text(encoding="utf-8")
+    script = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "javascript").glob("imagereward_refl*.js")))
     style = (ROOT / "style.css").read_text(encoding="utf-8")
     body = fake.part("train_tab").root_html()
     document = (
@@ -69,6 +69,12 @@ def test_from_form_to_stop_and_reload(tab):
     page.set_input_files("input[type=file]", {"name": "p.json", "mimeType": "application/json", "buffer": b'[{"text": "a cat"}, {"text": "a dog"}]'})
     # the page reads the file in its own time
     page.wait_for_function("document.querySelector('#imagereward-refl-prompts').value === 'a cat\\na dog'")
+    page.set_input_files("input[type=file]", {"name": "p.csv", "mimeType": "text/csv", "buffer": b"id,name\n1,x\n"})
+    page.wait_for_selector("text=p.csv, entry 1: no text under text, prompt, caption")
+    page.set_input_files("input[type=file]", {"name": "p.csv", "mimeType": "text/csv", "buffer": b'id,prompt\n1,"a cat, red"\n2,a dog\n'})
+    page.wait_for_function("document.querySelector('#imagereward-refl-prompts').value === 'a cat, red\\na dog'")
+    page.select_option("#imagereward-refl-second_reward", "CLIP")
+    page.fill("#imagereward-refl-second_weight", "0.25")
     page.fill("#imagereward-refl-steps", "7")
     page.click("text=Estimate memory")
     page.wait_for_selector("text=Needs 5.5 GB")
@@ -90,8 +96,11 @@ def test_from_form_to_stop_and_reload(tab):
     page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")  # as over http from another machine
     page.click("text=Prepare X/Y/Z plot")
     page.wait_for_selector("text=/copy these values: <lora:x:0>,<lora:x:0.2>/")
+    page.select_option("#imagereward-refl-second_reward", "")
     page.click("text=Clone")
-    page.wait_for_function("document.querySelector('#imagereward-refl-steps').value === '7'")
+    page.wait_for_function("document.querySelector('#imagereward-refl-second_reward').value === 'CLIP'")
+    assert page.input_value("#imagereward-refl-steps") == "7" and page.input_value("#imagereward-refl-second_weight") == "0.25"
+    assert page.input_value("#imagereward-refl-prompts") == "a cat, red\na dog"
     page.on("dialog", lambda dialog: dialog.accept())
     page.click("text=Delete")
     page.wait_for_selector(".imagereward-refl-runs > div", state="detached")

@@ -136,6 +136,10 @@ def test_every_field_is_a_setting_of_the_trainer(page):
         ({"algorithm": "magic"}, "Algorithm"),
         ({"output_name": "../evil"}, "without folders"),
         ({"export_dir": "/"}, "unknown field"),
+        ({"second_reward": "../../x.safetensors"}, "Second reward"),
+        ({"anchor": "pretrain", "anchor_folder": "/etc"}, "outside the WebUI's folder"),
+        ({"anchor": "pretrain", "anchor_folder": "../.."}, "outside the WebUI's folder"),
+        ({"anchor": "pretrain", "anchor_folder": "nothing-here"}, "there is no folder"),
     ],
 )
 def test_bad_fields_are_named(page, settings, word):
@@ -143,6 +147,57 @@ def test_bad_fields_are_named(page, settings, word):
     answer = client.post(f"{URL}/runs", json={"settings": {"prompts": "a cat", **settings}})
     assert answer.status_code == 422 and word in answer.json()["detail"]
     assert runs.list() == []
+
+
+def test_two_rewards_and_an_anchor_of_own_images(page, tmp_path):
+    from refl.config import ReFLConfig
+    from refl.rewards import parse_reward
+
+    _, _, host = page
+    fields = host.part("train_fields")
+    folder = fields.refl_host.data_folder() / "my=images"
+    folder.mkdir(parents=True)
+    sent = {"prompts": "a cat", "second_reward": "CLIP", "second_weight": 0.25, "anchor": "pretrain", "anchor_folder": "my=images"}
+    config = fields.build_config(sent)
+    assert [parse_reward(text) for text in config["rewards"]] == [("ImageReward-v1.0", 1.0), ("CLIP", 0.25)]
+    assert ReFLConfig.from_dict(config).resolved().anchor_data == str(folder.resolve())
+    back = fields.form_settings(config)
+    assert {name: back[name] for name in ("reward", "second_reward", "second_weight", "anchor")} == {
+        "reward": "ImageReward-v1.0", "second_reward": "CLIP", "second_weight": 0.25, "anchor": "pretrain",
+    }  # fmt: skip
+    assert fields.build_config(back) == config  # a clone is the same run
+    assert fields.build_config({"prompts": "a cat", "anchor": "pretrain"})["anchor_data"] == str(fields.refl_host.outputs_folder())
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("a.txt", "a cat\n\n a dog\n", ["a cat", " a dog"]),
+        ("a.json", '["a cat", {"text": "a dog"}, {"prompt": "an\\nowl"}]', ["a cat", "a dog", "an owl"]),
+        ("a.jsonl", '{"caption": "a cat"}\n\n{"text": "a dog"}\n', ["a cat", "a dog"]),
+        ("a.csv", 'id,Prompt,text\n1,x,"a cat, red"\n', ["a cat, red"]),
+        ("a.tsv", "prompt\tseed\na cat\t1\n", ["a cat"]),
+    ],
+)
+def test_prompts_of_a_file(page, name, text, found):
+    client, _, _ = page
+    assert client.post(f"{URL}/prompts", json={"name": name, "text": text}).json() == {"prompts": found}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "word"),
+    [
+        ("a.json", "{", "this is not JSON"),
+        ("a.json", '{"text": "x"}', "a list of prompts was expected"),
+        ("a.jsonl", '{"text": "x"}\n{', "a.jsonl, line 2: this is not JSON"),
+        ("a.csv", "id,name\n1,x\n", "entry 1: no text under text, prompt, caption; found ['id', 'name']"),
+        ("a.json", "[3]", "found int"),
+    ],
+)
+def test_files_without_prompts(page, name, text, word):
+    client, _, _ = page
+    answer = client.post(f"{URL}/prompts", json={"name": name, "text": text})
+    assert answer.status_code == 422 and word in answer.json()["detail"]
 
 
 def test_no_result_replaces_an_earlier_one(page, tmp_path):
