@@ -255,8 +255,26 @@ def _folder_encoder(path: Path, suffix: str, dtype: torch.dtype) -> tuple[clip_t
 
 
 def _load_taesd(path: str, dtype: torch.dtype) -> nn.Module:
+    """A tiny autoencoder from a diffusers folder, or from the decoder's file that WebUIs keep (taesd_decoder.pth, taesdxl_decoder.pth)."""
     diffusers = _diffusers()
+    if Path(path).is_file():
+        state, _ = read_state(Path(path))
+        tiny = diffusers.AutoencoderTiny()
+        tiny.encoder = nn.Identity()  # pictures are only decoded
+        try:
+            tiny.decoder.load_state_dict(taesd_decoder_state(state))
+        except RuntimeError as error:
+            raise CheckpointError(f"taesd: {path} is no decoder of a tiny autoencoder for SD 1.x, 2.x or SDXL: {error}") from error
+        return tiny.to(dtype)
     try:
         return diffusers.AutoencoderTiny.from_pretrained(path, torch_dtype=dtype, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"taesd: {path} is no diffusers folder of a tiny autoencoder: {error}") from error
+        raise CheckpointError(f"taesd: {path} is neither a decoder's file nor a diffusers folder of a tiny autoencoder: {error}") from error
+
+
+def taesd_decoder_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A decoder's weights under diffusers' names. The original numbers its layers from a clamp without weights on, diffusers after it."""
+    layers = [key for key in state if key.split(".")[0].isdigit()]
+    if layers:
+        return {f"layers.{int(number) - 1}.{rest}": state[key] for key in layers for number, _, rest in [key.partition(".")]}
+    return {key.removeprefix("decoder."): value for key, value in state.items() if key.startswith(("decoder.", "layers."))}

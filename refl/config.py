@@ -43,7 +43,7 @@ class ReFLConfig:
     # model
     pretrained_model_name_or_path: str = option("", "checkpoint: .safetensors, .ckpt or a diffusers folder")
     vae: str = option("", "VAE file, for checkpoints that hold none")
-    taesd: str = option("", "folder or file of a tiny autoencoder (TAESD) used for the gradient; evaluation uses the real VAE")
+    taesd: str = option("", "tiny autoencoder (TAESD) used for the gradient: a decoder's file or a diffusers folder; evaluation uses the real VAE")
     clip_bpe: str = option("", "CLIP's bpe_simple_vocab_16e6.txt.gz; found in open_clip or clip when empty")
     prediction_type: str = option("auto", "what the UNet predicts; SD 2.x files do not say it", choices=PREDICTIONS)
     clip_skip: int | None = option(None, "text encoder layer counted from the end, as the WebUI counts; default 1 (SD 2.x, SDXL: 2)")

@@ -105,6 +105,17 @@ def test_gradient_reaches_the_first_block_through_vae_and_reward(models):
     assert float(engine.params["down_blocks.0.resnets.0.conv1.weight"].grad.abs().max()) > 0
 
 
+def test_with_a_tiny_autoencoder_the_gradient_passes_through_it_alone(models, monkeypatch):
+    from diffusers import AutoencoderTiny
+
+    engine = make_engine(models, anchor="none")
+    torch.manual_seed(0)
+    engine.backend.tiny_vae = AutoencoderTiny().eval().requires_grad_(False)
+    monkeypatch.setattr(engine.backend.vae, "decode", lambda *_, **__: pytest.fail("the VAE decodes nothing that is trained on"))
+    engine._reward_gradients(0)
+    assert all(float(gradient.abs().max()) > 0 for name, gradient in gradients(engine).items() if "lora_B" in name)
+
+
 @pytest.mark.parametrize("algorithm", ["refl+", "draft-k", "draft-lv"])
 def test_one_batch_of_eight_is_eight_batches_of_one(models, algorithm):
     results = []

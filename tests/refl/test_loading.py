@@ -277,3 +277,26 @@ def test_sd2_text_comes_from_the_last_but_one_layer(tmp_path):
     cond: Conditioning = SDPrompts(encoder, tokenizer, family("sd2").clip_skip).encode(["a cat"], SIZE)
     ids = torch.tensor(tokenizer(["a cat"]))
     torch.testing.assert_close(cond.context, encoder.encode(ids, 2, True, 0)[0])
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_the_tiny_autoencoder_is_read_from_the_decoders_file(models, tmp_path, suffix):
+    from diffusers import AutoencoderTiny
+
+    torch.manual_seed(0)
+    whole = AutoencoderTiny().eval()
+    # the original numbers its layers from a clamp without weights on
+    state = {f"{int(key.split('.')[1]) + 1}.{key.split('.', 2)[2]}": value for key, value in whole.decoder.state_dict().items()}
+    assert "1.weight" in state and "3.conv.0.weight" in state
+    path = tmp_path / f"taesd_decoder{suffix}"
+    torch.save(state, path) if suffix == ".pth" else save_file(state, path)
+    backend = load_backend(models["sd1"], clip_bpe=str(models["bpe"]), taesd=str(path))
+    latents = torch.randn(1, 4, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(backend.decode(latents, tiny=True), whole.decode(latents, return_dict=False)[0] / 2 + 0.5)
+        assert not torch.equal(backend.decode(latents)[0, 0], backend.decode(latents, tiny=True)[0, 0, :16, :16])  # evaluation keeps the real VAE
+    del state["1.weight"]
+    torch.save(state, tmp_path / "broken.pth")
+    for bad, message in (("broken.pth", "is no decoder of a tiny autoencoder"), ("nothing", "neither a decoder's file nor a diffusers folder")):
+        with pytest.raises(CheckpointError, match=message):
+            load_backend(models["sd1"], clip_bpe=str(models["bpe"]), taesd=str(tmp_path / bad))
