@@ -251,6 +251,7 @@ def main() -> int:
         result |= {"updates": options.updates, "pictures": options.pictures}
     scenes = held_out_scenes(options.pictures, EVALUATION_SEED)
     oracle, scorer = Oracle.load(ORACLE), imagereward_core.load(str(TINY_REWARD), device="cpu")
+    load_pipeline()  # diffusers imports its parts when they are first named, and two threads naming them at once break it
     runs = [Run("seed", seed, TINY_REWARD) for seed in range(options.seeds)]
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(options.parallel) as pool:
         work = options.work or pathlib.Path(temporary)

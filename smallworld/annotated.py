@@ -20,7 +20,7 @@ FLAWS: dict[str, float] = {"missing": 0.08, "extra": 0.12, "clutter": 0.25, "blu
 """What can be wrong with a picture whatever its caption says, and how often it is."""
 PATCH = 8
 BETWEEN = 0.35
-"""Share of the pictures in which one object is on its way to something else."""
+"""How often one object is meant to be on its way to something else; a quarter of the pictures come out so, since not every draw can (no size named)."""
 COVERED = 0.25
 """Share of a patch that an object has to cover to be what the patch shows."""
 

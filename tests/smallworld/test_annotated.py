@@ -41,16 +41,19 @@ def data():
 
 def test_the_centres_lie_on_the_objects(data):
     checked = 0
-    for scene, picture, centres, flaws in zip(data.scenes, data.pictures, data.centres, data.flaws):
-        for thing, (x, y) in zip(scene.things, centres):
+    between = 0
+    for scene, wrong, degree, picture, centres, flaws in zip(data.scenes, data.others, data.degrees, data.pictures, data.centres, data.flaws):
+        for thing, other, (x, y) in zip(scene.things, wrong.things, centres):
             if np.isnan(x):
                 assert flaws[list(FLAWS).index("missing")]
                 continue
             found = picture[round((y + 1) * 32), round((x + 1) * 32)].astype(int)
             if not flaws[list(FLAWS).index("noise")]:
-                assert np.abs(found - COLOURS[thing.colour]).max() <= 60, (scene.caption, found)
+                wanted = (1 - degree) * np.array(COLOURS[thing.colour]) + degree * np.array(COLOURS[other.colour])
+                assert np.abs(found - wanted).max() <= 60, (scene.caption, found)
                 checked += 1
-    assert checked > 200
+                between += thing.colour != other.colour
+    assert checked > 200 and between > 15
 
 
 def test_flaws_come_at_their_rates_and_the_second_centre_of_a_single_is_what_was_added(data):
@@ -59,6 +62,18 @@ def test_flaws_come_at_their_rates_and_the_second_centre_of_a_single_is_what_was
     extra = data.flaws[:, list(FLAWS).index("extra")] > 0
     assert (np.isnan(data.centres[single, 1]).any(axis=1) == ~extra[single]).all()
     assert 0.2 < data.redrawn.mean() < 0.5
+
+
+def test_a_mismatch_comes_in_degrees(data):
+    index = np.flatnonzero(data.degrees > 0)
+    assert 0.15 < len(index) / len(data.degrees) < 0.35
+    batch = describe(data, index, np.random.default_rng(0))
+    missing = data.flaws[index, list(FLAWS).index("missing")] > 0
+    right = [row for row, i in enumerate(index) if batch.captions[row] == data.scenes[i].caption and not missing[row]]
+    assert len(right) > 10
+    for row in right:
+        expected = np.multiply(data.degrees[index[row]], mismatches(data.others[index[row]], data.scenes[index[row]]))
+        assert np.allclose(batch.kinds[row, : len(ERROR_TYPES)], expected) and 0 < expected.max() < 1
 
 
 def test_what_cannot_be_said_is_not_asked(data):

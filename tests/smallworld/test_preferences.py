@@ -15,7 +15,7 @@ SINGLE = parse_caption("a red star on a black background")
 
 def test_equal_penalties_share_a_rank():
     blank = [Image.new("RGB", (64, 64))] * 5
-    item = Item(SINGLE, blank, [("blur",), (), ("colour",), ("blur", "noise"), ("shape", "clutter")])
+    item = Item(SINGLE, blank, [("blur",), (), ("colour",), ("blur", "noise"), ("shape", "clutter")], [1.0] * 5)
     assert item.ranking == [2, 1, 3, 3, 4]
 
 
@@ -94,3 +94,10 @@ def test_shuffled_rankings_keep_pictures_and_ranks_but_not_who_has_which(tmp_pat
     )
     assert all(sorted(one["ranking"]) == sorted(other["ranking"]) for one, other in zip(plain, shuffled))
     assert sum(one["ranking"] != other["ranking"] for one, other in zip(plain, shuffled)) > 15
+
+
+def test_degrees_weigh_what_can_be_half_wrong():
+    scene = parse_caption("a large red star on a white background")
+    flaws = [("shape",), ("shape",), ("clutter",), ("blur", "shape"), ()]
+    item = Item(scene, [], flaws, [0.25, 1.0, 0.25, 0.5, 1.0])  # penalties 0.5, 2, 1 (never in part), 2, 0
+    assert item.ranking == [2, 4, 3, 4, 1]

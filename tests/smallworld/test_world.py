@@ -126,3 +126,20 @@ def test_clutter_stays_clear_of_the_objects():
         near = np.hypot(columns + 0.5 - 32, rows + 0.5 - 32) < 15
         assert np.abs(cluttered - clean)[near].max() <= 24  # the shade, no speck
         assert (np.abs(cluttered - clean)[~near].max(axis=-1) > 40).sum() > 4
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("other", SHAPES)
+def test_an_object_between_two_is_drawn_between_them(shape, other):
+    def area(share):
+        item = Placed(Thing(shape, "red"), 32, 32, 12, 0, Thing(other, "blue"), share)
+        return np.asarray(draw("white", (item,), np.random.default_rng(0))).astype(int)
+
+    plain, turned = (np.asarray(draw("white", (Placed(thing, 32, 32, 12, 0),), np.random.default_rng(0))).astype(int) for thing in (
+        Thing(shape, "red"), Thing(other, "blue")))  # fmt: skip
+    assert np.abs(area(0.0) - plain).mean() < 0.5 and np.abs(area(1.0) - turned).mean() < 0.5  # corners between two of the 3-degree rays are cut
+    middle = area(0.5)[32, 32]
+    assert np.abs(middle - (np.array(COLOURS["red"]) + COLOURS["blue"]) / 2).max() <= 13
+    if shape != other:
+        covered = [(np.abs(area(share) - 243).max(axis=2) > 60).sum() for share in (0.0, 0.5, 1.0)]
+        assert min(covered[0], covered[2]) * 0.8 < covered[1] < max(covered[0], covered[2]) * 1.1
