@@ -190,7 +190,7 @@ class Job:
         """What to tell a user who looks at an empty gallery: why, what to do, and where the images are."""
         best = max(entry.score for entry in entries if entry.score is not None)
         text = (
-            f"Nothing to show: the best of {len(entries)} has {best:.2f}, and the limit is {self.request.limit:g}. Lower the limit or filter by none."
+            f"Nothing to show: the best of {len(entries)} has {best:.2f}, and the limit is {self.request.limit:g}. Lower the limit, or switch the filter off."
         )
         return f"{text} {where}" if (where := self.files.whereabouts(entries)) else text
 

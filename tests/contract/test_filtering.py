@@ -78,7 +78,7 @@ def test_everything_filtered(host, generate):
     processed = generate(seeds=4, accordion={"filter_by": "score", "limit": 9})
     assert processed.images == [] and processed.infotexts == [] and processed.gallery() == []
     assert processed.all_prompts == ["a cat"] and "a cat" in processed.js()
-    told = "Nothing to show: the best of 4 has 0.10, and the limit is 9. Lower the limit or filter by none. "
+    told = "Nothing to show: the best of 4 has 0.10, and the limit is 9. Lower the limit, or switch the filter off. "
     assert told + "The images are in the output folder." in processed.comments
     assert processed.extra_generation_params["ImageReward result"]["empty"].startswith(told)
     moved = generate(seeds=2, accordion={"filter_by": "score", "limit": 9, "low_images": "move to subfolder"})
@@ -86,7 +86,7 @@ def test_everything_filtered(host, generate):
     gone = generate(seeds=2, accordion={"filter_by": "score", "limit": 9, "low_images": "don't save"})
     assert "The images were not kept on disk." in gone.comments
     unsaved = generate(seeds=2, accordion={"filter_by": "score", "limit": 9}, do_not_save_samples=True)
-    assert "filter by none.\n" in unsaved.comments
+    assert "switch the filter off.\n" in unsaved.comments
 
 
 def test_the_result_is_a_list(generate):
