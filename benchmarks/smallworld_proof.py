@@ -225,7 +225,7 @@ def main() -> int:
         default=3,
         help="ReFL training seeds; 0 measures best-of-four alone; what the file holds of the other is kept while the weights are the same",
     )
-    parser.add_argument("--updates", type=int, default=80)
+    parser.add_argument("--updates", type=int, default=150)
     parser.add_argument("--parallel", type=int, default=2, help="ReFL runs side by side, one thread each")
     parser.add_argument("--pictures", type=int, default=300)
     parser.add_argument("--captions", type=int, default=200, help="captions of best-of-four")

@@ -189,9 +189,7 @@ class Job:
     def _why_empty(self, entries: list[Entry]) -> str:
         """What to tell a user who looks at an empty gallery: why, what to do, and where the images are."""
         best = max(entry.score for entry in entries if entry.score is not None)
-        text = (
-            f"Nothing to show: the best of {len(entries)} has {best:.2f}, and the limit is {self.request.limit:g}. Lower the limit, or switch the filter off."
-        )
+        text = f"Nothing to show: the best of {len(entries)} has {best:.2f}, and the limit is {self.request.limit:g}. Lower the limit, or switch the filter off."
         return f"{text} {where}" if (where := self.files.whereabouts(entries)) else text
 
     def _report(self, processed: Any, entries: list[Entry], kept: list[int]) -> None:

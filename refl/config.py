@@ -81,7 +81,7 @@ class ReFLConfig:
     anchor_data: str = option("", "folder of images with captions (.txt beside them or in their metadata) for the pre-training loss")
     stop_rule: str = option("stop", "what happens when the reward rises while a judge falls", choices=("pause", "stop", "off"))
     min_diversity: float = option(0.7, "stop when seed diversity falls below this share of the base model's")
-    max_eps_mse: float = option(2.0, "stop when the denoising error exceeds this multiple of the base model's")
+    max_eps_mse: float = option(1.75, "stop when the denoising error exceeds this multiple of the base model's")
     # what is tuned
     tune: str = option("lora", "what is trained", choices=("lora", "full"))
     lora_rank: int = option(16, "rank of the LoRA")

@@ -87,7 +87,7 @@ class StopRule:
     """
 
     min_diversity: float = 0.7
-    max_eps_mse: float = 2.0
+    max_eps_mse: float = 1.75
 
     def verdict(self, base: Evaluation, now: Evaluation) -> str:
         """Why to stop, in plain words; empty if there is no reason."""
