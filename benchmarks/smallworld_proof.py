@@ -228,7 +228,7 @@ def main() -> int:
     parser.add_argument("--updates", type=int, default=150)
     parser.add_argument("--parallel", type=int, default=2, help="ReFL runs side by side, one thread each")
     parser.add_argument("--pictures", type=int, default=300)
-    parser.add_argument("--captions", type=int, default=200, help="captions of best-of-four")
+    parser.add_argument("--captions", type=int, default=600, help="captions of best-of-four")
     parser.add_argument(
         "--work", type=pathlib.Path, help="folder for the runs; finished ones in it are not trained again (default: a temporary folder)"
     )
