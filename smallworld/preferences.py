@@ -109,7 +109,7 @@ def between(wanted: Thing, wrong: Placed, degree: float, rng: np.random.Generato
         return wrong
     radius = wrong.radius
     if wanted.size is not None and wanted.size != wrong.thing.size:
-        low, high = RADIUS[wanted.size]
+        low, high = RADIUS[wanted.size]  # at most the 12 pixels that `place` gives one of two objects, so that they never touch
         radius = (1 - degree) * float(rng.uniform(low, min(high, max(low, 12.0)))) + degree * wrong.radius
     return replace(wrong, thing=wanted, radius=radius, other=wrong.thing, share=degree)
 

@@ -46,14 +46,18 @@ def only_run(config: TrainConfig) -> Iterator[None]:
         return
     folder = Path(config.savepath)
     folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(os.fspath(folder / ".run.lock"), timeout=0)
     try:
-        with FileLock(os.fspath(folder / ".run.lock"), timeout=0):
-            yield
+        lock.acquire()
     except Timeout:
         raise TrainingError(
             f"another run is training in {folder}: give another savepath, or end that run "
             "(processes can outlive a launcher that was killed) and start again with resume"
         ) from None
+    try:  # outside the other one: a Timeout of the run itself, of a download for instance, is not about this lock
+        yield
+    finally:
+        lock.release()
 
 
 def save_state(folder: Path, accelerator: Any, position: Position, config: TrainConfig, ema: Ema | None = None) -> None:
