@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
+from imagereward_core.formats import exif
 from refl.anchor import AnchorSet, image_anchor
 from refl.data import captioned_images, infotext_prompt, load_images, load_prompts, sample_prompt, split
 from refl.errors import PromptDataError
@@ -68,9 +69,7 @@ def picture(path, prompt=None, sidecar=None, colour=(10, 20, 30), size=(40, 30))
         options["pnginfo"] = PngImagePlugin.PngInfo()
         options["pnginfo"].add_text("parameters", prompt)
     elif prompt:
-        exif = Image.Exif()
-        exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + prompt.encode("utf-16-be")
-        options["exif"] = exif
+        options["exif"] = exif.PREFIX + exif.with_comment(b"", prompt)  # Pillow 9 cannot write this field
     image.save(path, **options)
     if sidecar:
         path.with_suffix(".txt").write_text(sidecar)
