@@ -41,7 +41,7 @@ UNET = {
     "cross_attention_dim": 32,
     "attention_head_dim": 8,
 }
-"""SD 1's UNet at a fifth of its width: weights and activations keep roughly the proportion they have in practice."""
+"""SD 1's UNet at a fifth of its width, 34 M parameters; at full width weights, which LoRA saves, count for more against activations."""
 PROMPTS = [f"a {colour} {thing}" for colour in ("red", "blue", "green") for thing in ("cat", "dog", "tree", "house")]
 
 

@@ -182,7 +182,7 @@ class Engine:
             if not torch.isfinite(loss):
                 raise TrainingDiverged(f"the anchor loss became {float(loss)} at update {step + 1}")
             self.scaler.scale(loss * weight / self.config.gradient_accumulation_steps).backward()
-            values.append(float(loss))
+            values.append(float(loss.detach()))
         return values
 
     def _add_anchor(self, step: int) -> list[float]:
