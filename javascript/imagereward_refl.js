@@ -7,7 +7,7 @@
     const POLL_MS = 1500;
     const ENDED = ["finished", "stopped", "stop_rule", "failed", "died", "cancelled"];
     const refl = window.imagerewardRefl = window.imagerewardRefl || {};
-    let root, current = null, seen = 0, events = [], timer = null, shownSamples = {}, lastRuns = "";
+    let root, current = null, seen = 0, events = [], timer = null, shownSamples = {}, lastRuns = "", unreachable = false;
 
     function make(tag, props, ...children) {
         const node = Object.assign(document.createElement(tag), props || {});
@@ -174,7 +174,7 @@
         area.value = `${area.value} ${text}`.trim();
         area.dispatchEvent(new Event("input", {bubbles: true}));
         const tabs = Array.from(document.querySelectorAll("#tabs > .tab-nav button, #tabs button[role=tab]"));
-        const tab = tabs.find((node) => node.textContent.trim() === "txt2img");
+        const tab = tabs.find((node) => node.textContent.trim().toLowerCase() === "txt2img"); // Forge writes it with a capital
         if (tab) {
             tab.click();
         }
@@ -205,6 +205,10 @@
         try {
             if (root.offsetParent !== null) { // the tab is in front
                 const {runs} = await json("/runs");
+                if (unreachable) {
+                    unreachable = false;
+                    say("");
+                }
                 current = current || (runs.find((run) => run.active) || runs[0] || {}).id || null;
                 showRuns(runs);
                 root.querySelector(".imagereward-refl-run").hidden = !current;
@@ -221,6 +225,7 @@
                 }
             }
         } catch (error) {
+            unreachable = true;
             say(`The WebUI does not answer (${error.message}); the run goes on.`, true);
         }
         timer = setTimeout(poll, POLL_MS);
@@ -237,7 +242,7 @@
             }),
             button("Start", async () => {
                 const {id} = await json("/runs", "POST", {settings: refl.values(), keep_going: keep.checked});
-                say(`Run ${id} is queued.`);
+                say(`Run ${id} is in the list below.`);
                 select(id);
             }),
             make("label", {}, keep, " go on when the WebUI ends"),

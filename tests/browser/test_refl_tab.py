@@ -34,7 +34,7 @@ def tab(refl, browser):  # noqa: F811
     style = (ROOT / "style.css").read_text(encoding="utf-8")
     body = fake.part("train_tab").root_html()
     document = (
-        f"<style>{style}</style><div id='tabs'><div class='tab-nav'><button>txt2img</button></div></div>"
+        f"<style>{style}</style><div id='tabs'><div class='tab-nav'><button onclick=\"this.dataset.opened = 1\">Txt2img</button></div></div>"
         f"<div id='txt2img_prompt'><textarea>a cat</textarea></div>{body}"
         "<script>window.onUiLoaded = (callback) => setTimeout(callback, 50)</script><script src='/refl.js'></script>"
     )
@@ -91,7 +91,12 @@ def test_from_form_to_stop_and_reload(tab):
     page.wait_for_selector("text=/: stopped, update/")
     page.click("button[data-command=resume]")
     page.wait_for_selector("text=/: finished, update/")
+    page.route("**/runs", lambda route: route.abort())  # the WebUI goes away for a moment
+    page.wait_for_selector("text=/The WebUI does not answer/")
+    page.unroute("**/runs")
+    page.wait_for_selector("text=/The WebUI does not answer/", state="detached")
     page.click("text=Use in txt2img")
+    assert page.get_attribute(".tab-nav button", "data-opened")  # Forge writes the tab's name with a capital
     assert page.input_value("#txt2img_prompt textarea") == "a cat <lora:x:1>"
     page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")  # as over http from another machine
     page.click("text=Prepare X/Y/Z plot")
