@@ -45,7 +45,7 @@ class AnchorSet:
 
 
 def image_anchor(backend: Backend, folder: str, resolution: int, held_out: int) -> tuple[AnchorSet, AnchorSet]:
-    """(training, held-out) sets from a folder of captioned images. A tenth, at most `held_out`, is held out.
+    """(training, held-out) sets from a folder of captioned images. A tenth, at most `held_out`, is held out, spread over the folder.
 
     Raises PromptDataError for a folder without captioned images.
     """
@@ -57,7 +57,9 @@ def image_anchor(backend: Backend, folder: str, resolution: int, held_out: int) 
             f"anchor_data: {folder} holds {len(images)} images with a caption (a .txt beside them or a stored prompt); at least 2 are needed"
         )
     count = max(1, min(held_out, len(images) // 10))
-    parts = (images[count:], images[:count])
+    every = len(images) // count  # neighbours in an outputs folder are often variants of one picture: the first few would judge one prompt
+    held = set(range(0, every * count, every))
+    parts = ([image for index, image in enumerate(images) if index not in held], [images[index] for index in sorted(held)])
 
     def encoder(part: list[tuple[Path, str]]) -> Callable[[int], Tensor]:
         def encode(index: int) -> Tensor:

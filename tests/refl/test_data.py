@@ -131,7 +131,7 @@ def test_image_anchor_holds_some_out(tmp_path, models):
         picture(tmp_path / f"{number:02}.png", sidecar=f"picture {number}")
     backend = load_backend(models["sd1"], clip_bpe=str(models["bpe"]))
     train, held_out = image_anchor(backend, str(tmp_path), 16, 16)
-    assert (len(train), len(held_out)) == (18, 2) and not set(train.captions) & set(held_out.captions)
+    assert held_out.captions == ["picture 0", "picture 10"] and len(train) == 18 and not set(train.captions) & set(held_out.captions)
     assert train.latents(0).shape == (4, 8, 8)
     with pytest.raises(PromptDataError, match="no such folder"):
         image_anchor(backend, str(tmp_path / "x"), 16, 16)
