@@ -58,8 +58,8 @@ def image_anchor(backend: Backend, folder: str, resolution: int, held_out: int) 
         )
     count = max(1, min(held_out, len(images) // 10))
     every = len(images) // count  # neighbours in an outputs folder are often variants of one picture: the first few would judge one prompt
-    held = set(range(0, every * count, every))
-    parts = ([image for index, image in enumerate(images) if index not in held], [images[index] for index in sorted(held)])
+    held = range(0, every * count, every)
+    parts = ([image for index, image in enumerate(images) if index not in held], [images[index] for index in held])
 
     def encoder(part: list[tuple[Path, str]]) -> Callable[[int], Tensor]:
         def encode(index: int) -> Tensor:
