@@ -6,6 +6,7 @@ import dataclasses
 import json
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 
 from .architecture import build_text_encoder, build_unet, build_vae
 from .demo import file_hash
+from .errors import SmallWorldError
 from .ldm_layout import to_ldm, write_checkpoint
 from .pretrain_reward import RewardPretraining
 from .tokenizer import write_tokenizer
@@ -47,41 +49,68 @@ SHORT = BuildConfig(
 
 
 def build(folder: Path, config: BuildConfig, progress: Progress) -> dict[str, Any]:
-    """Train oracle, autoencoder, text encoder, generator and reward model into ``folder``; returns and writes the record."""
+    """Train oracle, autoencoder, text encoder, generator and reward model into ``folder``; returns the record, ``build.json``.
+
+    The record is written after every stage. Called again, the build goes on behind the last finished one: each stage
+    depends on its own seed and on the files of those before it only. Raises :class:`SmallWorldError` if the
+    folder holds the build of another recipe.
+    """
     from transformers import CLIPTokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
-    seconds: dict[str, float] = {}
-    started = time.monotonic()
-
-    def finished(stage: str) -> None:
-        nonlocal started
-        seconds[stage] = round(time.monotonic() - started, 1)
-        started = time.monotonic()
-
-    train_oracle(config.oracle, folder, progress)
-    finished("oracle")
-    vae = train_vae(config.vae, folder, progress).eval().requires_grad_(False)
-    finished("vae")
+    record = _Record(folder, config)
+    record.run("oracle", lambda: train_oracle(config.oracle, folder, progress))
+    record.run("vae", lambda: train_vae(config.vae, folder, progress))
+    vae = build_vae()
+    vae.load_state_dict(load_file(folder / "vae.safetensors"))
+    vae.eval().requires_grad_(False)
     write_tokenizer(folder / "tokenizer")
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    text = train_text(config.text, tokenizer, folder, progress)
-    finished("text")
-    for number, stage in enumerate(config.generator):
-        train_generator(stage, vae, text, tokenizer, folder, progress, resume=number > 0)
-    finished("generator")
+    record.run("text", lambda: train_text(config.text, tokenizer, folder, progress))
+    text = build_text_encoder()
+    text.load_state_dict(load_file(folder / "text.safetensors"))
+    text.eval().requires_grad_(False)
+
+    def generator() -> None:
+        for number, stage in enumerate(config.generator):
+            train_generator(stage, vae, text, tokenizer, folder, progress, resume=number > 0)
+
+    record.run("generator", generator)
     checkpoint = assemble(folder)
-    reward = train_reward(config.reward, vae, folder, progress)
-    finished("reward")
-    record = {
-        "config": dataclasses.asdict(config),
-        "seconds": seconds,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "sha256": {path.name: file_hash(path) for path in (checkpoint, reward, folder / "oracle.safetensors")},
-    }
-    (folder / "build.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    return record
+    record.run("reward", lambda: train_reward(config.reward, vae, folder, progress))
+    weights = (checkpoint, folder / "tiny-imagereward.safetensors", folder / "oracle.safetensors")
+    record.content["sha256"] = {path.name: file_hash(path) for path in weights}
+    record.write()
+    return record.content
+
+
+class _Record:
+    """``build.json``: the recipe, and the seconds of each finished stage."""
+
+    def __init__(self, folder: Path, config: BuildConfig) -> None:
+        self.path = folder / "build.json"
+        versions = {"torch": torch.__version__, "python": platform.python_version()}
+        self.content: dict[str, Any] = {"config": dataclasses.asdict(config), "seconds": {}, **versions}
+        if self.path.exists():
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+            if found["config"] != json.loads(json.dumps(self.content["config"])):
+                raise SmallWorldError(f"{folder} holds a build with other settings ({self.path.name}): choose an empty folder, or remove it")
+            self.content["seconds"] = found["seconds"]
+
+    def run(self, stage: str, train: Callable[[], object]) -> None:
+        """Train unless the stage is finished, and note the time it took."""
+        if stage in self.content["seconds"]:
+            return
+        started = time.monotonic()
+        train()
+        self.content["seconds"][stage] = round(time.monotonic() - started, 1)
+        self.write()
+
+    def write(self) -> None:
+        """Replace the file as a whole: a build cut off here still finds its last record."""
+        unfinished = self.path.with_suffix(".partial")
+        unfinished.write_text(json.dumps(self.content, indent=2) + "\n", encoding="utf-8")
+        unfinished.replace(self.path)
 
 
 def assemble(folder: Path) -> Path:

@@ -125,6 +125,7 @@ def rank(config: RewardTraining, folder: Path, progress: Progress) -> Path:
             ema=0.995,
             valid_per_epoch=1,
             save_every=500,
+            resume=True,
             best_by="accuracy",
             seed=config.seed,
             device="cpu",

@@ -1,13 +1,18 @@
 """The whole recipe with a handful of steps: it runs, repeats, and leaves files that load."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
 from smallworld.build import SHORT, build
 from smallworld.demo import file_hash
+from smallworld.errors import SmallWorldError
 from smallworld.pipeline import generate, load_pipeline
+from smallworld.train_oracle import OracleTraining
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
@@ -33,6 +38,32 @@ def test_the_record_names_the_files(built):
     folder, record, _ = built
     assert json.loads((folder / "build.json").read_text(encoding="utf-8")) == json.loads(json.dumps(record))
     assert {name: file_hash(folder / name) for name in record["sha256"]} == record["sha256"]
+
+
+@pytest.mark.parametrize("where", ["pre-training", "ranking"])
+def test_a_build_cut_off_goes_on_behind_its_last_finished_stage(built, where):
+    folder, _, _ = built
+    # Not the files' hashes: safetensors writes its metadata in no fixed order.
+    before = {name: load_file(folder / name) for name in ("tiny-sd.safetensors", "tiny-imagereward.safetensors")}
+    unfinished = json.loads((folder / "build.json").read_text(encoding="utf-8"))
+    del unfinished["seconds"]["reward"]
+    (folder / "build.json").write_text(json.dumps(unfinished), encoding="utf-8")
+    (folder / "tiny-imagereward.safetensors").unlink()
+    if where == "pre-training":
+        shutil.rmtree(folder / "reward-run")
+    stages = []
+    build(folder, SHORT, lambda stage, done, total, values: stages.append(stage.split(":")[0]))
+    assert set(stages) == {"reward"}
+    for name, tensors in before.items():
+        after = load_file(folder / name)
+        assert tensors.keys() == after.keys()
+        assert all(torch.equal(tensors[key], after[key]) for key in tensors)
+
+
+def test_a_build_with_other_settings_is_refused(built):
+    folder, _, _ = built
+    with pytest.raises(SmallWorldError, match="other settings"):
+        build(folder, replace(SHORT, oracle=OracleTraining(pictures=99)), lambda *_: None)
 
 
 def test_the_checkpoint_draws(built):
