@@ -47,7 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     teach.add_argument("--pictures", type=_positive, default=96, help="held-out pictures judged before and after (default: %(default)s)")
     teach.set_defaults(run=_teach)
 
-    evaluate = commands.add_parser("evaluate", help="measure the shipped weights")
+    evaluate = commands.add_parser("evaluate", help="measure the shipped weights, or those of a build")
+    evaluate.add_argument("--weights", type=Path, help="folder that build wrote (default: the shipped weights)")
     evaluate.add_argument("--count", type=_positive, default=200, help="pictures per measurement (default: %(default)s)")
     evaluate.add_argument("--json", type=Path, help="also write the numbers to this file")
     evaluate.add_argument("--update-cards", action="store_true", help="write the numbers into the model cards beside the weights")
@@ -109,14 +110,21 @@ def _teach(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    from .errors import SmallWorldError
     from .evaluate import evaluate_all
+    from .pipeline import WEIGHTS
 
-    result = evaluate_all(_say, count=options.count)
+    weights = options.weights or WEIGHTS
+    missing = [name for name in ("oracle", "tiny-sd", "tiny-imagereward") if not (weights / f"{name}.safetensors").is_file()]
+    if missing:
+        raise SmallWorldError(f"{weights} has no {missing[0]}.safetensors: give a folder that 'build' has finished")
+    if options.update_cards and options.weights:
+        raise SmallWorldError("--update-cards writes the cards of the shipped weights: leave out --weights")
+    result = evaluate_all(_say, count=options.count, weights=weights)
     if options.json is not None:
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     if options.update_cards:
         from .cards import update_cards
-        from .pipeline import WEIGHTS
 
         _say("updated " + ", ".join(card.name for card in update_cards(WEIGHTS, result)))
     return 0

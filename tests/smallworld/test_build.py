@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from smallworld.__main__ import main
 from smallworld.build import SHORT, build
 from smallworld.demo import file_hash
 from smallworld.errors import SmallWorldError
@@ -64,6 +65,18 @@ def test_a_build_with_other_settings_is_refused(built):
     folder, _, _ = built
     with pytest.raises(SmallWorldError, match="other settings"):
         build(folder, replace(SHORT, oracle=OracleTraining(pictures=99)), lambda *_: None)
+
+
+def test_a_build_is_measured(built, tmp_path):
+    folder, _, _ = built
+    assert main(["evaluate", "--weights", str(folder), "--count", "8", "--json", str(tmp_path / "measured.json")]) == 0
+    measured = json.loads((tmp_path / "measured.json").read_text(encoding="utf-8"))
+    assert measured["tiny-sd"]["one object"]["accuracy"]["shape"] < 0.9  # six updates draw no shapes: these are not the shipped weights
+
+
+def test_an_unfinished_build_is_not_measured(tmp_path, capsys):
+    assert main(["evaluate", "--weights", str(tmp_path)]) == 1
+    assert "has no oracle.safetensors" in capsys.readouterr().err
 
 
 def test_the_checkpoint_draws(built):
