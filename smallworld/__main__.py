@@ -54,7 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--update-cards", action="store_true", help="write the numbers into the model cards beside the weights")
     evaluate.set_defaults(run=_evaluate)
 
-    build = commands.add_parser("build", help="train all weights from their seeds (hours; cut off, it goes on); --short checks the recipe in a minute")
+    build = commands.add_parser(
+        "build", help="train all weights from their seeds (hours; cut off, it goes on); --short checks the recipe in a minute"
+    )
     build.add_argument("--out", type=Path, required=True, help="folder for the weights")
     build.add_argument("--short", action="store_true", help="a handful of steps per stage")
     build.set_defaults(run=_build)
