@@ -77,7 +77,7 @@ def train_reward(config: RewardTraining, vae: AutoencoderKL | None, folder: Path
     write_preferences(data, "train", config.items, config.seed, view=view)
     write_preferences(data, "valid", config.valid_items, config.seed + 1, held_out=True, view=view)
     pretrain_reward(config.pretraining, MODEL, folder, progress, view=view)
-    return rank(config, folder, progress)
+    return rank(config, folder, progress, resume=True)
 
 
 def train_control(config: RewardTraining, reward: Path, folder: Path, progress: Progress) -> Path:
@@ -100,8 +100,11 @@ def train_control(config: RewardTraining, reward: Path, folder: Path, progress: 
     return rank(config, folder, progress)
 
 
-def rank(config: RewardTraining, folder: Path, progress: Progress) -> Path:
-    """Run this project's trainer on the rankings in ``folder``, from the pre-trained encoders there."""
+def rank(config: RewardTraining, folder: Path, progress: Progress, *, resume: bool = False) -> Path:
+    """Run this project's trainer on the rankings in ``folder``, from the pre-trained encoders there.
+
+    ``resume`` goes on with a run that was cut off: for encoders that are the same whenever they are trained again.
+    """
     from imagereward_core.training import TrainConfig, train
 
     best = train(
@@ -125,7 +128,7 @@ def rank(config: RewardTraining, folder: Path, progress: Progress) -> Path:
             ema=0.995,
             valid_per_epoch=1,
             save_every=500,
-            resume=True,
+            resume=resume,
             best_by="accuracy",
             seed=config.seed,
             device="cpu",
