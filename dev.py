@@ -52,10 +52,14 @@ def stamped(stamp: pathlib.Path, key: str) -> bool:
 
 
 def environment(extras: str) -> pathlib.Path:
-    """The interpreter of .venv with this package's extras installed; made at the first call, kept while nothing changed."""
+    """The interpreter of .venv with this package's extras installed; made at the first call, kept while nothing
+    changed.
+    """
     folder = ROOT / ".venv"
     python = folder / BIN / f"python{EXE}"
-    key = hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in ("pyproject.toml", "requirements/tested.txt")) + TORCH.encode()).hexdigest()
+    key = hashlib.sha256(
+        b"".join((ROOT / name).read_bytes() for name in ("pyproject.toml", "requirements/tested.txt")) + TORCH.encode()
+    ).hexdigest()
     stamp = folder / f".installed-{extras.replace(',', '-')}"
     if stamped(stamp, key):
         return python
@@ -79,7 +83,9 @@ def environment(extras: str) -> pathlib.Path:
 
 
 def overlay(python: pathlib.Path, name: str, file: str) -> pathlib.Path | None:
-    """A folder with the packages of a requirements file, to put before the environment's own; None if they cannot be had."""
+    """A folder with the packages of a requirements file, to put before the environment's own; None if they cannot be
+    had.
+    """
     folder = ROOT / ".venvs" / name
     requirements = ROOT / file
     key = requirements.read_text()
@@ -113,7 +119,9 @@ def demo(arguments: list[str]) -> int:
 
 
 def test(arguments: list[str]) -> int:
-    """Lint, types, tests; then the core again on the hosts' pins and with transformers absent. Non-zero if anything failed."""
+    """Lint, types, tests; then the core again on the hosts' pins and with transformers absent. Non-zero if anything
+    failed.
+    """
     python = environment("train,refl,clip,dev")
     failed = []
 
@@ -139,8 +147,20 @@ def test(arguments: list[str]) -> int:
         if folder := overlay(python, host, f"requirements/host-{host}.txt"):
             step(f"core on the pins of {host}", python, "-m", "pytest", "-q", *core, PYTHONPATH=str(folder), **changes)
         else:
-            say(f"SKIPPED the pins of {host}: no wheels of them for Python {platform.python_version()} (use 3.10 or 3.11)")
-    step("core without transformers", python, "-m", "pytest", "-q", *core, IMAGEREWARD_TEST_HIDE="transformers", **changes)
+            say(
+                f"SKIPPED the pins of {host}: no wheels of them for Python {platform.python_version()} (use 3.10 or"
+                " 3.11)"
+            )
+    step(
+        "core without transformers",
+        python,
+        "-m",
+        "pytest",
+        "-q",
+        *core,
+        IMAGEREWARD_TEST_HIDE="transformers",
+        **changes,
+    )
     golden.unlink(missing_ok=True)
     say(f"FAILED: {', '.join(failed)}" if failed else "everything passed")
     return len(failed)

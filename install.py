@@ -1,6 +1,7 @@
 """Run by the host at start-up, in a process of its own: adds the libraries that scoring needs and that this host lacks.
 
-Every known host brings all of them, so this usually does nothing. What is installed already is never changed, whatever its
+Every known host brings all of them, so this usually does nothing. What is installed already is never changed, whatever
+its
 version: hosts pin their packages, and check them at each start. Weights are not downloaded here, but at the first use.
 """
 

@@ -1,11 +1,13 @@
 """Personal taste on a CPU: a head trained on cached features of a frozen backbone, from thousands of pairs.
 
-    python benchmarks/head_only.py [--prompts 1000] [--images 3] [--epochs 20] [--preload-path tiny-imagereward.safetensors]
+    python benchmarks/head_only.py [--prompts 1000] [--images 3] [--epochs 20] [--preload-path
+    tiny-imagereward.safetensors]
 
-The taste is drawn: pictures of plain noise with a tint, and a person who likes warm ones. Prints the CPU time (all threads
-together, so that other programs do not enter it) of each stage and the accuracy on pairs of unseen prompts before and after.
-Without --preload-path the backbone is the `small` architecture with random weights. With ImageReward's own the features take
-what scoring takes, once; the head's training costs the same per pair but for its width.
+The taste is drawn: pictures of plain noise with a tint, and a person who likes warm ones. Prints the CPU time (all
+threads together, so that other programs do not enter it) of each stage and the accuracy on pairs of unseen prompts
+before and after. Without --preload-path the backbone is the `small` architecture with random weights. With
+ImageReward's own the features take what scoring takes, once; the head's training costs the same per pair but for its
+width.
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ from PIL import Image
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from imagereward_core.config import ModelConfig  # noqa: E402
-from imagereward_core.training import TrainConfig, train  # noqa: E402
-from imagereward_core.training.config import SMALL  # noqa: E402
-from imagereward_core.training.records import read_metrics  # noqa: E402
+from imagereward_train import TrainConfig, train  # noqa: E402
+from imagereward_train.config import SMALL  # noqa: E402
+from imagereward_train.records import read_metrics  # noqa: E402
 
 
 def write_taste(folder: pathlib.Path, prompts: int, images: int) -> pathlib.Path:
@@ -42,7 +44,12 @@ def write_taste(folder: pathlib.Path, prompts: int, images: int) -> pathlib.Path
             Image.fromarray(pixels).save(folder / names[-1], compress_level=1)
             warmth.append(int(tint[0]) - int(tint[2]))
         items.append(
-            {"id": str(prompt), "prompt": f"picture {prompt}", "generations": names, "ranking": [1 + sum(w > own for w in warmth) for own in warmth]}
+            {
+                "id": str(prompt),
+                "prompt": f"picture {prompt}",
+                "generations": names,
+                "ranking": [1 + sum(w > own for w in warmth) for own in warmth],
+            }
         )
     path = folder / "rankings.json"
     path.write_text(json.dumps(items), encoding="utf-8")
@@ -78,13 +85,19 @@ def measure(prompts: int, images: int, epochs: int, preload_path: str = "") -> d
 
         train(config, progress=progress)
         valid = [event for event in read_metrics(folder / "run" / "metrics.jsonl") if event["kind"] == "valid"]
-        pairs = sum(event["pairs"] for event in read_metrics(folder / "run" / "metrics.jsonl") if event["kind"] == "train") // epochs
+        pairs = (
+            sum(event["pairs"] for event in read_metrics(folder / "run" / "metrics.jsonl") if event["kind"] == "train")
+            // epochs
+        )
     return {
         "pairs": pairs,
         "images": prompts * images,
         "epochs": epochs,
         "cpu seconds": {stage: round(seconds, 1) for stage, seconds in spent.items()},
-        "accuracy on unseen prompts": [round(valid[0]["accuracy"], 4), round(max(event["accuracy"] for event in valid), 4)],
+        "accuracy on unseen prompts": [
+            round(valid[0]["accuracy"], 4),
+            round(max(event["accuracy"] for event in valid), 4),
+        ],
         "machine": f"{platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads",
     }
 

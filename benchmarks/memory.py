@@ -1,4 +1,5 @@
-"""Is memory flat? Scores many images, then loads and drops the model many times, and prints the process's memory along the way.
+"""Is memory flat? Scores many images, then loads and drops the model many times, and prints the process's memory along
+the way.
 
     python benchmarks/memory.py --weights ImageReward.safetensors [--images 1000] [--cycles 20] [--device cuda]
 

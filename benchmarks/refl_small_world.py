@@ -2,9 +2,9 @@
 
     python benchmarks/refl_small_world.py --reward tiny-imagereward.safetensors --out results/refl
 
-Trains tiny-sd with several settings and writes one JSON file with the machine, the versions and, for each run, the metrics
-of every evaluation on held-out captions with fixed seeds, and the pictures before and after. Runs that the file holds already
-are kept, so --only adds to it.
+Trains tiny-sd with several settings and writes one JSON file with the machine, the versions and, for each run, the
+metrics of every evaluation on held-out captions with fixed seeds, and the pictures before and after. Runs that the file
+holds already are kept, so --only adds to it.
 """
 
 from __future__ import annotations
@@ -33,23 +33,45 @@ from smallworld.oracle import Oracle, judge  # noqa: E402
 from smallworld.world import parse_caption, sample_scene  # noqa: E402
 
 BORDER = 6
-NO_BRAKES: dict[str, Any] = {"anchor": "none", "use_ema": False, "reward_target": 100.0, "lr_warmup_steps": 0, "num_inference_steps": 10,
-                             "train_batch_size": 8, "max_train_steps": 30, "eval_steps": 5, "checkpointing_steps": 5, "eval_seeds": 3, "lora_rank": 64}  # fmt: skip
+NO_BRAKES: dict[str, Any] = {
+    "anchor": "none",
+    "use_ema": False,
+    "reward_target": 100.0,
+    "lr_warmup_steps": 0,
+    "num_inference_steps": 10,
+    "train_batch_size": 8,
+    "max_train_steps": 30,
+    "eval_steps": 5,
+    "checkpointing_steps": 5,
+    "eval_seeds": 3,
+    "lora_rank": 64,
+}
 LATE: dict[str, Any] = {**NO_BRAKES, "learning_rate": 3e-3, "min_step": 5, "max_step": 9}
 FULL: dict[str, Any] = {**NO_BRAKES, "tune": "full", "output": "single-file"}
 RUNS: dict[str, dict[str, Any]] = {
     "refl+": {},
     "late steps, 3e-3": LATE,
     "late steps, 3e-3, stop rule on": {**LATE, "stop_rule": "stop"},
-    "draft-k, 3e-3": {**NO_BRAKES, "algorithm": "draft-k", "draft_steps": 5, "learning_rate": 3e-3, "min_step": 1, "max_step": 8},
+    "draft-k, 3e-3": {
+        **NO_BRAKES,
+        "algorithm": "draft-k",
+        "draft_steps": 5,
+        "learning_rate": 3e-3,
+        "min_step": 1,
+        "max_step": 8,
+    },
     "full UNet, steps 1 to 8, 3e-4": {**FULL, "learning_rate": 3e-4, "min_step": 1, "max_step": 8},
     "full UNet, steps 0 to 4, 1e-3": {**FULL, "learning_rate": 1e-3, "min_step": 0, "max_step": 4},
 }
-"""The default, and runs in which everything that holds a model back is switched off: anchor, average, the hinge's target, a moderate rate."""
+"""The default, and runs in which everything that holds a model back is switched off: anchor, average, the hinge's
+target, a moderate rate.
+"""
 
 
 class Cleanliness:
-    """An analytic judge: minus the share of border pixels that differ from the border's median colour. 0 = no clutter."""
+    """An analytic judge: minus the share of border pixels that differ from the border's median colour. 0 = no
+    clutter.
+    """
 
     name = "cleanliness"
 
@@ -73,9 +95,16 @@ class OracleJudge:
         self.oracle = Oracle.load(ORACLE)
 
     def differentiable(self, prompts: Any, images: torch.Tensor) -> torch.Tensor:
-        pictures = [Image.fromarray((image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()) for image in images]
+        pictures = [
+            Image.fromarray((image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()) for image in images
+        ]
         readings = self.oracle.read(pictures)
-        return torch.tensor([float(np.mean(list(judge(parse_caption(prompt), reading).values()))) for prompt, reading in zip(prompts, readings)])
+        return torch.tensor(
+            [
+                float(np.mean(list(judge(parse_caption(prompt), reading).values())))
+                for prompt, reading in zip(prompts, readings)
+            ]
+        )
 
     def to(self, device: Any) -> OracleJudge:
         return self
@@ -148,10 +177,25 @@ def main() -> None:
         }
         for sheet, step in (("before", 0), ("after", outcome.step)):
             shutil.copy(folder / "samples" / f"step-{step:06d}.png", args.out / f"{folder.name}-{sheet}.png")
-        document = {"machine": f"{platform.machine()}, one thread", "python": platform.python_version(), "torch": torch.__version__, "runs": results}
+        document = {
+            "machine": f"{platform.machine()}, one thread",
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "runs": results,
+        }
         target.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        print(name, outcome.state, outcome.step, {key: round(getattr(last, key) / getattr(base, key), 3) for key in ("diversity", "eps_mse")},
-              "reward", round(base.reward, 3), "to", round(last.reward, 3), "cleanliness", results[name]["paired_change"]["cleanliness"])  # fmt: skip
+        print(
+            name,
+            outcome.state,
+            outcome.step,
+            {key: round(getattr(last, key) / getattr(base, key), 3) for key in ("diversity", "eps_mse")},
+            "reward",
+            round(base.reward, 3),
+            "to",
+            round(last.reward, 3),
+            "cleanliness",
+            results[name]["paired_change"]["cleanliness"],
+        )
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
 """Step time and peak memory of ReFL here and in the reference's own script, on the same small pipeline, one run.
 
-    python benchmarks/refl_vs_reference.py --reference /path/to/python-with-image-reward-1.5 --out benchmarks/results/refl_speed.json
+    python benchmarks/refl_vs_reference.py --reference /path/to/python-with-image-reward-1.5 --out
+    benchmarks/results/refl_speed.json
 
-Each side runs in an interpreter and a process of its own, on one CPU thread, in turns; figures are medians over all updates and
-rounds. Time is the process's CPU time, which a busy machine disturbs least. The reference's Trainer is the
-published class; only what it would download is replaced: the prompts and the reward model (the same small network on both sides).
-Memory is the growth of the process's peak resident size while training, over what it was when libraries and models were loaded.
+Each side runs in an interpreter and a process of its own, on one CPU thread, in turns; figures are medians over all
+updates and rounds. Time is the process's CPU time, which a busy machine disturbs least. The reference's Trainer is the
+published class; only what it would download is replaced: the prompts and the reward model (the same small network on
+both sides). Memory is the growth of the process's peak resident size while training, over what it was when libraries
+and models were loaded.
 
-"ours" draws without guidance, as the reference does; "ours, CFG" is the default, which costs a second prediction per step and trains
-what users sample with. "ours, no checkpointing" shows what of the memory is recomputation.
+"ours" draws without guidance, as the reference does; "ours, CFG" is the default, which costs a second prediction per
+step and trains what users sample with. "ours, no checkpointing" shows what of the memory is recomputation.
 """
 
 from __future__ import annotations
@@ -29,8 +31,12 @@ import types
 from pathlib import Path
 
 UPDATES, ACCUMULATION, BATCH = 3, 1, 2
-SIDES = {"reference": {}, "ours": {"guidance_scale": 1.0}, "ours, CFG": {"guidance_scale": 7.0},
-         "ours, no checkpointing": {"guidance_scale": 1.0, "gradient_checkpointing": False, "vae_checkpointing": False}}  # fmt: skip
+SIDES = {
+    "reference": {},
+    "ours": {"guidance_scale": 1.0},
+    "ours, CFG": {"guidance_scale": 7.0},
+    "ours, no checkpointing": {"guidance_scale": 1.0, "gradient_checkpointing": False, "vae_checkpointing": False},
+}
 PIXELS = 128  # the reference draws 64×64 latents whatever the resolution; this VAE halves once
 UNET = {
     "sample_size": 64,
@@ -41,7 +47,9 @@ UNET = {
     "cross_attention_dim": 32,
     "attention_head_dim": 8,
 }
-"""Four levels as in SD 1, most weights in the lower ones; no attention in the first, which the reference's libraries would hold whole (4096² per head)."""
+"""Four levels as in SD 1, most weights in the lower ones; no attention in the first, which the reference's libraries
+would hold whole (4096² per head).
+"""
 PROMPTS = [f"a {colour} {thing}" for colour in ("red", "blue", "green") for thing in ("cat", "dog", "tree", "house")]
 
 
@@ -50,7 +58,11 @@ def small_reward():
 
     torch.manual_seed(0)
     return torch.nn.Sequential(
-        torch.nn.Conv2d(3, 32, 16, 16), torch.nn.GELU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(32, 1)
+        torch.nn.Conv2d(3, 32, 16, 16),
+        torch.nn.GELU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(32, 1),
     )
 
 
@@ -73,10 +85,22 @@ def build(folder: Path) -> None:
     UNet2DConditionModel(**UNET).save_pretrained(folder / "unet")
     AutoencoderKL(**VAE_CONFIG).save_pretrained(folder / "vae")
     vocab, _ = tokenizer_files()
-    sizes = {"vocab_size": len(vocab), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1}
+    sizes = {
+        "vocab_size": len(vocab),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 1,
+    }
     CLIPTextModel(CLIPTextConfig(**sizes, max_position_embeddings=77)).save_pretrained(folder / "text_encoder")
-    for part, old in (("unet", "diffusion_pytorch_model.bin"), ("vae", "diffusion_pytorch_model.bin"), ("text_encoder", "pytorch_model.bin")):
-        for path in (folder / part).glob("*.safetensors"):  # the reference's generation reads this format in all its parts
+    for part, old in (
+        ("unet", "diffusion_pytorch_model.bin"),
+        ("vae", "diffusion_pytorch_model.bin"),
+        ("text_encoder", "pytorch_model.bin"),
+    ):
+        for path in (folder / part).glob(
+            "*.safetensors"
+        ):  # the reference's generation reads this format in all its parts
             state = load_file(path)
             if part == "vae":  # so were the names of the attention's matrices
                 for new, name in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
@@ -129,20 +153,37 @@ def reference(folder: Path) -> dict:
 
     ReFL.load_dataset = datasets.load_dataset
     accelerator = ReFL.Accelerator  # newer versions dropped one of its arguments, which only placed log files
-    ReFL.Accelerator = lambda **options: accelerator(**{key: value for key, value in options.items() if key != "logging_dir"})
+    ReFL.Accelerator = lambda **options: accelerator(
+        **{key: value for key, value in options.items() if key != "logging_dir"}
+    )
 
     class Reward(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.net = small_reward()
-            self.blip = types.SimpleNamespace(tokenizer=CLIPTokenizer.from_pretrained(str(folder), subfolder="tokenizer"))
+            self.blip = types.SimpleNamespace(
+                tokenizer=CLIPTokenizer.from_pretrained(str(folder), subfolder="tokenizer")
+            )
 
         def score_gard(self, ids, mask, image):
             return self.net(image)
 
     RM.load = lambda *args, **kwargs: Reward()
-    sys.argv = ["ReFL.py", "--train_batch_size", str(BATCH), "--gradient_accumulation_steps", str(ACCUMULATION), "--max_train_steps", str(UPDATES),
-                "--output_dir", str(folder / "out"), "--learning_rate", "1e-5", "--checkpointing_steps", "1000"]  # fmt: skip
+    sys.argv = [
+        "ReFL.py",
+        "--train_batch_size",
+        str(BATCH),
+        "--gradient_accumulation_steps",
+        str(ACCUMULATION),
+        "--max_train_steps",
+        str(UPDATES),
+        "--output_dir",
+        str(folder / "out"),
+        "--learning_rate",
+        "1e-5",
+        "--checkpointing_steps",
+        "1000",
+    ]
     args = ReFL.parse_args()
     args.report_to = None
     trainer = ReFL.Trainer(str(folder), "unused.json", args=args)
@@ -185,7 +226,12 @@ def ours(folder: Path, changes: dict) -> dict:
         def to(self, device):
             return self
 
-    settings = {"train_batch_size": BATCH, "gradient_accumulation_steps": ACCUMULATION, "max_train_steps": UPDATES, "resolution": PIXELS}
+    settings = {
+        "train_batch_size": BATCH,
+        "gradient_accumulation_steps": ACCUMULATION,
+        "max_train_steps": UPDATES,
+        "resolution": PIXELS,
+    }
     config = ReFLConfig(**settings, **changes, use_ema=False).resolved()
     backend = load_backend(folder)
     table = PromptTable(backend, [*PROMPTS, ""], PIXELS, torch.device("cpu"))
@@ -220,13 +266,18 @@ def summary(rounds: list[dict]) -> dict:
     """Medians over the updates of all rounds."""
     seconds = [value for item in rounds for value in item["seconds_per_sample"]]
     middle = {"seconds_per_sample": statistics.median(seconds), "updates": len(seconds)}
-    return {**middle, **{key: statistics.median(item[key] for item in rounds) for key in ("peak_growth_mib", "peak_mib")}}
+    return {
+        **middle,
+        **{key: statistics.median(item[key] for item in rounds) for key in ("peak_growth_mib", "peak_mib")},
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--reference", default=os.environ.get("REFL_REFERENCE_PYTHON"), help="interpreter with image-reward 1.5; or REFL_REFERENCE_PYTHON"
+        "--reference",
+        default=os.environ.get("REFL_REFERENCE_PYTHON"),
+        help="interpreter with image-reward 1.5; or REFL_REFERENCE_PYTHON",
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path)

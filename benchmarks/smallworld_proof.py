@@ -2,9 +2,9 @@
 
     python benchmarks/smallworld_proof.py --out docs/smallworld
 
-Captions are held out, seeds are fixed, intervals are bootstrapped over captions or pictures (95 %). The negative control is a reward model
-trained on rankings dealt at random, made here from the shipped one's encoders. Writes results.json, results.md and a before/after sheet.
---seeds and --pictures make it shorter.
+Captions are held out, seeds are fixed, intervals are bootstrapped over captions or pictures (95 %). The negative
+control is a reward model trained on rankings dealt at random, made here from the shipped one's encoders. Writes
+results.json, results.md and a before/after sheet. --seeds and --pictures make it shorter.
 """
 
 from __future__ import annotations
@@ -32,7 +32,15 @@ from smallworld.evaluate import held_out_scenes  # noqa: E402
 from smallworld.oracle import Oracle, judge  # noqa: E402
 from smallworld.pipeline import TINY_SD, generate, load_pipeline  # noqa: E402
 from smallworld.report import Entry, Section, write_png  # noqa: E402
-from smallworld.teach import EVALUATION_SEED, Judged, TeachConfig, draw_and_judge, paired_interval, read_events, train_refl  # noqa: E402
+from smallworld.teach import (  # noqa: E402
+    EVALUATION_SEED,
+    Judged,
+    TeachConfig,
+    draw_and_judge,
+    paired_interval,
+    read_events,
+    train_refl,
+)
 from smallworld.train_reward import RewardTraining, pair_accuracy, train_control  # noqa: E402
 
 CANDIDATES = 4
@@ -40,13 +48,18 @@ CONTROL = RewardTraining(items=600, valid_items=100, updates=300, seed=909)
 
 
 def best_of_four(captions: int, seed: int) -> dict[str, Any]:
-    """The picture that the reward picks of four against a random one (the mean of the four), per held-out caption; and the oracle's own pick,
-    which is the most that picking can give."""
+    """The picture that the reward picks of four against a random one (the mean of the four), per held-out caption; and
+    the oracle's own pick, which is the most that picking can give.
+    """
     scenes = [scene for scene in held_out_scenes(captions, seed) for _ in range(CANDIDATES)]
     prompts = [scene.caption for scene in scenes]
     pictures = generate(load_pipeline(), prompts, range(seed, seed + len(scenes)))
-    scores = np.array(imagereward_core.load(str(TINY_REWARD), device="cpu").score_pairs(prompts, pictures)).reshape(-1, CANDIDATES)
-    judged = [list(judge(scene, reading).values()) for scene, reading in zip(scenes, Oracle.load(ORACLE).read(pictures))]
+    scores = np.array(imagereward_core.load(str(TINY_REWARD), device="cpu").score_pairs(prompts, pictures)).reshape(
+        -1, CANDIDATES
+    )
+    judged = [
+        list(judge(scene, reading).values()) for scene, reading in zip(scenes, Oracle.load(ORACLE).read(pictures))
+    ]
     rows = np.arange(captions)
     result: dict[str, Any] = {"captions": captions}
     measures = {
@@ -93,7 +106,10 @@ def refl_evaluations(folder: pathlib.Path) -> list[dict[str, Any]]:
     """The trainer's own evaluations: step, reward, diversity, denoising error."""
     events = read_events(folder / "refl" / "events.jsonl")
     found = [event for event in events if "eps_mse" in event]
-    return [{name: event[name] for name in ("step", "reward", "diversity", "eps_mse", "verdict") if name in event} for event in found]
+    return [
+        {name: event[name] for name in ("step", "reward", "diversity", "eps_mse", "verdict") if name in event}
+        for event in found
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +126,9 @@ class Run:
 
 
 def teach(run: Run, updates: int, work: pathlib.Path) -> pathlib.Path:
-    """The checkpoint of a run: trained, or found finished in ``work``. Runs are processes of their own, so several can go side by side."""
+    """The checkpoint of a run: trained, or found finished in ``work``. Runs are processes of their own, so several can
+    go side by side.
+    """
     out = work / run.folder
     config = TeachConfig(out=out, updates=updates, seed=run.seed, reward=run.reward)
     finished = out / "refl" / "tiny-sd-taught.safetensors"
@@ -129,7 +147,9 @@ def negative_control(folder: pathlib.Path) -> pathlib.Path:
     return found
 
 
-def sheet(path: pathlib.Path, scenes: list[Any], before: Judged, after: Judged, work: pathlib.Path, shown: int = 12) -> None:
+def sheet(
+    path: pathlib.Path, scenes: list[Any], before: Judged, after: Judged, work: pathlib.Path, shown: int = 12
+) -> None:
     """Before above after, the first captions in order, not chosen."""
     sections = []
     for name, judged in (("Before ReFL", before), ("After ReFL", after)):
@@ -149,21 +169,27 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         "# Does the reward model help? Measured on the small world",
         "",
-        "Made by `python benchmarks/smallworld_proof.py`; the judge is the oracle, which no training has seen. All captions are held out.",
+        (
+            "Made by `python benchmarks/smallworld_proof.py`; the judge is the oracle, which no training has seen. All"
+            " captions are held out."
+        ),
         "",
         "## Best of four",
         "",
         f"{best['captions']} captions, four pictures each.",
         "",
-        "| | random pick | picked by the reward | lowest scored | picked by the oracle itself | gain of the reward's pick (95 % interval) |",
+        (
+            "| | random pick | picked by the reward | lowest scored | picked by the oracle itself | gain of the"
+            " reward's pick (95 % interval) |"
+        ),
         "|---|---|---|---|---|---|",
     ]
     for name, row in best.items():
         if name != "captions":
             low, high = row["gain 95 %"]
             lines.append(
-                f"| {name} | {row['random']:.3f} | {row['picked']:.3f} | {row['lowest scored']:.3f} | {row['picked by the oracle']:.3f} "
-                f"| {row['gain']:+.3f} ({low:+.3f} to {high:+.3f}) |"
+                f"| {name} | {row['random']:.3f} | {row['picked']:.3f} | {row['lowest scored']:.3f} |"
+                f" {row['picked by the oracle']:.3f} | {row['gain']:+.3f} ({low:+.3f} to {high:+.3f}) |"
             )
     lines.append("")
     return "\n".join(lines + (refl_tables(result) if "pooled" in result else [])) + "\n"
@@ -174,9 +200,15 @@ def refl_tables(result: dict[str, Any]) -> list[str]:
     lines = [
         "## ReFL",
         "",
-        f"{result['updates']} updates of 16 pictures per run; {result['pictures']} held-out pictures with fixed seeds before and after.",
+        (
+            f"{result['updates']} updates of 16 pictures per run; {result['pictures']} held-out pictures with fixed"
+            " seeds before and after."
+        ),
         "",
-        "| run | reward | every attribute right | change (95 % interval) | clutter, % of pixels | diversity | denoising error |",
+        (
+            "| run | reward | every attribute right | change (95 % interval) | clutter, % of pixels | diversity |"
+            " denoising error |"
+        ),
         "|---|---|---|---|---|---|---|",
     ]
     for run in result["refl"] + result["shuffled"]:
@@ -184,15 +216,18 @@ def refl_tables(result: dict[str, Any]) -> list[str]:
         change = run["every attribute right"][1] - run["every attribute right"][0]
         first, last = run["evaluations"][0], run["evaluations"][-1]
         lines.append(
-            f"| {run['name']} {run['seed']} | {run['reward'][0]:+.3f} → {run['reward'][1]:+.3f} "
-            f"| {run['every attribute right'][0]:.3f} → {run['every attribute right'][1]:.3f} | {change:+.3f} ({low:+.3f} to {high:+.3f}) "
-            f"| {100 * run['clutter'][0]:.2f} → {100 * run['clutter'][1]:.2f} "
-            f"| {first['diversity']:.3f} → {last['diversity']:.3f} | {first['eps_mse']:.4f} → {last['eps_mse']:.4f} |"
+            f"| {run['name']} {run['seed']} | {run['reward'][0]:+.3f} → {run['reward'][1]:+.3f} |"
+            f" {run['every attribute right'][0]:.3f} → {run['every attribute right'][1]:.3f} | {change:+.3f}"
+            f" ({low:+.3f} to {high:+.3f}) | {100 * run['clutter'][0]:.2f} → {100 * run['clutter'][1]:.2f} |"
+            f" {first['diversity']:.3f} → {last['diversity']:.3f} | {first['eps_mse']:.4f} → {last['eps_mse']:.4f} |"
         )
     if result["shuffled"]:
         lines += [
             "",
-            f"The control, a reward model trained on rankings dealt at random, orders {result['control pair accuracy']['all']:.1%} of held-out pairs rightly.",
+            (
+                "The control, a reward model trained on rankings dealt at random, orders"
+                f" {result['control pair accuracy']['all']:.1%} of held-out pairs rightly."
+            ),
         ]
     changes = [run["every attribute right"][1] - run["every attribute right"][0] for run in result["refl"]]
     rewards = [run["reward"][1] - run["reward"][0] for run in result["refl"]]
@@ -201,11 +236,16 @@ def refl_tables(result: dict[str, Any]) -> list[str]:
     spread = lambda values: float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")  # noqa: E731
     lines += [
         "",
-        f"Over {len(changes)} training seeds (mean ± standard deviation): reward {np.mean(rewards):+.3f} ± {spread(rewards):.3f}, "
-        f"every attribute right {np.mean(changes):+.3f} ± {spread(changes):.3f}, clutter {np.mean(clutter):+.0%} ± {spread(clutter):.0%}.",
-        f"The same pictures averaged over the training seeds: every attribute right {pooled['change']:+.3f}, 95 % interval "
-        f"{pooled['change 95 %'][0]:+.3f} to {pooled['change 95 %'][1]:+.3f}; reward {pooled['reward']:+.3f}, "
-        f"{pooled['reward 95 %'][0]:+.3f} to {pooled['reward 95 %'][1]:+.3f}.",
+        (
+            f"Over {len(changes)} training seeds (mean ± standard deviation): reward {np.mean(rewards):+.3f} ±"
+            f" {spread(rewards):.3f}, every attribute right {np.mean(changes):+.3f} ± {spread(changes):.3f}, clutter"
+            f" {np.mean(clutter):+.0%} ± {spread(clutter):.0%}."
+        ),
+        (
+            f"The same pictures averaged over the training seeds: every attribute right {pooled['change']:+.3f}, 95 %"
+            f" interval {pooled['change 95 %'][0]:+.3f} to {pooled['change 95 %'][1]:+.3f}; reward"
+            f" {pooled['reward']:+.3f}, {pooled['reward 95 %'][0]:+.3f} to {pooled['reward 95 %'][1]:+.3f}."
+        ),
         "",
         "| attribute | " + " | ".join(f"seed {run['seed']}" for run in result["refl"]) + " |",
         "|---|" + "---|" * len(result["refl"]),
@@ -223,14 +263,19 @@ def main() -> int:
         "--seeds",
         type=int,
         default=3,
-        help="ReFL training seeds; 0 measures best-of-four alone; what the file holds of the other is kept while the weights are the same",
+        help=(
+            "ReFL training seeds; 0 measures best-of-four alone; what the file holds of the other is kept while the"
+            " weights are the same"
+        ),
     )
     parser.add_argument("--updates", type=int, default=150)
     parser.add_argument("--parallel", type=int, default=2, help="ReFL runs side by side, one thread each")
     parser.add_argument("--pictures", type=int, default=300)
     parser.add_argument("--captions", type=int, default=600, help="captions of best-of-four")
     parser.add_argument(
-        "--work", type=pathlib.Path, help="folder for the runs; finished ones in it are not trained again (default: a temporary folder)"
+        "--work",
+        type=pathlib.Path,
+        help="folder for the runs; finished ones in it are not trained again (default: a temporary folder)",
     )
     parser.add_argument("--no-control", action="store_true", help="leave the negative control out")
     options = parser.parse_args()
@@ -251,16 +296,22 @@ def main() -> int:
         result |= {"updates": options.updates, "pictures": options.pictures}
     scenes = held_out_scenes(options.pictures, EVALUATION_SEED)
     oracle, scorer = Oracle.load(ORACLE), imagereward_core.load(str(TINY_REWARD), device="cpu")
-    load_pipeline()  # diffusers imports its parts when they are first named, and two threads naming them at once break it
+    # diffusers imports its parts when they are first named, and two threads naming them at once break it
+    load_pipeline()
     runs = [Run("seed", seed, TINY_REWARD) for seed in range(options.seeds)]
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(options.parallel) as pool:
         work = options.work or pathlib.Path(temporary)
         if options.seeds and not options.no_control:
             control = negative_control(work / "control")
-            result["control pair accuracy"] = pair_accuracy(imagereward_core.load(str(control), device="cpu"), 100, 9100)
+            result["control pair accuracy"] = pair_accuracy(
+                imagereward_core.load(str(control), device="cpu"), 100, 9100
+            )
             runs.append(Run("shuffled labels", 0, control))
         drawn = pool.submit(draw_and_judge, TINY_SD, scenes, scorer, oracle) if runs else None
-        taught = {pool.submit(lambda run: draw_and_judge(teach(run, options.updates, work), scenes, scorer, oracle), run): run for run in runs}
+        taught = {
+            pool.submit(lambda run: draw_and_judge(teach(run, options.updates, work), scenes, scorer, oracle), run): run
+            for run in runs
+        }
         if "best of four" not in result or not runs:
             result["best of four"] = best_of_four(options.captions, 90_000)
             _write(options.out, result)

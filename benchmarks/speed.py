@@ -24,10 +24,23 @@ HERE = pathlib.Path(__file__).resolve()
 ROOT = HERE.parent.parent
 PROMPT = "a painting of an ocean with clouds and birds, day time, low depth field effect"
 MED_CONFIG = {
-    "attention_probs_dropout_prob": 0.1, "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "hidden_size": 768, "initializer_range": 0.02,
-    "intermediate_size": 3072, "layer_norm_eps": 1e-12, "max_position_embeddings": 512, "model_type": "bert", "num_attention_heads": 12,
-    "num_hidden_layers": 12, "pad_token_id": 0, "add_type_embeddings": False, "vocab_size": 30524, "encoder_width": 1024, "add_cross_attention": True,
-}  # fmt: skip
+    "attention_probs_dropout_prob": 0.1,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "hidden_size": 768,
+    "initializer_range": 0.02,
+    "intermediate_size": 3072,
+    "layer_norm_eps": 1e-12,
+    "max_position_embeddings": 512,
+    "model_type": "bert",
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "pad_token_id": 0,
+    "add_type_embeddings": False,
+    "vocab_size": 30524,
+    "encoder_width": 1024,
+    "add_cross_attention": True,
+}
 
 
 def flops_per_image(tokens: int) -> float:
@@ -71,7 +84,12 @@ def worker(kind: str, weights: str, folder: str, threads: int, device: str, prec
     else:
         model = RM.load(weights, device=device, precision=precision)
     loaded = time.perf_counter()
-    report = {"import_s": imported - start, "load_s": loaded - imported, "peak_load_bytes": resident(), "before_load_bytes": before}
+    report = {
+        "import_s": imported - start,
+        "load_s": loaded - imported,
+        "peak_load_bytes": resident(),
+        "before_load_bytes": before,
+    }
     images = sorted(str(path) for path in pathlib.Path(folder).glob("*.png"))
     print("@" + json.dumps(report), flush=True)
     for line in sys.stdin:
@@ -79,14 +97,20 @@ def worker(kind: str, weights: str, folder: str, threads: int, device: str, prec
         if line.strip() == "score":
             with torch.no_grad():
                 _, scores = model.inference_rank(PROMPT, images)
-            print("@" + json.dumps({"seconds": time.perf_counter() - start, "scores": scores, "peak_bytes": resident()}), flush=True)
+            print(
+                "@" + json.dumps({"seconds": time.perf_counter() - start, "scores": scores, "peak_bytes": resident()}),
+                flush=True,
+            )
         elif line.strip() == "gemm":
             a, b = torch.randn(1576, 1024, device=device), torch.randn(1024, 4096, device=device)
             a @ b
             start, repeats = time.perf_counter(), 20
             for _ in range(repeats):
                 a @ b
-            print("@" + json.dumps({"flops": repeats * 2 * 1576 * 1024 * 4096 / (time.perf_counter() - start)}), flush=True)
+            print(
+                "@" + json.dumps({"flops": repeats * 2 * 1576 * 1024 * 4096 / (time.perf_counter() - start)}),
+                flush=True,
+            )
 
 
 class Process:
@@ -95,7 +119,9 @@ class Process:
     def __init__(self, interpreter: str, kind: str, arguments: list[str]):
         command = [interpreter, str(HERE), "--worker", kind, *arguments]
         environment = {**os.environ, "PYTHONPATH": "", "HF_HUB_OFFLINE": "1"}
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
         self.loaded = self.answer()
 
     def answer(self) -> dict:
@@ -167,7 +193,16 @@ def main() -> None:
 
 def measure(args: argparse.Namespace, folder: pathlib.Path, weights: str) -> dict:
     """All figures of one run; the two implementations take turns."""
-    common = ["--folder", str(folder), "--threads", str(args.threads), "--device", args.device, "--precision", args.precision]
+    common = [
+        "--folder",
+        str(folder),
+        "--threads",
+        str(args.threads),
+        "--device",
+        args.device,
+        "--precision",
+        args.precision,
+    ]
     own = pathlib.Path(weights).with_suffix(".safetensors")
     sides = {"ours": (sys.executable, str(own) if own.exists() else weights)}
     if args.reference:
@@ -178,7 +213,9 @@ def measure(args: argparse.Namespace, folder: pathlib.Path, weights: str) -> dic
             process = Process(interpreter, side, ["--weights", file, *common])
             loads[side].append(process.loaded)
             process.close()
-    processes = {side: Process(interpreter, side, ["--weights", file, *common]) for side, (interpreter, file) in sides.items()}
+    processes = {
+        side: Process(interpreter, side, ["--weights", file, *common]) for side, (interpreter, file) in sides.items()
+    }
     for process in processes.values():
         process.ask("score")  # warm-up
     rounds: dict[str, list[dict]] = {side: [] for side in sides}
@@ -194,7 +231,9 @@ def measure(args: argparse.Namespace, folder: pathlib.Path, weights: str) -> dic
         return statistics.median(entry[key] for entry in source[side])
 
     figures: dict = {
-        "machine": f"{platform.processor() or platform.machine()}, {args.threads} threads, {args.device}, {args.precision}",
+        "machine": (
+            f"{platform.processor() or platform.machine()}, {args.threads} threads, {args.device}, {args.precision}"
+        ),
         "images": args.images,
         "rounds": args.rounds,
         "gemm_gflops": statistics.median(peak) / 1e9,
@@ -208,7 +247,9 @@ def measure(args: argparse.Namespace, folder: pathlib.Path, weights: str) -> dic
             "peak_load_mb": middle(side, "peak_load_bytes", loads) / 1e6,
             "peak_mb": rounds[side][-1]["peak_bytes"] / 1e6,
             "images_per_s": args.images / seconds,
-            "share_of_gemm": flops_per_image(tokens if side == "ours" else 35) * args.images / seconds / statistics.median(peak),
+            "share_of_gemm": (
+                flops_per_image(tokens if side == "ours" else 35) * args.images / seconds / statistics.median(peak)
+            ),
         }
     if args.reference:
         ours, theirs = figures["ours"], figures["reference"]

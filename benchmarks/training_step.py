@@ -1,9 +1,11 @@
 """What one update of full-size training costs: time, and the process's (on CUDA the allocator's) peak memory.
 
-    python benchmarks/training_step.py [--batch-size 1] [--total-batch 2] [--images 2] [--precision bf16] [--gradient-checkpointing]
+    python benchmarks/training_step.py [--batch-size 1] [--total-batch 2] [--images 2] [--precision bf16]
+    [--gradient-checkpointing]
 
-The network has ImageReward-v1.0's size and random weights, the pictures are noise, the settings are the paper's: neither changes
-the cost. On a CPU the time is that of all threads together, so that other programs on the machine do not enter it.
+The network has ImageReward-v1.0's size and random weights, the pictures are noise, the settings are the paper's:
+neither changes the cost. On a CPU the time is that of all threads together, so that other programs on the machine do
+not enter it.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ import torch
 from PIL import Image
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-from imagereward_core.training import TrainConfig  # noqa: E402
-from imagereward_core.training.trainer import Trainer  # noqa: E402
+from imagereward_train import TrainConfig  # noqa: E402
+from imagereward_train.trainer import Trainer  # noqa: E402
 
 
 def write_data(folder: pathlib.Path, prompts: int, images: int) -> pathlib.Path:
@@ -34,7 +36,14 @@ def write_data(folder: pathlib.Path, prompts: int, images: int) -> pathlib.Path:
         names = [f"{prompt}-{index}.png" for index in range(images)]
         for name in names:
             Image.fromarray(rng.integers(0, 255, (224, 224, 3), dtype=np.uint8)).save(folder / name)
-        items.append({"id": str(prompt), "prompt": f"a picture of number {prompt}", "generations": names, "ranking": list(range(1, images + 1))})
+        items.append(
+            {
+                "id": str(prompt),
+                "prompt": f"a picture of number {prompt}",
+                "generations": names,
+                "ranking": list(range(1, images + 1)),
+            }
+        )
     path = folder / "rankings.json"
     path.write_text(json.dumps(items), encoding="utf-8")
     return path
@@ -72,12 +81,19 @@ def main() -> None:
             trainer._update()  # reading the loss waits for the device
         seconds = (clock() - before) / args.updates
         cuda = device.type == "cuda"
-        peak = torch.cuda.max_memory_allocated() if cuda else getattr(psutil.Process().memory_info(), "peak_wset", None) or peak_resident()
+        peak = (
+            torch.cuda.max_memory_allocated()
+            if cuda
+            else getattr(psutil.Process().memory_info(), "peak_wset", None) or peak_resident()
+        )
         trainer.records.close()
     figures = {
         "device": torch.cuda.get_device_name() if cuda else platform.machine(),
         "torch": torch.__version__,
-        **{name: getattr(args, name) for name in ("batch_size", "total_batch", "images", "precision", "gradient_checkpointing")},
+        **{
+            name: getattr(args, name)
+            for name in ("batch_size", "total_batch", "images", "precision", "gradient_checkpointing")
+        },
         "seconds_per_update": round(seconds, 2),
         "seconds_are": "wall" if cuda else "CPU, all threads",
         "peak_gib": round(peak / 2**30, 2),

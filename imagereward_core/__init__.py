@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from .version import VERSION as __version__
 
 if TYPE_CHECKING:
     from .scorers.base import Scorer
@@ -32,16 +32,24 @@ def load(
 ) -> ImageRewardScorer:
     """Load a reward model by registry name or from a .pt/.safetensors file.
 
-    device: torch device or its name; default CUDA if there is one, else CPU. precision: "auto" (fp16 on CUDA, else fp32),
-    "fp32", "fp16", "bf16", "int8" (CPU only, no gradients: about three times as fast, scores move by about a tenth). download_root, models_dir: folders to look in first, then IMAGEREWARD_HOME, ~/.cache/ImageReward
-    and the Hugging Face cache; what is in none of them is downloaded to the first that is set. A .pt is kept as safetensors
-    beside itself for the next time, where its folder allows. med_config: BERT config JSON as the
-    reference takes it; only needed for a checkpoint of another text size that carries no config of its own.
-    Raises ModelNotFoundError, WeightsError, DownloadError, ConfigError.
+    device: torch device or its name; default CUDA if there is one, else CPU. precision: "auto" (fp16 on CUDA, else
+    fp32), "fp32", "fp16", "bf16", "int8" (CPU only, no gradients: about three times as fast, scores move by about a
+    tenth). download_root, models_dir: folders to look in first, then IMAGEREWARD_HOME, ~/.cache/ImageReward and the
+    Hugging Face cache; what is in none of them is downloaded to the first that is set. A .pt is kept as safetensors
+    beside itself for the next time, where its folder allows. med_config: BERT config JSON as the reference takes it;
+    only needed for a checkpoint of another text size that carries no config of its own. Raises ModelNotFoundError,
+    WeightsError, DownloadError, ConfigError.
     """
     from .scorers.imagereward import load_imagereward
 
-    return load_imagereward(name, device=device, download_root=download_root, med_config=med_config, precision=precision, models_dir=models_dir)
+    return load_imagereward(
+        name,
+        device=device,
+        download_root=download_root,
+        med_config=med_config,
+        precision=precision,
+        models_dir=models_dir,
+    )
 
 
 def load_score(
@@ -70,3 +78,12 @@ def available_scores() -> list[str]:
     from .registry import names
 
     return [name for name in names() if name not in names("imagereward")]
+
+
+def __getattr__(name: str) -> Any:
+    """`ReFL`, as the reference package exports its trainer: the package `refl`, imported when it is asked for."""
+    if name == "ReFL":
+        import refl
+
+        return refl
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,8 @@
 
 The defaults describe the published ImageReward-v1.0 (Xu et al. 2023, arXiv 2304.05977): BLIP-large's ViT-L/16 at
 224 pixels, BERT-base with cross-attention, a linear head. Smaller networks of the same form are the same classes with
-other numbers; a checkpoint carries its config as JSON in the safetensors metadata, so that a path is all it takes to load it.
+other numbers; a checkpoint carries its config as JSON in the safetensors metadata, so that a path is all it takes to
+load it.
 """
 
 from __future__ import annotations
@@ -61,16 +62,23 @@ class ModelConfig:
     def __post_init__(self) -> None:
         vision, text = self.vision, self.text
         if vision.image_size % vision.patch_size:
-            raise ConfigError(f"vision.image_size {vision.image_size} is not a multiple of vision.patch_size {vision.patch_size}")
+            raise ConfigError(
+                f"vision.image_size {vision.image_size} is not a multiple of vision.patch_size {vision.patch_size}"
+            )
         if vision.stem not in ("patch", "conv"):
             raise ConfigError(f'vision.stem must be "patch" or "conv", found {vision.stem!r}')
         if vision.stem == "conv" and vision.patch_size & (vision.patch_size - 1):
-            raise ConfigError(f"vision.stem conv halves the image step by step: patch_size must be a power of two, found {vision.patch_size}")
+            raise ConfigError(
+                "vision.stem conv halves the image step by step: patch_size must be a power of two, found"
+                f" {vision.patch_size}"
+            )
         for name, part in (("vision", vision), ("text", text)):
             if part.width % part.heads:
                 raise ConfigError(f"{name}.width {part.width} is not a multiple of {name}.heads {part.heads}")
         if not 2 <= self.max_tokens <= text.max_positions:
-            raise ConfigError(f"max_tokens must lie between 2 and text.max_positions {text.max_positions}, found {self.max_tokens}")
+            raise ConfigError(
+                f"max_tokens must lie between 2 and text.max_positions {text.max_positions}, found {self.max_tokens}"
+            )
         if not self.std > 0:
             raise ConfigError(f"std must be positive, found {self.std}")
 

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import __version__, registry
+from . import registry
 from .errors import ImageRewardError, ModelNotFoundError
 from .registry import ModelInfo, Source
+from .version import VERSION
 
 # What scoring needs: package → lowest version. The same as in pyproject.toml; a test compares them.
 REQUIRED = {
@@ -35,7 +36,9 @@ VOCABULARY_SHA256 = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. `status`: "ok", "note" (something optional is missing) or "problem". `fix` says what to do."""
+    """One line of the report. `status`: "ok", "note" (something optional is missing) or "problem". `fix` says what to
+    do.
+    """
 
     name: str
     status: str
@@ -43,10 +46,13 @@ class Finding:
     fix: str = ""
 
 
-def examine(model: str, device: str | None = None, download_root: str | None = None, online: bool = False) -> Iterator[Finding]:
-    """All checks, cheap ones first. `model`, a registry name, is the one whose absence is a problem; `online` compares weights
-    with the checksum their source announces now."""
-    yield Finding("imagereward", "ok", f"{__version__} in {Path(__file__).parent}")
+def examine(
+    model: str, device: str | None = None, download_root: str | None = None, online: bool = False
+) -> Iterator[Finding]:
+    """All checks, cheap ones first. `model`, a registry name, is the one whose absence is a problem; `online` compares
+    weights with the checksum their source announces now.
+    """
+    yield Finding("imagereward", "ok", f"{VERSION} in {Path(__file__).parent}")
     yield Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}, {sys.executable}")
     packages = [*required_packages(), *optional_packages()]
     yield from packages
@@ -69,7 +75,10 @@ def required_packages() -> Iterator[Finding]:
         found = _installed(name)
         if found is None or _version(found) < _version(lowest):
             yield Finding(
-                name, "problem", f"{found or 'not installed'}, {lowest} or newer is needed", f'{sys.executable} -m pip install "{name}>={lowest}"'
+                name,
+                "problem",
+                f"{found or 'not installed'}, {lowest} or newer is needed",
+                f'{sys.executable} -m pip install "{name}>={lowest}"',
             )
         else:
             yield Finding(name, "ok", found)
@@ -92,7 +101,12 @@ def image_formats() -> Finding:
     Image.init()
     missing = [name for name in ("PNG", "JPEG", "WEBP", "AVIF") if name not in Image.OPEN]
     if missing:
-        return Finding("image formats", "note", f"this Pillow cannot read {', '.join(missing)}", f'{sys.executable} -m pip install "Pillow>=11.3"')
+        return Finding(
+            "image formats",
+            "note",
+            f"this Pillow cannot read {', '.join(missing)}",
+            f'{sys.executable} -m pip install "Pillow>=11.3"',
+        )
     return Finding("image formats", "ok", "PNG, JPEG, WebP and AVIF can be read")
 
 
@@ -102,9 +116,16 @@ def vocabulary() -> Finding:
         data = importlib.resources.files(__package__).joinpath("data/bert-base-uncased-vocab.txt").read_bytes()
     except OSError as error:
         return Finding("vocabulary", "problem", f"missing: {error}", "install this package again")
-    found = hashlib.sha256(data.replace(b"\r\n", b"\n")).hexdigest()  # a checkout on Windows may have changed the line ends
+    found = hashlib.sha256(
+        data.replace(b"\r\n", b"\n")
+    ).hexdigest()  # a checkout on Windows may have changed the line ends
     if found != VOCABULARY_SHA256:
-        return Finding("vocabulary", "problem", f"sha256 {found[:10]}…, expected {VOCABULARY_SHA256[:10]}…", "install this package again")
+        return Finding(
+            "vocabulary",
+            "problem",
+            f"sha256 {found[:10]}…, expected {VOCABULARY_SHA256[:10]}…",
+            "install this package again",
+        )
     return Finding("vocabulary", "ok", f"sha256 {found[:10]}…")
 
 
@@ -117,14 +138,27 @@ def compute_device(wanted: str | None) -> Finding:
     try:
         device = pick_device(wanted)
         torch.ones(2, 2, device=device) @ torch.ones(2, 2, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises each of them for a missing device
+    except (
+        RuntimeError,
+        AssertionError,
+        NotImplementedError,
+    ) as error:  # torch raises each of them for a missing device
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        fix = "choose another with --device, or install a torch build for this device (https://pytorch.org/get-started/locally)"
+        fix = (
+            "choose another with --device, or install a torch build for this device"
+            " (https://pytorch.org/get-started/locally)"
+        )
         return Finding("device", "problem", f"{wanted or 'the default device'} cannot be used: {reason}", fix)
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        return Finding("device", "ok", f"{device} {torch.cuda.get_device_name(device)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
-    return Finding("device", "ok", f"{device}, {torch.get_num_threads()} threads" if device.type == "cpu" else str(device))
+        return Finding(
+            "device",
+            "ok",
+            f"{device} {torch.cuda.get_device_name(device)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free",
+        )
+    return Finding(
+        "device", "ok", f"{device}, {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
+    )
 
 
 def self_test(device: str) -> Finding:
@@ -136,20 +170,26 @@ def self_test(device: str) -> Finding:
     try:
         difference = selftest.largest_difference(selftest.scores(device))
     except (ImageRewardError, RuntimeError) as error:
-        return Finding(name, "problem", f"failed: {type(error).__name__}: {error}", "install this package and torch again")
+        return Finding(
+            name, "problem", f"failed: {type(error).__name__}: {error}", "install this package and torch again"
+        )
     detail = f"largest difference to the recorded scores {difference:.1e}, allowed {tolerance:.0e}"
     if difference <= tolerance:
         return Finding(name, "ok", detail)
     return Finding(
-        name, "problem", detail, "scores of this machine cannot be trusted: install the tested versions (requirements/tested.txt) and report this"
+        name,
+        "problem",
+        detail,
+        "scores of this machine cannot be trusted: install the tested versions (requirements/tested.txt) and report"
+        " this",
     )
 
 
 def weights_file(info: ModelInfo, source: Source, needed: bool, download_root: str | None, online: bool) -> Finding:
     """Whether one file of a model is here, sound, and what it should be."""
     from . import weights
-    from .checkpoint import inspect
-    from .download import file_digest
+    from .weights.checkpoint import inspect
+    from .weights.download import file_digest
 
     name = f"weights of {info.name}"
     fetch = f"imagereward fetch {info.name}" + (f" --download-root {download_root}" if download_root else "")
@@ -157,7 +197,9 @@ def weights_file(info: ModelInfo, source: Source, needed: bool, download_root: s
         path = weights.locate(source, download_root=download_root, download=False)
     except ModelNotFoundError:
         size = f" ({source.about / 1e9:.2f} GB)" if source.about > 10**7 else ""
-        return Finding(name, "problem" if needed else "note", f"{source.local_name} is not on this machine", fetch + size)
+        return Finding(
+            name, "problem" if needed else "note", f"{source.local_name} is not on this machine", fetch + size
+        )
     except ImageRewardError as error:
         return Finding(name, "problem", str(error), fetch)
     problem = inspect(path)[1]
@@ -169,13 +211,15 @@ def weights_file(info: ModelInfo, source: Source, needed: bool, download_root: s
         return Finding(name, "ok", f"{detail} (converted, so there is no published checksum)")
     expected, why = _expected_digest(source, online)
     if expected and expected != digest:
-        return Finding(name, "problem", f"{detail}, but its source announces {expected[:10]}…", f"remove {path}, then: {fetch}")
+        return Finding(
+            name, "problem", f"{detail}, but its source announces {expected[:10]}…", f"remove {path}, then: {fetch}"
+        )
     return Finding(name, "ok", f"{detail} {'as announced' if expected else f'({why})'}")
 
 
 def _expected_digest(source: Source, online: bool) -> tuple[str, str]:
     """(sha256, "") where it is known, else ("", why it is not)."""
-    from . import hub
+    from .weights import hub
 
     if source.sha256:
         return source.sha256, ""

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import ConfigError, ImageError, MetadataError
-from .infotext import StoredScore, score_key
 from .metadata import read_prompt, read_score, write_score
+from .metadata.infotext import StoredScore, score_key
 from .preprocess import open_image
 from .prompts import plain_prompt
 from .registry import ModelInfo
@@ -24,13 +24,17 @@ if TYPE_CHECKING:
 
     from .scorers.base import Scorer
 
-SUFFIXES = frozenset((".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".avifs", ".gif", ".bmp", ".tif", ".tiff"))
+SUFFIXES = frozenset(
+    (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".avifs", ".gif", ".bmp", ".tif", ".tiff")
+)
 READERS = 4  # threads that read and decode ahead of the network; Pillow decodes outside Python's lock
 
 
 @dataclass(frozen=True)
 class ScoreJob:
-    """What to do with each file. `prompt` None: each image's own, as plain words. `model` names the weights in the files."""
+    """What to do with each file. `prompt` None: each image's own, as plain words. `model` names the weights in the
+    files.
+    """
 
     info: ModelInfo
     model: str
@@ -43,8 +47,10 @@ class ScoreJob:
 
 @dataclass(frozen=True)
 class FileScore:
-    """What became of one file. `score` is None if it failed, for the reason in `error`. `stored`: read from the file, not
-    computed now. `error` beside a score: it could not be written. `source` of the prompt: given, infotext or text file."""
+    """What became of one file. `score` is None if it failed, for the reason in `error`. `stored`: read from the file,
+    not computed now. `error` beside a score: it could not be written. `source` of the prompt: given, infotext or text
+    file.
+    """
 
     path: Path
     score: float | None = None
@@ -56,7 +62,8 @@ class FileScore:
 
 
 def find_images(names: Iterable[str | os.PathLike[str]], recursive: bool = False) -> list[Path]:
-    """Files, folders' images (those below them too if `recursive`) and glob patterns, each file once, in the order given.
+    """Files, folders' images (those below them too if `recursive`) and glob patterns, each file once, in the order
+    given.
 
     A name that matches nothing is returned as it is, so that scoring reports it.
     """
@@ -70,7 +77,9 @@ def find_images(names: Iterable[str | os.PathLike[str]], recursive: bool = False
 def _expanded(name: str, recursive: bool) -> list[Path]:
     if os.path.isdir(name):
         walk = os.walk(name) if recursive else [next(os.walk(name), (name, [], []))]
-        paths = [Path(folder, file) for folder, _, files in walk for file in files if Path(file).suffix.lower() in SUFFIXES]
+        paths = [
+            Path(folder, file) for folder, _, files in walk for file in files if Path(file).suffix.lower() in SUFFIXES
+        ]
         return sorted((path for path in paths if not path.name.startswith(".")), key=natural)
     if not os.path.exists(name) and glob.has_magic(name):
         matches = [Path(match) for match in glob.glob(name, recursive=True) if os.path.isfile(match)]
@@ -85,8 +94,9 @@ def natural(path: Path) -> list[tuple[int, int | str]]:
 
 
 def score_files(paths: Sequence[Path], job: ScoreJob, load: Callable[[], Scorer]) -> Iterator[FileScore]:
-    """Yields a result for every path, in about their order, as soon as it is there. `load` is called when the first image
-    needs computing. Whatever is wrong with one file ends up in its result; errors of the model are raised."""
+    """Yields a result for every path, in about their order, as soon as it is there. `load` is called when the first
+    image needs computing. Whatever is wrong with one file ends up in its result; errors of the model are raised.
+    """
     scorer: Scorer | None = None
     batch: list[tuple[FileScore, Image.Image]] = []
     ahead: deque[Future[tuple[FileScore, Image.Image | None]]] = deque()
@@ -123,9 +133,14 @@ def _prepare(path: Path, job: ScoreJob) -> tuple[FileScore, Image.Image | None]:
                 open_image(path)  # says what is wrong
             found = read_prompt(path)
             if found is None:
-                return replace(
-                    result, source="", error="no prompt: the image has no infotext and no text file beside it; give one with --prompt"
-                ), None
+                return (
+                    replace(
+                        result,
+                        source="",
+                        error="no prompt: the image has no infotext and no text file beside it; give one with --prompt",
+                    ),
+                    None,
+                )
             result = replace(result, prompt=plain_prompt(found.text), source=found.source)
         stored = None if job.rescore else _stored(path, result.prompt, job)
         if stored is not None:
@@ -153,13 +168,17 @@ def _scored(batch: list[tuple[FileScore, Image.Image]], job: ScoreJob, scorer: S
         if "out of memory" not in str(error):
             raise
         raise ConfigError(
-            f"{scorer.device} has not enough memory for {len(batch)} images at once: use a smaller batch size or another device"
+            f"{scorer.device} has not enough memory for {len(batch)} images at once: use a smaller batch size or"
+            " another device"
         ) from error
     for (result, _), score in zip(batch, scores):
         result = replace(result, score=score)
         if job.write:
             try:
-                write_score(result.path, StoredScore(score, job.model, result.prompt if job.info.uses_prompt else None, score_key(job.info)))
+                write_score(
+                    result.path,
+                    StoredScore(score, job.model, result.prompt if job.info.uses_prompt else None, score_key(job.info)),
+                )
                 result = replace(result, written=True)
             except MetadataError as error:
                 result = replace(result, error=str(error))

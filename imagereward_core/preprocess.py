@@ -1,7 +1,8 @@
 """Images to normalised pixels, exactly as the published preprocessing does it, and a differentiable twin for tensors.
 
-Order matters: shorter side to `size` with bicubic resampling on the image *in its own mode* (Pillow samples palette images
-with nearest neighbour, RGBA with premultiplied alpha), centre crop, then RGB, then CLIP's mean and standard deviation.
+Order matters: shorter side to `size` with bicubic resampling on the image *in its own mode* (Pillow samples palette
+images with nearest neighbour, RGBA with premultiplied alpha), centre crop, then RGB, then CLIP's mean and standard
+deviation.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ def open_image(source: Any, exif_transpose: bool = False) -> Image.Image:
     try:
         image.load()
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ImageError(f"cannot read {name}: {error}. The file is damaged or incomplete; save it again or leave it out") from error
+        raise ImageError(
+            f"cannot read {name}: {error}. The file is damaged or incomplete; save it again or leave it out"
+        ) from error
     if exif_transpose:
         image = ImageOps.exif_transpose(image)
     return _eight_bit(image, str(name))
@@ -74,7 +77,12 @@ def _from_array(array: Any) -> Image.Image:
     from PIL import Image
 
     shape = tuple(array.shape)
-    if str(array.dtype) != "uint8" or len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3, 4)) or 0 in shape:
+    if (
+        str(array.dtype) != "uint8"
+        or len(shape) not in (2, 3)
+        or (len(shape) == 3 and shape[2] not in (1, 3, 4))
+        or 0 in shape
+    ):
         raise ImageError(f"a numpy image must be uint8 [height, width, 3], found {array.dtype} {list(shape)}")
     return Image.fromarray(array[:, :, 0] if len(shape) == 3 and shape[2] == 1 else array)
 
@@ -94,7 +102,9 @@ def resize_and_crop(image: Image.Image, size: int = 224) -> Image.Image:
 
     width, height = image.size
     short = min(width, height)
-    new_width, new_height = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
+    new_width, new_height = (
+        (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
+    )
     left, top = round((new_width - size) / 2), round((new_height - size) / 2)
     if new_width * new_height > HUGE:
         scale_x, scale_y = width / new_width, height / new_height
@@ -104,7 +114,9 @@ def resize_and_crop(image: Image.Image, size: int = 224) -> Image.Image:
         if short != size:
             image = image.resize((new_width, new_height), Image.Resampling.BICUBIC)
         image = image.crop((left, top, left + size, top + size))
-    with warnings.catch_warnings():  # "palette images with transparency expressed in bytes": dropped on purpose, as published
+    with (
+        warnings.catch_warnings()
+    ):  # "palette images with transparency expressed in bytes": dropped on purpose, as published
         warnings.simplefilter("ignore", UserWarning)
         return image.convert("RGB")
 
@@ -139,7 +151,10 @@ def tensor_to_pixels(images: torch.Tensor, size: int = 224) -> torch.Tensor:
     height, width = images.shape[-2:]
     if min(height, width) != size:
         target = (int(size * height / width), size) if width <= height else (size, int(size * width / height))
-        for step in ((height, target[1]), target):  # as Pillow: first along x, then along y, the overshoot clipped each time
+        for step in (
+            (height, target[1]),
+            target,
+        ):  # as Pillow: first along x, then along y, the overshoot clipped each time
             images = F.interpolate(images, step, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
     height, width = images.shape[-2:]
     top, left = round((height - size) / 2), round((width - size) / 2)

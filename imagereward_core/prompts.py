@@ -26,10 +26,11 @@ def plain_prompt(prompt: str) -> str:
     | `[a\\|b]` (one option per step) | all options: each has its share in the image |
     | `x BREAK y`, `x :0.7 AND y :0.3` | `x, y` |
 
-    Brackets that never close are dropped, closing ones that never opened are kept, as the web UI does. Takes time linear
-    in the length of the prompt. Raises PromptError if `prompt` is not a string.
+    Brackets that never close are dropped, closing ones that never opened are kept, as the web UI does. Takes time
+    linear in the length of the prompt. Raises PromptError if `prompt` is not a string.
 
-    Which option of `[from:to:when]` stays can depend on the number of steps, which the text does not say; the last one is taken.
+    Which option of `[from:to:when]` stays can depend on the number of steps, which the text does not say; the last one
+    is taken.
     """
     text = check_prompt(prompt).replace(DROPPED, " ").replace(BREAK, " ")
     text = EXTRA_NETWORK.sub(DROPPED, text)
@@ -67,7 +68,9 @@ class _Bracket:
     def resolved(self) -> str:
         """What the bracket stands for once it is closed."""
         if self.opening == "[" and "|" in self.separators:
-            options = [option for option in (_without_weight(text) for text in self.verbatim().split("|")) if option.strip()]
+            options = [
+                option for option in (_without_weight(text) for text in self.verbatim().split("|")) if option.strip()
+            ]
             return " ".join(options) if options else DROPPED
         texts = ["".join(segment) for segment in self.segments]
         weighted = len(texts) > 1 and self.separators[-1] == ":" and NUMBER.fullmatch(texts[-1])
@@ -79,7 +82,9 @@ class _Bracket:
 
 
 def _resolve(text: str) -> str:
-    """Brackets and escapes replaced by what they stand for, with an explicit stack: no prompt can exhaust Python's own."""
+    """Brackets and escapes replaced by what they stand for, with an explicit stack: no prompt can exhaust Python's
+    own.
+    """
     stack = [_Bracket()]
     depth = {"(": 0, "[": 0}
     for token in TOKEN.findall(text):

@@ -14,8 +14,9 @@ class Source:
 
     `local` is the file's name in our own folders (the hub calls many files model.safetensors); default `filename`.
 
-    `size` in bytes and `sha256` are what we know of the file ourselves; what is None is taken from the hub's own metadata
-    at download. `about` is the rounded size in bytes, for messages and the free-space check before anything is asked.
+    `size` in bytes and `sha256` are what we know of the file ourselves; what is None is taken from the hub's own
+    metadata at download. `about` is the rounded size in bytes, for messages and the free-space check before anything is
+    asked.
     """
 
     filename: str
@@ -35,7 +36,9 @@ class Source:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A scorer. `mean` and `std` describe its raw scores on the data it was standardised on, None where nobody published them."""
+    """A scorer. `mean` and `std` describe its raw scores on the data it was standardised on, None where nobody
+    published them.
+    """
 
     name: str
     kind: str
@@ -49,7 +52,12 @@ class ModelInfo:
     differentiable: bool = True
 
 
-CLIP_L14 = Source("model.safetensors", repo="openai/clip-vit-large-patch14", local="clip-vit-large-patch14.safetensors", about=1_710_000_000)
+CLIP_L14 = Source(
+    "model.safetensors",
+    repo="openai/clip-vit-large-patch14",
+    local="clip-vit-large-patch14.safetensors",
+    about=1_710_000_000,
+)
 
 MODELS = (
     ModelInfo(
@@ -57,7 +65,10 @@ MODELS = (
         kind="imagereward",
         sources=(Source("ImageReward.pt", repo="THUDM/ImageReward", about=1_790_000_000),),
         licence="Apache-2.0",
-        description="ImageReward (Xu et al. 2023): BLIP-large trained on 137k expert comparisons; mean 0, std 1 on the authors' data",
+        description=(
+            "ImageReward (Xu et al. 2023): BLIP-large trained on 137k expert comparisons; mean 0, std 1 on the authors'"
+            " data"
+        ),
         mean=0.0,
         std=1.0,
     ),
@@ -114,4 +125,6 @@ def get(name: str) -> ModelInfo:
     for info in MODELS:
         if info.name.lower() == str(name).lower():
             return info
-    raise ModelNotFoundError(f"no model is called {name!r}; there are {', '.join(names())}, and any path to a .pt or .safetensors file")
+    raise ModelNotFoundError(
+        f"no model is called {name!r}; there are {', '.join(names())}, and any path to a .pt or .safetensors file"
+    )

@@ -1,8 +1,9 @@
-"""A small golden test that needs no download: a seeded network whose scores on this machine must equal the recorded ones.
+"""A small golden test that needs no download: a seeded network whose scores on this machine must equal the recorded
+ones.
 
 The network has the published form at a small size. Its weights come from the raw 64-bit output of PCG64, which numpy
-guarantees never to change, seeded by the key's name; so do the images. What passes here: tokeniser, preprocessing (resize,
-crop, modes), the network's arithmetic. What does not: the published weights themselves.
+guarantees never to change, seeded by the key's name; so do the images. What passes here: tokeniser, preprocessing
+(resize, crop, modes), the network's arithmetic. What does not: the published weights themselves.
 """
 
 from __future__ import annotations
@@ -27,9 +28,14 @@ CONFIG = ModelConfig(
     mean=0.0,
     std=1.0,
 )
-PROMPTS = ("", "a painting of an ocean with clouds and birds, day time, low depth field effect", "ünïcode 猫 café " * 20)
+PROMPTS = (
+    "",
+    "a painting of an ocean with clouds and birds, day time, low depth field effect",
+    "ünïcode 猫 café " * 20,
+)
 IMAGES = (("RGB", 64, 64), ("RGB", 90, 130), ("RGBA", 200, 100), ("L", 48, 64))  # mode, width, height
-# One row per prompt, one column per image: recorded in fp32 on a CPU. One level (1/255) in the pixels moves a score by 3e-3.
+# One row per prompt, one column per image: recorded in fp32 on a CPU. One level (1/255) in the pixels moves a score by
+# 3e-3.
 EXPECTED = (
     (0.423041, 0.392461, 0.416821, 0.352385),
     (0.075804, 0.027500, -0.006245, 0.014732),
@@ -56,7 +62,9 @@ def build_scorer(device: Any = "cpu") -> ImageRewardScorer:
     from .scorers.imagereward import ImageRewardScorer, build
 
     with torch.device("meta"):
-        shapes = {key: tensor.shape for key, tensor in RewardModel(CONFIG).state_dict().items() if tensor.is_floating_point()}
+        shapes = {
+            key: tensor.shape for key, tensor in RewardModel(CONFIG).state_dict().items() if tensor.is_floating_point()
+        }
     state = {key: torch.from_numpy(_weight(key, tuple(shape))).float() for key, shape in shapes.items()}
     net = build(state, CONFIG, torch.float32, torch.device(device), "self-test")
     return ImageRewardScorer(net, registry.MODELS[0], torch.device(device), size=CONFIG.vision.image_size)
@@ -83,7 +91,9 @@ def images() -> list[Any]:
     for mode, width, height in IMAGES:
         channels = len(mode)
         coarse = uniform(f"{mode} {width}x{height}", (height // 16 + 1, width // 16 + 1, channels))
-        blocks = np.kron(coarse, np.ones((16, 16, 1)))[:height, :width]  # blocks: a picture of noise says nothing about resizing
+        blocks = np.kron(coarse, np.ones((16, 16, 1)))[
+            :height, :width
+        ]  # blocks: a picture of noise says nothing about resizing
         pixels = np.clip((blocks + 1) * 128, 0, 255).astype(np.uint8)
         made.append(Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels))
     return made

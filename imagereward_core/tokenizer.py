@@ -19,7 +19,9 @@ def _wordpiece():
     import tokenizers
     from tokenizers import models, normalizers, pre_tokenizers
 
-    text = importlib.resources.files(__package__).joinpath("data/bert-base-uncased-vocab.txt").read_text(encoding="utf-8")
+    text = (
+        importlib.resources.files(__package__).joinpath("data/bert-base-uncased-vocab.txt").read_text(encoding="utf-8")
+    )
     vocab = {token: index for index, token in enumerate(text.splitlines())}
     tokenizer = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -31,12 +33,16 @@ def _wordpiece():
 def check_prompt(prompt: object) -> str:
     """The prompt itself, or PromptError naming what came instead of a string."""
     if not isinstance(prompt, str):
-        raise PromptError(f'a prompt must be a string, found {type(prompt).__name__}: pass "" to score an image without one')
+        raise PromptError(
+            f'a prompt must be a string, found {type(prompt).__name__}: pass "" to score an image without one'
+        )
     return prompt
 
 
 def _visible(text: str) -> str:
-    """Without control, format, private and unassigned characters, as BERT's own clean-up does; the library keeps some of them."""
+    """Without control, format, private and unassigned characters, as BERT's own clean-up does; the library keeps some
+    of them.
+    """
     if text.isascii() and text.isprintable():
         return text
     return "".join(char for char in text if char in "\t\n\r" or not unicodedata.category(char).startswith("C"))
@@ -45,8 +51,8 @@ def _visible(text: str) -> str:
 def token_ids(prompt: str, limit: int | None = None) -> list[int]:
     """WordPiece ids without [CLS] and [SEP], at most `limit` of them (all if None).
 
-    Words are the unit of WordPiece, so a long prompt is read in pieces that end at white space: ten megabytes of text cost
-    no more than the words that are kept.
+    Words are the unit of WordPiece, so a long prompt is read in pieces that end at white space: ten megabytes of text
+    cost no more than the words that are kept.
     """
     prompt = check_prompt(prompt)
     size = len(prompt) if limit is None else CHUNK

@@ -50,7 +50,7 @@ class LoadBody(BaseModel):
     scorer: str = "ImageReward-v1.0"
 
 
-# --- who may ask -------------------------------------------------------------------------------------------------------
+# --- who may ask ----------------------------------------------------------------------------------
 
 
 def credentials() -> list[tuple[str, str]]:
@@ -71,12 +71,17 @@ async def authorise(request: Request) -> None:
         return
     given = await HTTPBasic(auto_error=False)(request)
     user, password = (given.username.encode(), given.password.encode()) if given else (b"", b"")
-    hits = [secrets.compare_digest(user, name.encode()) & secrets.compare_digest(password, word.encode()) for name, word in known]
+    hits = [
+        secrets.compare_digest(user, name.encode()) & secrets.compare_digest(password, word.encode())
+        for name, word in known
+    ]
     if not any(hits):
-        raise HTTPException(status_code=401, detail="Incorrect username or password", headers={"WWW-Authenticate": "Basic"})
+        raise HTTPException(
+            status_code=401, detail="Incorrect username or password", headers={"WWW-Authenticate": "Basic"}
+        )
 
 
-# --- what they may send ------------------------------------------------------------------------------------------------
+# --- what they may send ---------------------------------------------------------------------------
 
 
 def decode_image(text: str, position: int) -> Any:
@@ -115,7 +120,9 @@ def _prompts(body: ScoreBody) -> list[str]:
         raise HTTPException(status_code=422, detail="give either prompt (one for all images) or prompts (one for each)")
     prompts = [body.prompt or ""] * len(body.images) if body.prompts is None else body.prompts
     if len(prompts) != len(body.images):
-        raise HTTPException(status_code=422, detail=f"{len(prompts)} prompts for {len(body.images)} images: the numbers must be equal")
+        raise HTTPException(
+            status_code=422, detail=f"{len(prompts)} prompts for {len(body.images)} images: the numbers must be equal"
+        )
     return [plain_prompt(prompt) for prompt in prompts]
 
 
@@ -148,7 +155,7 @@ def _score(scorer: str, prompts: str | list[str], images: list[Any]) -> list[flo
     return _run(work)
 
 
-# --- the routes --------------------------------------------------------------------------------------------------------
+# --- the routes -----------------------------------------------------------------------------------
 
 router = APIRouter(prefix=PREFIX, tags=["ImageReward"])
 
@@ -167,7 +174,9 @@ def status() -> dict:
 
 @router.get("/schema")
 def schema() -> dict:
-    """The accordion's arguments in order, for `alwayson_scripts: {"ImageReward": {"args": [...]}}`, or by name in one dict."""
+    """The accordion's arguments in order, for `alwayson_scripts: {"ImageReward": {"args": [...]}}`, or by name in one
+    dict.
+    """
     return {
         "title": "ImageReward",
         "args": [

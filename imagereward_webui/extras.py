@@ -23,12 +23,19 @@ class ScriptPostprocessingImageReward(scripts_postprocessing.ScriptPostprocessin
     def ui(self) -> dict[str, Any]:
         with panel.input_accordion("ImageReward score", "extras_imagereward_enable") as enable:
             scorer = gr.Dropdown(
-                label="Scorer", choices=available(host.models_dir()), value=BY_ATTR["scorer"].default, elem_id="extras_imagereward_scorer"
+                label="Scorer",
+                choices=available(host.models_dir()),
+                value=BY_ATTR["scorer"].default,
+                elem_id="extras_imagereward_scorer",
             )
-            prompt = gr.Textbox(label="Prompt for images without infotext", value="", elem_id="extras_imagereward_prompt")
+            prompt = gr.Textbox(
+                label="Prompt for images without infotext", value="", elem_id="extras_imagereward_prompt"
+            )
         return {"enable": enable, "scorer": scorer, "prompt": prompt}
 
-    def process(self, pp: Any, enable: bool | None = None, scorer: str | None = None, prompt: str | None = None) -> None:
+    def process(
+        self, pp: Any, enable: bool | None = None, scorer: str | None = None, prompt: str | None = None
+    ) -> None:
         if not enable or not scorer:  # the old Extras API sends None to every script but its own
             return
         key = infotext.score_key(scorer, host.option("key"))
@@ -45,5 +52,7 @@ class ScriptPostprocessingImageReward(scripts_postprocessing.ScriptPostprocessin
         finally:
             if notes := holder.take_notes():
                 pp.info.setdefault(f"{key} note", "; ".join(notes))
-            if host.at_last_image():  # not after each: a directory of images would move or load the scorer for every one
+            if (
+                host.at_last_image()
+            ):  # not after each: a directory of images would move or load the scorer for every one
                 holder.after_job()

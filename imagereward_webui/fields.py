@@ -39,7 +39,12 @@ class Field:
 FIELDS: tuple[Field, ...] = (
     Field("enabled", "Score generated images", "bool", False),
     Field(
-        "scorer", "Scorer", "name", "ImageReward-v1.0", "ImageReward scorer", help="What judges the images. Each is loaded the first time it is used."
+        "scorer",
+        "Scorer",
+        "name",
+        "ImageReward-v1.0",
+        "ImageReward scorer",
+        help="What judges the images. Each is loaded the first time it is used.",
     ),
     Field(
         "filter_by",
@@ -50,10 +55,26 @@ FIELDS: tuple[Field, ...] = (
         choices=(FILTER_NONE, FILTER_SCORE, FILTER_TOP),
         help="none: show everything. score: show images that reach the limit. top k: show the k best of the job.",
     ),
-    Field("limit", "Score limit", "float", 0.0, "ImageReward limit", low=-100.0, high=100.0, help="An image passes when its score is at least this."),
+    Field(
+        "limit",
+        "Score limit",
+        "float",
+        0.0,
+        "ImageReward limit",
+        low=-100.0,
+        high=100.0,
+        help="An image passes when its score is at least this.",
+    ),
     Field("top_k", "Images to keep (top k)", "int", 4, "ImageReward top k", low=1, high=1000),
     Field("sort", "Best first", "bool", False, "ImageReward sort", help="Order the gallery by score."),
-    Field("low_images", "Hidden images on disk", "choice", LOW_KEEP, "ImageReward low images", choices=(LOW_KEEP, LOW_MOVE, LOW_DISCARD)),
+    Field(
+        "low_images",
+        "Hidden images on disk",
+        "choice",
+        LOW_KEEP,
+        "ImageReward low images",
+        choices=(LOW_KEEP, LOW_MOVE, LOW_DISCARD),
+    ),
     Field(
         "wanted",
         "Generate until n pass (0 = off)",

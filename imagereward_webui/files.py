@@ -1,7 +1,7 @@
 """Files of hidden images: kept, moved to a subfolder, or removed, once the job's result is settled.
 
-Everything is saved by the host first and settled at the end of the job, so that a crash or an interrupt halfway never costs
-an image. Only a file that this job saw being written for that very image is ever touched.
+Everything is saved by the host first and settled at the end of the job, so that a crash or an interrupt halfway never
+costs an image. Only a file that this job saw being written for that very image is ever touched.
 """
 
 from __future__ import annotations
@@ -48,7 +48,11 @@ class FileKeeper:
         saved = any(entry.path for entry in hidden)
         if not saved or self.policy == LOW_DISCARD:
             return "The images were not kept on disk." if saved else ""
-        return f"The images were moved to {self.subfolder}/." if self.policy == LOW_MOVE else "The images are in the output folder."
+        return (
+            f"The images were moved to {self.subfolder}/."
+            if self.policy == LOW_MOVE
+            else "The images are in the output folder."
+        )
 
     def settle(self, hidden: Iterable[Entry]) -> list[str]:
         """Move or remove the files of these entries; returns notes for the user (one per problem)."""

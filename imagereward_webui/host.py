@@ -38,7 +38,7 @@ def name() -> str:
     return "Forge" if _optional("backend.memory_management") else "reForge"
 
 
-# --- paths -------------------------------------------------------------------------------------------------------------
+# --- paths ----------------------------------------------------------------------------------------
 
 
 def models_dir() -> Path:
@@ -47,7 +47,7 @@ def models_dir() -> Path:
     return Path(given) if given else Path(module("paths").models_path) / "ImageReward"
 
 
-# --- device and memory -------------------------------------------------------------------------------------------------
+# --- device and memory ----------------------------------------------------------------------------
 
 
 def device() -> str:
@@ -105,7 +105,7 @@ def generation_lock() -> Any:
     return module("call_queue").queue_lock
 
 
-# --- a running job -----------------------------------------------------------------------------------------------------
+# --- a running job --------------------------------------------------------------------------------
 
 
 def show_progress(text: str | None) -> None:
@@ -146,7 +146,9 @@ def missing_arguments(p: Any) -> int:
 
 
 def driving_script(p: Any) -> str | None:
-    """Title of the selected script that drives this job, or None. It calls process_images itself and needs every image."""
+    """Title of the selected script that drives this job, or None. It calls process_images itself and needs every
+    image.
+    """
     args = getattr(p, "script_args", None)
     index = args[0] if isinstance(args, (list, tuple)) and args else None
     if not isinstance(index, int) or index <= 0:
@@ -155,7 +157,7 @@ def driving_script(p: Any) -> str | None:
     return scripts[index - 1].title() if index <= len(scripts) else "another script"
 
 
-# --- images ------------------------------------------------------------------------------------------------------------
+# --- images ---------------------------------------------------------------------------------------
 
 
 def writes_text_files() -> bool:
@@ -178,7 +180,13 @@ def build_grid(p: Any, images: list[Any]) -> tuple[Any | None, str]:
         return None, ""
     grid = host_images.image_grid(images, p.batch_size)
     text = module("processing").create_infotext(
-        p, p.all_prompts, p.all_seeds, p.all_subseeds, use_main_prompt=True, index=0, all_negative_prompts=p.all_negative_prompts
+        p,
+        p.all_prompts,
+        p.all_seeds,
+        p.all_subseeds,
+        use_main_prompt=True,
+        index=0,
+        all_negative_prompts=p.all_negative_prompts,
     )
     if opts.enable_pnginfo:
         grid.info["parameters"] = text

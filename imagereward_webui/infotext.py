@@ -1,7 +1,7 @@
 """The score and the settings in the host's infotext, written and read back as inverses.
 
-Only values that pass through `p.extra_generation_params` reach the file on disk, the gallery, the API and PNG Info alike;
-they stand in the settings line as further `key: value` pairs.
+Only values that pass through `p.extra_generation_params` reach the file on disk, the gallery, the API and PNG Info
+alike; they stand in the settings line as further `key: value` pairs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def format_score(score: float, decimals: int = 4) -> str:
 
 
 def percentile_score(score: float) -> str:
-    """Standardised score → 0.0 to 10.0 by the normal percentile, which image browsers can sort (they read no minus sign)."""
+    """Standardised score → 0.0 to 10.0 by the normal percentile, which image browsers can sort (they read no minus
+    sign).
+    """
     return f"{5 * (1 + math.erf(score / math.sqrt(2))):.1f}"
 
 

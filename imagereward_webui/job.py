@@ -13,7 +13,17 @@ from weakref import WeakSet
 from . import results
 from .core import logger, plain_prompt
 from .files import FileKeeper
-from .infotext import ALL_KEYS, PERCENTILE_KEY, RESULT_KEY, format_score, percentile_score, score_key, score_writer, settings, without_keys
+from .infotext import (
+    ALL_KEYS,
+    PERCENTILE_KEY,
+    RESULT_KEY,
+    format_score,
+    percentile_score,
+    score_key,
+    score_writer,
+    settings,
+    without_keys,
+)
 from .request import ScoreRequest
 from .results import Entry, Misaligned
 
@@ -41,8 +51,9 @@ class Job:
         script: str = "",
         on_result: Callable[[Any, ScoreRequest, list[Entry]], Any] | None = None,
     ):
-        """`keep_all`: why this job must not be filtered, or ""; `script`: the dropdown script's title if it started this;
-        `on_result`: called with all entries when the job is done."""
+        """`keep_all`: why this job must not be filtered, or ""; `script`: the dropdown script's title if it started
+        this; `on_result`: called with all entries when the job is done.
+        """
         self.request, self.host, self.holder, self.on_result = request, host, holder, on_result
         self.entries: dict[tuple[int, int], Entry] = {}
         self.notes: list[str] = []
@@ -93,12 +104,17 @@ class Job:
     # --- scoring ---------------------------------------------------------------------------------------------------
 
     def enough(self) -> bool:
-        """Whether a job that repeats should end: enough images passed, or the user pressed Skip (Interrupt ends it anyway)."""
+        """Whether a job that repeats should end: enough images passed, or the user pressed Skip (Interrupt ends it
+        anyway).
+        """
         if not self.repeats:
             return False
         if self.stopped:
             return True
-        return sum(e.score is not None and self.request.passes(e.score) for e in self.entries.values()) >= self.request.wanted
+        return (
+            sum(e.score is not None and self.request.passes(e.score) for e in self.entries.values())
+            >= self.request.wanted
+        )
 
     def score(self, p: Any, image: Any) -> None:
         """Score one finished image. Whatever goes wrong, the image stays, unscored, and the user is told once."""
@@ -132,7 +148,9 @@ class Job:
     # --- the result ------------------------------------------------------------------------------------------------
 
     def finish(self, p: Any, processed: Any) -> None:
-        """Filter, sort, rebuild the grid, deal with the files of hidden images, report; then undo what was set on `p`."""
+        """Filter, sort, rebuild the grid, deal with the files of hidden images, report; then undo what was set on
+        `p`.
+        """
         try:
             self._finish(p, processed)
         finally:
@@ -165,8 +183,9 @@ class Job:
         self._report(processed, entries, kept)
 
     def _rebuild_grid(self, p: Any, processed: Any, shown: list[Any]) -> None:
-        """The grid of what is shown. Where the host can't write it (Forge's stealth mode "RGB" fails on every grid), the result
-        goes on without one and says so."""
+        """The grid of what is shown. Where the host can't write it (Forge's stealth mode "RGB" fails on every grid),
+        the result goes on without one and says so.
+        """
         try:
             grid, text = self.host.build_grid(p, shown)
         except Exception as error:  # noqa: BLE001 - the host's own code and callbacks run here; images and report must not be lost
@@ -177,7 +196,9 @@ class Job:
             results.insert_grid(processed, grid, text)
 
     def _clean_grid_text(self, processed: Any) -> None:
-        """On reForge, the last score still stands in the grid's text if another script replaced every image after it was scored."""
+        """On reForge, the last score still stands in the grid's text if another script replaced every image after it
+        was scored.
+        """
         key = score_key(self.request.scorer, self.host.option("key"))
         text = without_keys(processed.infotexts[0], (key, f"{key} model", PERCENTILE_KEY))
         if text != processed.infotexts[0]:
@@ -189,7 +210,10 @@ class Job:
     def _why_empty(self, entries: list[Entry]) -> str:
         """What to tell a user who looks at an empty gallery: why, what to do, and where the images are."""
         best = max(entry.score for entry in entries if entry.score is not None)
-        text = f"Nothing to show: the best of {len(entries)} has {best:.2f}, and the limit is {self.request.limit:g}. Lower the limit, or switch the filter off."
+        text = (
+            f"Nothing to show: the best of {len(entries)} has {best:.2f}, and the limit is {self.request.limit:g}."
+            " Lower the limit, or switch the filter off."
+        )
         return f"{text} {where}" if (where := self.files.whereabouts(entries)) else text
 
     def _report(self, processed: Any, entries: list[Entry], kept: list[int]) -> None:
@@ -224,7 +248,15 @@ def refuse(processed: Any, reason: str) -> None:
 
 def clear(p: Any, own_key: str) -> None:
     """Remove our pairs: `p` and its dict are used again by batches and grid cells, and must not carry an old score."""
-    for key in (*ALL_KEYS, own_key, score_key("", own_key), "CLIP score", "BLIP score", "Aesthetic score", PERCENTILE_KEY):
+    for key in (
+        *ALL_KEYS,
+        own_key,
+        score_key("", own_key),
+        "CLIP score",
+        "BLIP score",
+        "Aesthetic score",
+        PERCENTILE_KEY,
+    ):
         if callable(p.extra_generation_params.get(key)) or key in ALL_KEYS:
             p.extra_generation_params.pop(key, None)
 

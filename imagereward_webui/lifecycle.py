@@ -48,7 +48,9 @@ def _core(name: str) -> Any:
     return importlib.import_module(f"{RM.__name__}.{name}")
 
 
-def load_scorer(name: str, device: str, precision: str, folder: Path, progress: Callable[..., None] | None = None) -> Any:
+def load_scorer(
+    name: str, device: str, precision: str, folder: Path, progress: Callable[..., None] | None = None
+) -> Any:
     """Load by registry name or by the name of a file in `folder`; no other path is accepted.
 
     `progress(bytes done, bytes in total or None, file name)` follows a download and may raise to stop it.
@@ -56,7 +58,8 @@ def load_scorer(name: str, device: str, precision: str, folder: Path, progress: 
     names = available(folder)
     if name not in names:
         raise errors.ModelNotFoundError(
-            f"there is no scorer {name!r}; there are: {', '.join(names)}. Reward models (.safetensors, .pt) go into {folder}."
+            f"there is no scorer {name!r}; there are: {', '.join(names)}. Reward models (.safetensors, .pt) go into"
+            f" {folder}."
         )
     models, scores = RM.available_models(), RM.available_scores()
     if name not in models + scores:
@@ -87,7 +90,9 @@ class ScorerHolder:
     # --- use -------------------------------------------------------------------------------------------------------
 
     def score(self, name: str, prompt: str | Sequence[str], images: Sequence[Any]) -> list[float]:
-        """Scores of images for one prompt, or pair by pair for a list of prompts. Out of GPU memory: once more on the CPU."""
+        """Scores of images for one prompt, or pair by pair for a list of prompts. Out of GPU memory: once more on the
+        CPU.
+        """
         prompts = [prompt] * len(images) if isinstance(prompt, str) else list(prompt)
         with self._lock:
             try:
@@ -124,14 +129,18 @@ class ScorerHolder:
                 self._host.make_room(ROOM, device)
                 # the job may hold torch's grad or inference mode; weights made in those could not be moved later
                 with _plain_torch():
-                    self._scorer = self._load(name, device, self._host.option("precision"), self._host.models_dir(), self._progress)
+                    self._scorer = self._load(
+                        name, device, self._host.option("precision"), self._host.models_dir(), self._progress
+                    )
         finally:
             self._host.show_progress(None)
         self._name, self._device, self._made_for = name, device, made_for
         return self._scorer
 
     def _sources(self, name: str) -> tuple[Any, ...]:
-        """All that a scorer depends on: a changed setting, or another file under the same name, asks for another scorer."""
+        """All that a scorer depends on: a changed setting, or another file under the same name, asks for another
+        scorer.
+        """
         folder = self._host.models_dir()
         try:
             status = (folder / name).stat()

@@ -1,6 +1,7 @@
 """Loads our packages from beside the extension, whatever else the process holds under their names.
 
-Run by path from scripts/image_reward.py, before any package of ours exists: it must import nothing but the standard library.
+Run by path from scripts/image_reward.py, before any package of ours exists: it must import nothing but the standard
+library.
 """
 
 import hashlib
@@ -14,7 +15,9 @@ LOG = logging.getLogger("imagereward")
 
 
 def load_packages(root: Path) -> tuple[ModuleType, ModuleType]:
-    """(core, webui). Unchanged packages are kept, so that a loaded model survives Reload UI; changed ones are loaded anew."""
+    """(core, webui). Unchanged packages are kept, so that a loaded model survives Reload UI; changed ones are loaded
+    anew.
+    """
     core, core_is_new = _load(root / "imagereward_core")
     old = sys.modules.get(_name(root / "imagereward_webui"))
     if core_is_new and old is not None:
@@ -30,7 +33,13 @@ def _name(folder: Path) -> str:
     if found is None or _is_from(found, folder):
         return folder.name
     alias = f"{folder.name}_{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
-    LOG.warning("%s is in use by %s; the one in %s is loaded as %s", folder.name, getattr(found, "__file__", None), folder, alias)
+    LOG.warning(
+        "%s is in use by %s; the one in %s is loaded as %s",
+        folder.name,
+        getattr(found, "__file__", None),
+        folder,
+        alias,
+    )
     return alias
 
 
@@ -42,12 +51,16 @@ def _load(folder: Path) -> tuple[ModuleType, bool]:
     name = _name(folder)
     stamp = max(path.stat().st_mtime_ns for path in folder.rglob("*.py"))
     found = sys.modules.get(name)
-    if found is not None and getattr(found, "STAMP", stamp) == stamp:  # no stamp: imported before us, and ours all the same
+    if (
+        found is not None and getattr(found, "STAMP", stamp) == stamp
+    ):  # no stamp: imported before us, and ours all the same
         vars(found)["STAMP"] = stamp
         return found, False
     if found is not None:
         _forget(name)
-    spec = importlib.util.spec_from_file_location(name, folder / "__init__.py", submodule_search_locations=[str(folder)])
+    spec = importlib.util.spec_from_file_location(
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
     if spec is None or spec.loader is None:
         raise ImportError(f"{folder} is no Python package")
     module = importlib.util.module_from_spec(spec)

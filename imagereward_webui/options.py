@@ -25,10 +25,16 @@ class Option:
 
 
 OPTIONS: tuple[Option, ...] = (
-    Option("default_scorer", "ImageReward-v1.0", "Scorer of the dropdown script", info="a name as in the accordion's list"),
-    Option("models_dir", "", "Folder with reward models", info="empty: models/ImageReward; --imagereward-models-path wins"),
+    Option(
+        "default_scorer", "ImageReward-v1.0", "Scorer of the dropdown script", info="a name as in the accordion's list"
+    ),
+    Option(
+        "models_dir", "", "Folder with reward models", info="empty: models/ImageReward; --imagereward-models-path wins"
+    ),
     Option("device", "auto", "Device for scoring", choices=("auto", "cpu", "cuda", "mps")),
-    Option("precision", "auto", "Precision", choices=("auto", "fp32", "fp16", "bf16"), info="auto: fp16 on CUDA, else fp32"),
+    Option(
+        "precision", "auto", "Precision", choices=("auto", "fp32", "fp16", "bf16"), info="auto: fp16 on CUDA, else fp32"
+    ),
     Option(
         "policy",
         POLICY_AUTO,
@@ -37,36 +43,20 @@ OPTIONS: tuple[Option, ...] = (
         info="automatic: move to CPU on GPUs below 12 GB, else stay loaded",
     ),
     Option("decimals", 4, "Decimals of the score in the infotext", span=(1, 8, 1)),
-    Option("key", "ImageReward", "Name of the score in the infotext", info="letters, digits, space, - and /; at least two"),
+    Option(
+        "key", "ImageReward", "Name of the score in the infotext", info="letters, digits, space, - and /; at least two"
+    ),
     Option("badges", True, "Show scores on gallery thumbnails"),
     Option("colour_low", "#b3261e", "Badge colour of low scores (-2 and below)", colour=True),
     Option("colour_middle", "#8a6100", "Badge colour half-way (0)", colour=True),
     Option("colour_high", "#146c2e", "Badge colour of high scores (2 and above)", colour=True),
     Option("low_subfolder", "low-score", "Subfolder for low scorers that are moved"),
-    Option("write_aesthetic_score", False, "Also write aesthetic_score (0 to 10)", info="for image browsers that sort by it"),
+    Option(
+        "write_aesthetic_score",
+        False,
+        "Also write aesthetic_score (0 to 10)",
+        info="for image browsers that sort by it",
+    ),
 )
 
 BY_NAME = {option.name: option for option in OPTIONS}
-
-
-def add_options() -> None:
-    """Register the section with the host (a callback of `on_ui_settings`)."""
-    import gradio as gr
-
-    from . import host
-
-    shared = host.module("shared")
-    for option in OPTIONS:
-        component: Any = None
-        args: dict[str, Any] = {}
-        if option.choices:
-            component, args = gr.Dropdown, {"choices": list(option.choices)}
-        elif option.span:
-            low, high, step = option.span
-            component, args = gr.Slider, {"minimum": low, "maximum": high, "step": step}
-        elif option.colour:
-            component = gr.ColorPicker
-        row = shared.OptionInfo(option.default, option.label, component, args, section=SECTION, category_id="postprocessing")
-        if option.info:
-            row.info(option.info)
-        shared.opts.add_option(PREFIX + option.name, row)

@@ -1,5 +1,6 @@
-"""The widgets. `ui()` of a script is called many times (once per tab, twice per script by the API, again on each Reload UI),
-so everything here only builds components and has no other effect."""
+"""The widgets. `ui()` of a script is called many times (once per tab, twice per script by the API, again on each Reload
+UI), so everything here only builds components and has no other effect.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +42,10 @@ def dropdown(elem_id: ElemId) -> tuple[list[Any], list[Any]]:
     filter_low = gr.Checkbox(label=DROPDOWN_FILTER_LABEL, value=False, elem_id=elem_id("filter_low"))
     limit = gr.Number(label=DROPDOWN_LIMIT_LABEL, value=0, elem_id=elem_id("lower_limit"))
     unload_button(elem_id)
-    fields = [(filter_low, lambda params: infotext.paste_dropdown(params)[0]), (limit, lambda params: infotext.paste_dropdown(params)[1])]
+    fields = [
+        (filter_low, lambda params: infotext.paste_dropdown(params)[0]),
+        (limit, lambda params: infotext.paste_dropdown(params)[1]),
+    ]
     return [filter_low, limit], fields
 
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 
 from modules import script_callbacks
 
-from . import api, extras, host, job, options, panel, script, train_api, train_tab, xyz  # noqa: F401  all at once: A1111 takes our folder off sys.path after the load
+# All at once: A1111 takes our folder off sys.path after the load.
+from . import api, extras, host, job, panel, script, settings, xyz  # noqa: F401
 from .core import RM
+from .refl_tab import api as refl_api
+from .refl_tab import tab as refl_tab
 
 
 def register_callbacks() -> None:
     """Register every callback once per UI load."""
-    script_callbacks.on_ui_settings(options.add_options)
+    script_callbacks.on_ui_settings(settings.add_options)
     script_callbacks.on_before_image_saved(script.before_image_saved)
     script_callbacks.on_image_saved(script.image_saved)
     script_callbacks.on_image_grid(job.images_joined)
     script_callbacks.on_before_ui(xyz.add_axes)
-    script_callbacks.on_ui_tabs(train_tab.tabs)
+    script_callbacks.on_ui_tabs(refl_tab.tabs)
     script_callbacks.on_app_started(api.mount)
-    script_callbacks.on_app_started(train_api.mount)
+    script_callbacks.on_app_started(refl_api.mount)
     host.log_ready(RM.__version__)

@@ -134,7 +134,9 @@ class ScoreRequest:
 
         A limit copied from an image's infotext must let that image pass, so the rounded score counts too.
         """
-        return self.filter_by != FILTER_SCORE or score is None or max(score, round(score, STORED_DECIMALS)) >= self.limit
+        return (
+            self.filter_by != FILTER_SCORE or score is None or max(score, round(score, STORED_DECIMALS)) >= self.limit
+        )
 
     def keep(self, scores: Sequence[float | None]) -> list[int]:
         """Which of these images to show, in the order to show them (indices into `scores`).

@@ -63,7 +63,8 @@ def rearrange(processed: Any, entries: Sequence[Entry], order: Sequence[int], ex
     Cuts and permutes `images, infotexts, all_prompts, all_negative_prompts, all_seeds, all_subseeds` together, into new
     lists (the old ones belong to the job). A grid at the head stays there, control maps at the tail stay there.
     With nothing left the four `all_*` lists keep one element: the host reads their first one.
-    Returns the images that belong into a grid: the kept ones and their masks. Raises Misaligned, having changed nothing.
+    Returns the images that belong into a grid: the kept ones and their masks. Raises Misaligned, having changed
+    nothing.
     """
     first = processed.index_of_first_image
     head, images = list(processed.images[:first]), processed.images[first:]

@@ -117,7 +117,8 @@ class ImageRewardScript(scripts.Script):
         try:
             if missing := host.missing_arguments(p):
                 raise InvalidRequest(
-                    f'"{DROPDOWN_LIMIT_LABEL}" can\'t be told: script_args needs exactly two values, [filter, limit], and has {2 - missing}.'
+                    f'"{DROPDOWN_LIMIT_LABEL}" can\'t be told: script_args needs exactly two values, [filter, limit],'
+                    f" and has {2 - missing}."
                 )
             ScoreRequest().with_dropdown(filter_low, limit)
         except InvalidRequest as error:
@@ -131,7 +132,9 @@ class ImageRewardScript(scripts.Script):
 
 
 def before_image_saved(params: Any) -> None:
-    """Where hidden images will be moved, give each image a file name of its own, so that it is that file and no older one."""
+    """Where hidden images will be moved, give each image a file name of its own, so that it is that file and no older
+    one.
+    """
     from pathlib import Path
 
     from .files import unused_path

@@ -36,7 +36,9 @@ COLUMNS = (
 
 
 def set_axis(attr: str) -> Callable[[Any, Any, Any], None]:
-    """The function an axis calls per cell: `p` is a shallow copy for the cell, so a new dict is assigned, never changed."""
+    """The function an axis calls per cell: `p` is a shallow copy for the cell, so a new dict is assigned, never
+    changed.
+    """
 
     def apply(p: Any, value: Any, _values: Any) -> None:
         setattr(p, AXES_ATTRIBUTE, {**getattr(p, AXES_ATTRIBUTE, {}), attr: value})
@@ -60,7 +62,13 @@ def add_axes() -> None:
             continue
         labels = {option.label for option in module.axis_options}
         for axis in (
-            module.AxisOption("[ImageReward] Scorer", str, set_axis("scorer"), confirm=confirm_scorers, choices=lambda: available(host.models_dir())),
+            module.AxisOption(
+                "[ImageReward] Scorer",
+                str,
+                set_axis("scorer"),
+                confirm=confirm_scorers,
+                choices=lambda: available(host.models_dir()),
+            ),
             module.AxisOption("[ImageReward] Score limit", float, _set_limit),
         ):
             if axis.label not in labels:
@@ -73,8 +81,9 @@ def _set_limit(p: Any, value: float, values: Any) -> None:
 
 
 def write_rows(p: Any, request: ScoreRequest, entries: list[Any]) -> Path | None:
-    """Append this cell's images to `xyz-scores-<time>.csv` in the grids' folder, to be renamed after the grid when that is saved;
-    None if grids are not saved."""
+    """Append this cell's images to `xyz-scores-<time>.csv` in the grids' folder, to be renamed after the grid when that
+    is saved; None if grids are not saved.
+    """
     shared = host.module("shared")
     if not shared.opts.grid_save:
         return None
@@ -115,7 +124,9 @@ def write_rows(p: Any, request: ScoreRequest, entries: list[Any]) -> Path | None
 
 
 def grid_saved(params: Any) -> None:
-    """Put the CSV beside the grid that the host has just saved, under the grid's name (the first grid is the whole one)."""
+    """Put the CSV beside the grid that the host has just saved, under the grid's name (the first grid is the whole
+    one).
+    """
     # the X/Y/Z script saves its grids, and nothing else, with the result in the place of the job
     if not _waiting or not hasattr(params.p, "index_of_first_image"):
         return

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from imagereward_core.version import VERSION as __version__
+
 __all__ = ["ReFLConfig", "Trainer", "__version__", "parse_args"]
 
 if TYPE_CHECKING:

@@ -35,7 +35,9 @@ class AnchorSet:
         return self._cache[index]
 
     def draw(self, samples: Sequence[int], seed: int, device: torch.device) -> tuple[Tensor, list[str], Tensor, Tensor]:
-        """(latents [B, 4, h, w], captions, timesteps [B], noise) of training samples; a function of seed and sample number."""
+        """(latents [B, 4, h, w], captions, timesteps [B], noise) of training samples; a function of seed and sample
+        number.
+        """
         chosen = [sample_prompt(seed + 1, len(self), sample) for sample in samples]
         noises = [SampleNoise(seed, STREAM + sample) for sample in samples]
         t = torch.tensor([noise.integer(0, self.timesteps - 1) for noise in noises])
@@ -45,7 +47,8 @@ class AnchorSet:
 
 
 def image_anchor(backend: Backend, folder: str, resolution: int, held_out: int) -> tuple[AnchorSet, AnchorSet]:
-    """(training, held-out) sets from a folder of captioned images. A tenth, at most `held_out`, is held out, spread over the folder.
+    """(training, held-out) sets from a folder of captioned images. A tenth, at most `held_out`, is held out, spread
+    over the folder.
 
     Raises PromptDataError for a folder without captioned images.
     """
@@ -54,10 +57,13 @@ def image_anchor(backend: Backend, folder: str, resolution: int, held_out: int) 
     images = captioned_images(folder)
     if len(images) < 2:
         raise PromptDataError(
-            f"anchor_data: {folder} holds {len(images)} images with a caption (a .txt beside them or a stored prompt); at least 2 are needed"
+            f"anchor_data: {folder} holds {len(images)} images with a caption (a .txt beside them or a stored prompt);"
+            " at least 2 are needed"
         )
     count = max(1, min(held_out, len(images) // 10))
-    every = len(images) // count  # neighbours in an outputs folder are often variants of one picture: the first few would judge one prompt
+    every = (
+        len(images) // count
+    )  # neighbours in an outputs folder are often variants of one picture: the first few would judge one prompt
     held = range(0, every * count, every)
     parts = ([image for index, image in enumerate(images) if index not in held], [images[index] for index in held])
 

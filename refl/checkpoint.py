@@ -1,6 +1,7 @@
 """Resumable states: one folder each, complete or absent.
 
-Everything random is a function of the seed and the sample number (see rollout.SampleNoise), so a state needs no generator
+Everything random is a function of the seed and the sample number (see rollout.SampleNoise), so a state needs no
+generator
 state: the update count is the data cursor.
 """
 
@@ -35,7 +36,9 @@ class TrainingState:
 
 
 def save(state: TrainingState, folder: Path) -> Path:
-    """Write `folder`/step-000123: into a temporary folder, flushed, then renamed. SaveError leaves older states intact."""
+    """Write `folder`/step-000123: into a temporary folder, flushed, then renamed. SaveError leaves older states
+    intact.
+    """
     target = folder / f"step-{state.step:06d}"
     temporary = folder / f".{target.name}.{os.getpid()}.tmp"
     tensors, plain = _flatten(state.optimizer)
@@ -96,7 +99,9 @@ def _flatten(optimizer: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, An
     for index, entry in optimizer.get("state", {}).items():
         for key, value in entry.items():
             if isinstance(value, Tensor):
-                tensors[f"{index}.{key}"] = value.detach().cpu().reshape(-1) if value.dim() == 0 else value.detach().cpu()
+                tensors[f"{index}.{key}"] = (
+                    value.detach().cpu().reshape(-1) if value.dim() == 0 else value.detach().cpu()
+                )
             else:
                 plain["state"].setdefault(str(index), {})[key] = value
     return tensors, plain

@@ -36,7 +36,9 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train a checkpoint towards a reward")
     add_options(train)
     train.add_argument("--run-dir", help="run folder; the same as --output_dir")
-    train.add_argument("--follow-stdin", action="store_true", help="save and stop when standard input ends (the starting process died)")
+    train.add_argument(
+        "--follow-stdin", action="store_true", help="save and stop when standard input ends (the starting process died)"
+    )
     train.set_defaults(run=_train)
     estimate = commands.add_parser("estimate", help="memory a run needs, without running it")
     add_options(estimate)
@@ -80,7 +82,9 @@ def _estimate(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace) -> int:
     from .export import export_state
 
-    given = {name: value for name in ("output", "output_name", "export_dir") if (value := getattr(args, name)) is not None}
+    given = {
+        name: value for name in ("output", "output_name", "export_dir") if (value := getattr(args, name)) is not None
+    }
     logger.info("wrote %s", export_state(Path(args.run_dir), args.step, given))
     return 0
 

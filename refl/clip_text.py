@@ -34,13 +34,20 @@ class _Layer(nn.Module):
         super().__init__()
         self.heads, self.activation = config.heads, config.activation
         self.layer_norm1 = nn.LayerNorm(config.width)
-        self.self_attn = nn.ModuleDict({name: nn.Linear(config.width, config.width) for name in ("q_proj", "k_proj", "v_proj", "out_proj")})
+        self.self_attn = nn.ModuleDict(
+            {name: nn.Linear(config.width, config.width) for name in ("q_proj", "k_proj", "v_proj", "out_proj")}
+        )
         self.layer_norm2 = nn.LayerNorm(config.width)
-        self.mlp = nn.ModuleDict({"fc1": nn.Linear(config.width, config.hidden), "fc2": nn.Linear(config.hidden, config.width)})
+        self.mlp = nn.ModuleDict(
+            {"fc1": nn.Linear(config.width, config.hidden), "fc2": nn.Linear(config.hidden, config.width)}
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.layer_norm1(x)
-        q, k, v = (self.self_attn[name](y).unflatten(-1, (self.heads, -1)).transpose(1, 2) for name in ("q_proj", "k_proj", "v_proj"))
+        q, k, v = (
+            self.self_attn[name](y).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for name in ("q_proj", "k_proj", "v_proj")
+        )
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # [B, H, T, W/H]
         x = x + self.self_attn["out_proj"](y.transpose(1, 2).flatten(2))
         y = self.mlp["fc1"](self.layer_norm2(x))
@@ -63,8 +70,8 @@ class ClipText(nn.Module):
     def encode(self, ids: Tensor, clip_skip: int, final_norm: bool, end_token: int) -> tuple[Tensor, Tensor | None]:
         """(context [B, T, W], pooled [B, P] or None).
 
-        clip_skip counts layers from the end, 1 = the last, as the WebUI does. The pooled vector always comes from the last
-        layer at the first end token.
+        clip_skip counts layers from the end, 1 = the last, as the WebUI does. The pooled vector always comes from the
+        last layer at the first end token.
         """
         x = self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]
         context = x
@@ -114,7 +121,9 @@ def canonical(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def infer_config(state: dict[str, Tensor], activation: str, heads: int | None = None, projection: bool = False) -> ClipTextConfig:
+def infer_config(
+    state: dict[str, Tensor], activation: str, heads: int | None = None, projection: bool = False
+) -> ClipTextConfig:
     """Sizes read off canonical weights. Every published CLIP text encoder has heads of width 64."""
     try:
         vocab, width = state["token_embedding.weight"].shape
@@ -136,5 +145,7 @@ def build(state: dict[str, Tensor], config: ClipTextConfig, dtype: torch.dtype) 
     try:
         net.load_state_dict({key: tensor.to(dtype) for key, tensor in state.items()}, strict=True, assign=True)
     except RuntimeError as error:
-        raise CheckpointError(f"the text encoder's weights do not form a CLIP transformer: {str(error)[:400]}") from error
+        raise CheckpointError(
+            f"the text encoder's weights do not form a CLIP transformer: {str(error)[:400]}"
+        ) from error
     return net.eval().requires_grad_(False)

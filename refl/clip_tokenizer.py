@@ -20,7 +20,8 @@ LENGTH = 77
 START, END = "<|startoftext|>", "<|endoftext|>"
 BPE_NAME = "bpe_simple_vocab_16e6.txt.gz"
 MERGES = 49152 - 256 - 2  # of the published file only so many lines belong to the vocabulary
-WORDS = rf"{START.replace('|', chr(92) + '|')}|{END.replace('|', chr(92) + '|')}|'s|'t|'re|'ve|'m|'ll|'d|[\p{{L}}]+|[\p{{N}}]|[^\s\p{{L}}\p{{N}}]+"
+MARKS = rf"{START.replace('|', chr(92) + '|')}|{END.replace('|', chr(92) + '|')}"
+WORDS = rf"{MARKS}|'s|'t|'re|'ve|'m|'ll|'d|[\p{{L}}]+|[\p{{N}}]|[^\s\p{{L}}\p{{N}}]+"
 
 
 class ClipTokenizer:
@@ -29,11 +30,17 @@ class ClipTokenizer:
     def __init__(self, vocab: dict[str, int], merges: Sequence[tuple[str, str]], pad: str = END):
         from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-        bpe = models.BPE(vocab, list(merges), continuing_subword_prefix="", end_of_word_suffix="</w>", fuse_unk=False, unk_token=END)
+        bpe = models.BPE(
+            vocab, list(merges), continuing_subword_prefix="", end_of_word_suffix="</w>", fuse_unk=False, unk_token=END
+        )
         self._tokenizer = Tokenizer(bpe)
-        self._tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()])
+        self._tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+        )
         split = pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True)
-        self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+        self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [split, pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
         self._tokenizer.add_special_tokens([START, END])
         self.start, self.end = vocab[START], vocab[END]
         self.pad = vocab[f"{pad}</w>"] if f"{pad}</w>" in vocab and pad != END else vocab.get(pad, self.end)
@@ -52,7 +59,9 @@ class ClipTokenizer:
         for prompt in prompts:
             ids = self._tokenizer.encode(prompt, add_special_tokens=False).ids
             if len(ids) > LENGTH - 2:
-                logger.info("prompt has %d tokens, the last %d are not seen: %.60s…", len(ids), len(ids) - LENGTH + 2, prompt)
+                logger.info(
+                    "prompt has %d tokens, the last %d are not seen: %.60s…", len(ids), len(ids) - LENGTH + 2, prompt
+                )
             row = [self.start, *ids[: LENGTH - 2], self.end]
             rows.append(row + [self.pad] * (LENGTH - len(row)))
         return rows
@@ -90,7 +99,9 @@ def from_folder(folder: str | os.PathLike[str]) -> ClipTokenizer:
             pad = json.loads(settings.read_text(encoding="utf-8")).get("pad_token") or END
         pad = pad["content"] if isinstance(pad, dict) else pad
     except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{folder} holds no CLIP tokenizer (vocab.json with merges.txt, or tokenizer.json): {error}") from error
+        raise CheckpointError(
+            f"{folder} holds no CLIP tokenizer (vocab.json with merges.txt, or tokenizer.json): {error}"
+        ) from error
     tokenizer = ClipTokenizer(vocab, merges)  # type: ignore[arg-type]
     return tokenizer if pad == END else tokenizer.padded_with(pad)
 
@@ -110,8 +121,8 @@ def find_bpe_file(path: str = "") -> Path:
             if (Path(folder) / BPE_NAME).is_file():
                 return Path(folder) / BPE_NAME
     raise CheckpointError(
-        f"a single-file checkpoint needs CLIP's token file {BPE_NAME}, and neither open_clip nor clip is installed here: "
-        "install open-clip-torch or give the file with --clip_bpe"
+        f"a single-file checkpoint needs CLIP's token file {BPE_NAME}, and neither open_clip nor clip is installed"
+        " here: install open-clip-torch or give the file with --clip_bpe"
     )
 
 

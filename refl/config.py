@@ -1,6 +1,7 @@
 """Every setting of a run: one frozen dataclass, stored as JSON, offered as command-line flags (see options.py).
 
-Names are the reference script's where it has one. `None` means "decide from the other settings"; `resolved()` fills those in.
+Names are the reference script's where it has one. `None` means "decide from the other settings"; `resolved()` fills
+those in.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ OUTPUTS = ("lora", "single-file", "diffusers")
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
 PREDICTIONS = ("auto", "epsilon", "v_prediction")
 
-# Batch and accumulation for GPUs of these sizes, 16 samples an update; `python -m refl estimate` says what a run really needs.
+# Batch and accumulation for GPUs of these sizes, 16 samples an update; `python -m refl estimate` says what a run really
+# needs.
 PRESETS: dict[str, dict[str, Any]] = {
     "8 GB": {"train_batch_size": 1, "gradient_accumulation_steps": 16},
     "12 GB": {"train_batch_size": 2, "gradient_accumulation_steps": 8},
@@ -43,10 +45,16 @@ class ReFLConfig:
     # model
     pretrained_model_name_or_path: str = option("", "checkpoint: .safetensors, .ckpt or a diffusers folder")
     vae: str = option("", "VAE file, for checkpoints that hold none")
-    taesd: str = option("", "tiny autoencoder (TAESD) used for the gradient: a decoder's file or a diffusers folder; evaluation uses the real VAE")
+    taesd: str = option(
+        "",
+        "tiny autoencoder (TAESD) used for the gradient: a decoder's file or a diffusers folder; evaluation uses the"
+        " real VAE",
+    )
     clip_bpe: str = option("", "CLIP's bpe_simple_vocab_16e6.txt.gz; found in open_clip or clip when empty")
     prediction_type: str = option("auto", "what the UNet predicts; SD 2.x files do not say it", choices=PREDICTIONS)
-    clip_skip: int | None = option(None, "text encoder layer counted from the end, as the WebUI counts; default 1 (SD 2.x, SDXL: 2)")
+    clip_skip: int | None = option(
+        None, "text encoder layer counted from the end, as the WebUI counts; default 1 (SD 2.x, SDXL: 2)"
+    )
     # data
     train_data: str = option("", "prompts: .json, .jsonl, .txt, .csv, or a folder of generated images")
     dataset_name: str = option("", "prompt data set on the Hugging Face hub")
@@ -67,19 +75,33 @@ class ReFLConfig:
     num_inference_steps: int | None = option(None, "denoising steps T; default 20 (algorithm refl: 40)")
     min_step: int | None = option(None, "first denoising step (from 0) that may carry the gradient; default 0.7 T")
     max_step: int | None = option(
-        None, "last step that may carry the gradient; default T - 3, as the last two change next to nothing (algorithm refl: T - 1)"
+        None,
+        "last step that may carry the gradient; default T - 3, as the last two change next to nothing (algorithm refl:"
+        " T - 1)",
     )
-    guidance_scale: float | None = option(None, "classifier-free guidance in the rollout; default 7, SDXL 5 (algorithm refl: 1)")
+    guidance_scale: float | None = option(
+        None, "classifier-free guidance in the rollout; default 7, SDXL 5 (algorithm refl: 1)"
+    )
     eta: float | None = option(None, "0 = DDIM, 1 = ancestral DDPM; default 0 (algorithm refl: 1)")
     draft_steps: int = option(1, "draft-k: number of last steps with gradient, 1 to 5")
     lv_repeats: int = option(2, "draft-lv: how often the finished image is noised again")
     # anchor and stop rule
-    anchor: str | None = option(None, "what holds the model near its base; default kl, or pretrain when anchor_data is given", choices=ANCHORS)
-    anchor_weight: float | None = option(None, "weight of the anchor; default 1 for kl, otherwise anchor_ratio times the reward's gradient norm")
-    anchor_ratio: float = option(0.5, "automatic anchor weight: anchor gradient over reward gradient at the first update")
+    anchor: str | None = option(
+        None, "what holds the model near its base; default kl, or pretrain when anchor_data is given", choices=ANCHORS
+    )
+    anchor_weight: float | None = option(
+        None, "weight of the anchor; default 1 for kl, otherwise anchor_ratio times the reward's gradient norm"
+    )
+    anchor_ratio: float = option(
+        0.5, "automatic anchor weight: anchor gradient over reward gradient at the first update"
+    )
     anchor_samples: int = option(64, "anchor samples: how many pictures of the base model to train on")
-    anchor_data: str = option("", "folder of images with captions (.txt beside them or in their metadata) for the pre-training loss")
-    stop_rule: str = option("stop", "what happens when the reward rises while a judge falls", choices=("pause", "stop", "off"))
+    anchor_data: str = option(
+        "", "folder of images with captions (.txt beside them or in their metadata) for the pre-training loss"
+    )
+    stop_rule: str = option(
+        "stop", "what happens when the reward rises while a judge falls", choices=("pause", "stop", "off")
+    )
     min_diversity: float = option(0.7, "stop when seed diversity falls below this share of the base model's")
     max_eps_mse: float = option(1.75, "stop when the denoising error exceeds this multiple of the base model's")
     # what is tuned
@@ -108,7 +130,9 @@ class ReFLConfig:
     snr_gamma: float | None = option(None, "min-SNR weighting of the pre-training loss (Hang et al. 2023); 5 is usual")
     # memory and speed
     mixed_precision: str | None = option(
-        None, "precision of frozen weights; default bf16 on a GPU that has it, else fp16, no on CPU", choices=("no", "bf16", "fp16")
+        None,
+        "precision of frozen weights; default bf16 on a GPU that has it, else fp16, no on CPU",
+        choices=("no", "bf16", "fp16"),
     )
     gradient_checkpointing: bool = option(True, "recompute UNet activations in the backward pass")
     vae_checkpointing: bool = option(True, "recompute VAE activations in the backward pass")
@@ -116,7 +140,9 @@ class ReFLConfig:
     device: str = option("", "torch device; default the first GPU, else the CPU")
     # evaluation, checkpoints, output
     eval_steps: int = option(10, "evaluate on the held-out prompts every so many updates")
-    eval_guidance_scale: float | None = option(None, "guidance when evaluating; default that of the rollout, or what users sample with if that is 1")
+    eval_guidance_scale: float | None = option(
+        None, "guidance when evaluating; default that of the rollout, or what users sample with if that is 1"
+    )
     eval_seeds: int = option(2, "images per held-out prompt, with fixed seeds")
     checkpointing_steps: int = option(10, "save a resumable state every so many updates")
     checkpoints_total_limit: int = option(2, "resumable states kept, besides the best")
@@ -179,12 +205,16 @@ class ReFLConfig:
             "learning_rate": 1e-5 if self.tune == "full" else 1e-4,
             "mixed_precision": "bf16" if device_type == "cuda" else "no",
         }
-        config = dataclasses.replace(self, **{name: value for name, value in choose.items() if getattr(self, name) is None})
+        config = dataclasses.replace(
+            self, **{name: value for name, value in choose.items() if getattr(self, name) is None}
+        )
         if config.anchor_weight is None and config.anchor == "kl":
             config = dataclasses.replace(config, anchor_weight=1.0)
         if config.eval_guidance_scale is None:
             usual = 5.0 if is_sdxl else 7.0
-            config = dataclasses.replace(config, eval_guidance_scale=config.guidance_scale if (config.guidance_scale or 1) > 1 else usual)
+            config = dataclasses.replace(
+                config, eval_guidance_scale=config.guidance_scale if (config.guidance_scale or 1) > 1 else usual
+            )
         _check_resolved(config)
         return config
 
@@ -216,9 +246,26 @@ def _check(config: ReFLConfig) -> None:
         choices, value = item.metadata.get("choices"), getattr(config, item.name)
         if choices and value is not None and value not in choices:
             raise ConfigError(f"{item.name} must be one of {', '.join(choices)}; found {value!r}")
-    positive = ("lora_rank", "train_batch_size", "gradient_accumulation_steps", "max_train_steps", "held_out", "eval_steps", "eval_seeds",
-                "checkpointing_steps", "checkpoints_total_limit", "lv_repeats", "anchor_samples", "max_grad_norm", "num_inference_steps", "max_train_samples", "clip_skip",
-                "learning_rate", "lora_alpha", "grad_scale")  # fmt: skip
+    positive = (
+        "lora_rank",
+        "train_batch_size",
+        "gradient_accumulation_steps",
+        "max_train_steps",
+        "held_out",
+        "eval_steps",
+        "eval_seeds",
+        "checkpointing_steps",
+        "checkpoints_total_limit",
+        "lv_repeats",
+        "anchor_samples",
+        "max_grad_norm",
+        "num_inference_steps",
+        "max_train_samples",
+        "clip_skip",
+        "learning_rate",
+        "lora_alpha",
+        "grad_scale",
+    )
     for name in positive:
         value = getattr(config, name)
         if value is not None and not value > 0:
@@ -240,7 +287,9 @@ def _check(config: ReFLConfig) -> None:
 def _check_resolved(config: ReFLConfig) -> None:
     steps = config.num_inference_steps or 0
     if not 0 <= (config.min_step or 0) <= (config.max_step or 0) < steps:
-        raise ConfigError(f"need 0 <= min_step <= max_step < num_inference_steps, found {config.min_step}, {config.max_step}, {steps}")
+        raise ConfigError(
+            f"need 0 <= min_step <= max_step < num_inference_steps, found {config.min_step}, {config.max_step}, {steps}"
+        )
     if config.draft_steps > steps:
         raise ConfigError(f"draft_steps {config.draft_steps} exceeds num_inference_steps {steps}")
     if (config.resolution or 0) < 8 or (config.resolution or 0) % 8:
@@ -250,4 +299,7 @@ def _check_resolved(config: ReFLConfig) -> None:
     if not (config.guidance_scale or 0) >= 1:
         raise ConfigError(f"guidance_scale must be at least 1 (1 = no guidance), found {config.guidance_scale}")
     if config.anchor == "pretrain" and not config.anchor_data:
-        raise ConfigError("anchor pretrain needs anchor_data, a folder of images with captions; without images use anchor samples or kl")
+        raise ConfigError(
+            "anchor pretrain needs anchor_data, a folder of images with captions; without images use anchor samples"
+            " or kl"
+        )

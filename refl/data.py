@@ -31,12 +31,14 @@ class PromptSet:
     held_out: list[str]
 
 
-def load_prompts(source: str = "", prompts: Sequence[str] = (), dataset_name: str = "", column: str = "text") -> list[str]:
+def load_prompts(
+    source: str = "", prompts: Sequence[str] = (), dataset_name: str = "", column: str = "text"
+) -> list[str]:
     """All prompts of a file, folder, hub data set and list, without duplicates, in order of appearance.
 
-    Files: JSON (`[{"text": …}]` or a list of strings), JSONL, CSV (a header with `column`, or the first column), or plain
-    text with one prompt a line. A folder: prompts stored in generated images or in a .txt beside them.
-    Raises PromptDataError for anything unreadable or empty.
+    Files: JSON (`[{"text": …}]` or a list of strings), JSONL, CSV (a header with `column`, or the first column), or
+    plain text with one prompt a line. A folder: prompts stored in generated images or in a .txt beside them. Raises
+    PromptDataError for anything unreadable or empty.
     """
     found: list[str] = list(prompts)
     if source:
@@ -49,7 +51,10 @@ def load_prompts(source: str = "", prompts: Sequence[str] = (), dataset_name: st
     cleaned = list(dict.fromkeys(text for text in (" ".join(prompt.split()) for prompt in found) if text))
     if not cleaned:
         where = source or dataset_name or "the list of prompts"
-        raise PromptDataError(f"{where} holds no prompt" + (f" (looked for the field {column!r})" if source else ": give --train_data or --prompts"))
+        raise PromptDataError(
+            f"{where} holds no prompt"
+            + (f" (looked for the field {column!r})" if source else ": give --train_data or --prompts")
+        )
     return cleaned
 
 
@@ -114,7 +119,9 @@ def _field(item: Any, column: str, path: Path) -> str:
         value = value[0]
     if not isinstance(value, str):
         names = ", ".join(item) if isinstance(item, dict) else type(item).__name__
-        raise PromptDataError(f"{path}: an entry has no text field {column!r} (it has {names}); name the field with --caption_column")
+        raise PromptDataError(
+            f"{path}: an entry has no text field {column!r} (it has {names}); name the field with --caption_column"
+        )
     return value
 
 
@@ -122,31 +129,41 @@ def _hub(name: str, column: str) -> list[str]:
     try:
         import datasets
     except ImportError as error:
-        raise MissingDependency("reading a hub data set needs the library datasets; or download it as JSON and use --train_data") from error
+        raise MissingDependency(
+            "reading a hub data set needs the library datasets; or download it as JSON and use --train_data"
+        ) from error
     rows = datasets.load_dataset(name, split="train")
     return [_field(row, column, Path(name)) for row in rows]
 
 
 def captioned_images(folder: str | os.PathLike[str]) -> list[tuple[Path, str]]:
-    """(image file, prompt) for each image in the folder and below that has one: a .txt of the same name, else its infotext."""
+    """(image file, prompt) for each image in the folder and below that has one: a .txt of the same name, else its
+    infotext.
+    """
     result = []
     for path in sorted(Path(folder).rglob("*")):
         if path.suffix.lower() not in IMAGES:
             continue
         note = path.with_suffix(".txt")
-        caption = note.read_text(encoding="utf-8", errors="replace").strip() if note.is_file() else infotext_prompt(path)
+        caption = (
+            note.read_text(encoding="utf-8", errors="replace").strip() if note.is_file() else infotext_prompt(path)
+        )
         if caption:
             result.append((path, caption))
     return result
 
 
 def infotext_prompt(path: str | os.PathLike[str]) -> str:
-    """The positive prompt that a WebUI stored in a PNG, JPEG or WebP file, without LoRA tags; empty if there is none."""
+    """The positive prompt that a WebUI stored in a PNG, JPEG or WebP file, without LoRA tags; empty if there is
+    none.
+    """
     from PIL import Image
 
     try:
         with Image.open(path) as image:
-            text = image.info.get("parameters") or _user_comment(image.getexif().get_ifd(EXIF_IFD).get(EXIF_USER_COMMENT))
+            text = image.info.get("parameters") or _user_comment(
+                image.getexif().get_ifd(EXIF_IFD).get(EXIF_USER_COMMENT)
+            )
     except (OSError, SyntaxError, ValueError):
         return ""
     text = re.split(r"\n(?:Negative prompt:|Steps: )", str(text or ""), maxsplit=1)[0]

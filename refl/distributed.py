@@ -29,7 +29,9 @@ class Processes:
             try:
                 from accelerate import Accelerator
             except ImportError as error:
-                raise MissingDependency(f"training with several processes needs the library accelerate: {error}") from error
+                raise MissingDependency(
+                    f"training with several processes needs the library accelerate: {error}"
+                ) from error
             self._accelerator = Accelerator(cpu=device == "cpu" or not torch.cuda.is_available())
             self.rank, self.count = self._accelerator.process_index, self._accelerator.num_processes
             self.device = self._accelerator.device

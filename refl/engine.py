@@ -54,11 +54,29 @@ class UpdateStats:
 
 
 class Engine:
-    """Trains `backend.unet` to please `reward`. `check()` is called between UNet calls, `pause_point(step)` between micro-steps."""
+    """Trains `backend.unet` to please `reward`. `check()` is called between UNet calls, `pause_point(step)` between
+    micro-steps.
+    """
 
-    def __init__(self, config: ReFLConfig, backend: Backend, reward: Reward, prompts: Sequence[str], table: PromptTable, processes: Processes,
-                 check: Callable[[], None] | None = None, pause_point: Callable[[int], None] | None = None):  # fmt: skip
-        self.config, self.backend, self.reward, self.prompts, self.table, self.processes = config, backend, reward, list(prompts), table, processes
+    def __init__(
+        self,
+        config: ReFLConfig,
+        backend: Backend,
+        reward: Reward,
+        prompts: Sequence[str],
+        table: PromptTable,
+        processes: Processes,
+        check: Callable[[], None] | None = None,
+        pause_point: Callable[[int], None] | None = None,
+    ):
+        self.config, self.backend, self.reward, self.prompts, self.table, self.processes = (
+            config,
+            backend,
+            reward,
+            list(prompts),
+            table,
+            processes,
+        )
         self.device = processes.device
         self.seed = config.seed or 0
         self.pause_point = pause_point or (lambda step: None)
@@ -69,16 +87,24 @@ class Engine:
         if config.tune == "full" and config.anchor == "kl":
             self.base_copy = {name: parameter.detach().clone() for name, parameter in self.params.items()}
         self.optimizer = self._optimizer()
-        self.ema = {name: parameter.detach().clone().float() for name, parameter in self.params.items()} if config.use_ema else {}
+        self.ema = (
+            {name: parameter.detach().clone().float() for name, parameter in self.params.items()}
+            if config.use_ema
+            else {}
+        )
         self.scaler = _scaler(config.mixed_precision == "fp16" and self.device.type == "cuda")
-        self.rollout = Rollout(backend, config.num_inference_steps or 20, config.guidance_scale or 1.0, config.eta or 0.0, check)
+        self.rollout = Rollout(
+            backend, config.num_inference_steps or 20, config.guidance_scale or 1.0, config.eta or 0.0, check
+        )
         uncond = table([config.negative_prompt]) if (config.guidance_scale or 1.0) > 1 else None
         self.loss = RewardLoss(config, self.rollout, reward, uncond, self.base_model)
 
     def _make_trainable(self) -> dict[str, nn.Parameter]:
         config, unet = self.config, self.backend.unet
         if config.tune == "lora" and not lora.layers(unet):
-            lora.inject(unet, config.lora_rank, config.lora_alpha or float(config.lora_rank), config.lora_targets, self.seed)
+            lora.inject(
+                unet, config.lora_rank, config.lora_alpha or float(config.lora_rank), config.lora_targets, self.seed
+            )
         elif config.tune == "full":
             unet.requires_grad_(True)
         if next(unet.parameters()).device != self.device:
@@ -87,7 +113,8 @@ class Engine:
             unet.enable_gradient_checkpointing()  # type: ignore[operator]
         if config.vae_checkpointing and hasattr(self.backend.vae, "enable_gradient_checkpointing"):
             self.backend.vae.enable_gradient_checkpointing()  # type: ignore[operator]
-        unet.train()  # older diffusers checkpoint activations in training mode only; nothing in these networks drops out
+        # older diffusers checkpoint activations in training mode only; nothing in these networks drops out
+        unet.train()
         self.backend.vae.train()
         return {name: parameter for name, parameter in unet.named_parameters() if parameter.requires_grad}
 
@@ -101,7 +128,13 @@ class Engine:
                 raise MissingDependency(f"use_8bit_adam needs the library bitsandbytes: {error}") from error
             kind = AdamW8bit
         betas = (config.adam_beta1, config.adam_beta2)
-        return kind(list(self.params.values()), lr=self.learning_rate(0), betas=betas, eps=config.adam_epsilon, weight_decay=config.adam_weight_decay)
+        return kind(
+            list(self.params.values()),
+            lr=self.learning_rate(0),
+            betas=betas,
+            eps=config.adam_epsilon,
+            weight_decay=config.adam_weight_decay,
+        )
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of update `step` (from 0)."""
@@ -145,10 +178,16 @@ class Engine:
         if self.ema:
             self._average_weights(step)
         loss, reward, anchor = (
-            self.processes.gather(torch.tensor(values, device=self.device)).float().cpu() for values in (losses, rewards, anchors)
+            self.processes.gather(torch.tensor(values, device=self.device)).float().cpu()
+            for values in (losses, rewards, anchors)
         )
         return UpdateStats(
-            float(loss.mean()), float(reward.mean()), float(reward.std(unbiased=False)), float(anchor.mean()), norm, self.learning_rate(step)
+            float(loss.mean()),
+            float(reward.mean()),
+            float(reward.std(unbiased=False)),
+            float(anchor.mean()),
+            norm,
+            self.learning_rate(step),
         )
 
     def _reward_gradients(self, step: int) -> tuple[list[float], list[float], list[float]]:
@@ -160,7 +199,9 @@ class Engine:
             total = 0.0
             for term in self.loss.terms(batch, self.device):
                 if not torch.isfinite(term.loss):
-                    raise TrainingDiverged(f"the loss became {float(term.loss)} at update {step + 1} (rewards {term.reward.tolist()})")
+                    raise TrainingDiverged(
+                        f"the loss became {float(term.loss)} at update {step + 1} (rewards {term.reward.tolist()})"
+                    )
                 self.scaler.scale(term.loss / self.config.gradient_accumulation_steps).backward()
                 total += float(term.loss.detach())
                 rewards += term.reward.float().cpu().tolist()
@@ -254,7 +295,10 @@ class Engine:
         """Everything needed to go on after `step` updates."""
         weights = {name: parameter.detach().cpu() for name, parameter in self.params.items()}
         ema = {name: tensor.cpu() for name, tensor in self.ema.items()}
-        extra = {"anchor_weight": self.anchor_weight, "scaler": self.scaler.state_dict() if self.scaler.is_enabled() else {}}
+        extra = {
+            "anchor_weight": self.anchor_weight,
+            "scaler": self.scaler.state_dict() if self.scaler.is_enabled() else {},
+        }
         return TrainingState(step, weights, ema, self.optimizer.state_dict(), {**info, **extra})
 
     def restore(self, state: TrainingState) -> None:

@@ -1,4 +1,6 @@
-"""Evaluation on held-out prompts with fixed seeds: the same pictures are drawn at every evaluation, so that scores pair up."""
+"""Evaluation on held-out prompts with fixed seeds: the same pictures are drawn at every evaluation, so that scores pair
+up.
+"""
 
 from __future__ import annotations
 
@@ -43,11 +45,22 @@ class Probe:
 class Evaluator:
     """Draws held-out pictures with the full sampler and the real VAE, and scores them."""
 
-    def __init__(self, config: ReFLConfig, backend: Backend, table: Callable[[Sequence[str]], Conditioning], prompts: Sequence[str],
-                 rewards: RewardMix, judges: Sequence[DifferentiableScorer], device: torch.device, check: Callable[[], None] | None = None):  # fmt: skip
+    def __init__(
+        self,
+        config: ReFLConfig,
+        backend: Backend,
+        table: Callable[[Sequence[str]], Conditioning],
+        prompts: Sequence[str],
+        rewards: RewardMix,
+        judges: Sequence[DifferentiableScorer],
+        device: torch.device,
+        check: Callable[[], None] | None = None,
+    ):
         guidance = config.eval_guidance_scale or 1.0
         self.config, self.backend, self.table, self.device = config, backend, table, device
-        self.prompts = [prompt for prompt in prompts for _ in range(config.eval_seeds)]  # all seeds of a prompt in a row
+        self.prompts = [
+            prompt for prompt in prompts for _ in range(config.eval_seeds)
+        ]  # all seeds of a prompt in a row
         self.rewards, self.judges = rewards, list(judges)
         self.rollout = Rollout(backend, config.num_inference_steps or 20, guidance, 0.0, check)
         self.uncond = table([config.negative_prompt]) if guidance > 1 else None
@@ -83,7 +96,10 @@ class Evaluator:
         parts: list[dict[str, Tensor]] = []
         with torch.no_grad():
             for start in range(0, len(images), self.batch):
-                block, prompts = images[start : start + self.batch].to(self.device), self.prompts[start : start + self.batch]
+                block, prompts = (
+                    images[start : start + self.batch].to(self.device),
+                    self.prompts[start : start + self.batch],
+                )
                 scores = self.rewards.raw(prompts, block)
                 scores.update({judge.name: judge.differentiable(prompts, block).float().cpu() for judge in self.judges})
                 parts.append(scores)
@@ -98,7 +114,11 @@ class Evaluator:
         for start in range(0, len(probe.x0), self.batch):
             rows = slice(start, start + self.batch)
             part = denoising_loss(
-                self.rollout, probe.x0[rows].to(self.device), self.table(probe.captions[rows]), probe.t[rows], probe.noise[rows].to(self.device)
+                self.rollout,
+                probe.x0[rows].to(self.device),
+                self.table(probe.captions[rows]),
+                probe.t[rows],
+                probe.noise[rows].to(self.device),
             )
             values.append(part.cpu())
         return float(torch.cat(values).mean())

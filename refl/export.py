@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import __version__, checkpoint, lora, setup
+from imagereward_core.version import VERSION
+
+from . import checkpoint, lora, setup
 from .backend import Backend
 from .config import ReFLConfig
 from .errors import ConfigError, SaveError
@@ -27,16 +29,22 @@ def result_name(config: ReFLConfig, source: Path) -> str:
 
 
 def check_output(config: ReFLConfig, source: Path) -> None:
-    """Refuse an output that cannot be written from this source: asked before training, so that no run ends without a result."""
+    """Refuse an output that cannot be written from this source: asked before training, so that no run ends without a
+    result.
+    """
     if config.output == "lora" and config.tune != "lora":
         raise ConfigError("output lora needs tune lora; a fully trained UNet is saved as single-file or diffusers")
     if config.output == "single-file" and not source.is_file():
         raise ConfigError("output single-file needs a single-file checkpoint to start from; use output diffusers")
     if config.output == "diffusers" and source.is_file():
         raise ConfigError("output diffusers needs a diffusers folder to start from; use output single-file")
-    target = Path(config.export_dir or config.output_dir) / (result_name(config, source) + ("" if config.output == "diffusers" else ".safetensors"))
+    target = Path(config.export_dir or config.output_dir) / (
+        result_name(config, source) + ("" if config.output == "diffusers" else ".safetensors")
+    )
     if target.resolve() == source.resolve():
-        raise ConfigError(f"the result would replace {source}, the checkpoint it starts from: give output_name another name")
+        raise ConfigError(
+            f"the result would replace {source}, the checkpoint it starts from: give output_name another name"
+        )
 
 
 def export(config: ReFLConfig, backend: Backend, folder: Path, step: int) -> Path:
@@ -53,7 +61,7 @@ def export(config: ReFLConfig, backend: Backend, folder: Path, step: int) -> Pat
     merged = lora.merged_state(backend.unet) if config.tune == "lora" else dict(backend.unet.state_dict())
     if config.output == "single-file":
         target = folder / f"{name}.safetensors"
-        write_back(backend.source, target, merged, layout, {"refl.config": config.to_json(), "refl.version": __version__})
+        write_back(backend.source, target, merged, layout, {"refl.config": config.to_json(), "refl.version": VERSION})
         return target
     return _diffusers_folder(backend, merged, folder / name)
 
@@ -81,7 +89,9 @@ def _diffusers_folder(backend: Backend, unet: dict[str, Tensor], target: Path) -
 
 
 def metadata(config: ReFLConfig, backend: Backend, name: str, step: int) -> dict[str, str]:
-    """kohya's `ss_*` keys (the WebUIs read the version and the alias from them), modelspec 1.0.1, and our own settings."""
+    """kohya's `ss_*` keys (the WebUIs read the version and the alias from them), modelspec 1.0.1, and our own
+    settings.
+    """
     now = datetime.now(timezone.utc)
     v_prediction = backend.schedule.prediction_type == "v_prediction"
     data: dict[str, Any] = {
@@ -104,7 +114,7 @@ def metadata(config: ReFLConfig, backend: Backend, name: str, step: int) -> dict
         "modelspec.prediction_type": "v" if v_prediction else "epsilon",
         "modelspec.description": f"reward fine-tuning ({config.algorithm}) towards {', '.join(config.rewards)}",
         **backend.family.lora_metadata,
-        "refl.version": __version__,
+        "refl.version": VERSION,
         "refl.config": config.to_json(),
     }
     return {key: str(value) for key, value in data.items() if value is not None}
@@ -125,12 +135,21 @@ def export_state(folder: Path, step: int | None, changes: dict[str, Any]) -> Pat
     states = checkpoint.saved(folder / "checkpoints")
     chosen = states[-1:] if step is None else [path for path in states if path.name == f"step-{step:06d}"]
     if settings is None or not chosen:
-        raise ConfigError(f"{folder} holds no saved state{'' if step is None else f' of update {step}'}; there are {[path.name for path in states]}")
+        raise ConfigError(
+            f"{folder} holds no saved state{'' if step is None else f' of update {step}'}; there are"
+            f" {[path.name for path in states]}"
+        )
     config = ReFLConfig.from_dict({**settings, **changes}).resolved()
     backend = setup.load(config)
     state = checkpoint.load(chosen[0])
     if config.tune == "lora":
-        lora.inject(backend.unet, config.lora_rank, config.lora_alpha or float(config.lora_rank), config.lora_targets, config.seed or 0)
+        lora.inject(
+            backend.unet,
+            config.lora_rank,
+            config.lora_alpha or float(config.lora_rank),
+            config.lora_targets,
+            config.seed or 0,
+        )
     else:
         backend.unet.requires_grad_(True)
     lora.assign(backend.unet, state.ema or state.weights)

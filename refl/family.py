@@ -20,8 +20,9 @@ class TextPart:
 
 @dataclass(frozen=True)
 class Family:
-    """The facts of one family. `key` is sd1, sd2 or sdxl; either `unet_heads` or `unet_head_width` is set. `unet` and `vae` are
-    the published sizes in diffusers' terms, for estimates only: loading reads sizes off the tensors."""
+    """The facts of one family. `key` is sd1, sd2 or sdxl; either `unet_heads` or `unet_head_width` is set. `unet` and
+    `vae` are the published sizes in diffusers' terms, for estimates only: loading reads sizes off the tensors.
+    """
 
     key: str
     name: str

@@ -107,7 +107,10 @@ def vae_names(ldm_keys: Iterable[str]) -> dict[str, str]:
             result[key] = key
             continue
         modules = dict(VAE_OUTER)
-        for match in (re.match(r"(?:down|up)\.(\d+)\.(?:block\.(\d+)|(downsample|upsample))", rest), re.match(r"mid\.block_(\d)", rest)):
+        for match in (
+            re.match(r"(?:down|up)\.(\d+)\.(?:block\.(\d+)|(downsample|upsample))", rest),
+            re.match(r"mid\.block_(\d)", rest),
+        ):
             if match is None:
                 continue
             if match.re.groups == 1:
@@ -134,10 +137,16 @@ def _rename(key: str, modules: dict[str, str], inner: dict[str, str], part: str,
 
 
 def unet_config(state: dict[str, Tensor], heads: int | None, head_width: int | None) -> dict[str, Any]:
-    """The diffusers configuration of LDM UNet weights. Head counts cannot be read off shapes: one of the two is given."""
+    """The diffusers configuration of LDM UNet weights. Head counts cannot be read off shapes: one of the two is
+    given.
+    """
 
     def level_attention(index: int) -> int:
-        return sum(1 for key in state if re.fullmatch(rf"input_blocks\.{index}\.1\.transformer_blocks\.\d+\.norm1\.weight", key))
+        return sum(
+            1
+            for key in state
+            if re.fullmatch(rf"input_blocks\.{index}\.1\.transformer_blocks\.\d+\.norm1\.weight", key)
+        )
 
     channels: list[int] = []
     attention: list[int] = []

@@ -16,7 +16,17 @@ ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 TARGETS = {
     "attention": ATTENTION,
     "attention+ff": [*ATTENTION, "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"],
-    "all": [*ATTENTION, "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "conv1", "conv2", "conv_shortcut", "time_emb_proj"],
+    "all": [
+        *ATTENTION,
+        "proj_in",
+        "proj_out",
+        "ff.net.0.proj",
+        "ff.net.2",
+        "conv1",
+        "conv2",
+        "conv_shortcut",
+        "time_emb_proj",
+    ],
 }
 ADAPTER = "default"
 
@@ -25,12 +35,16 @@ def _peft() -> Any:
     try:
         import peft
     except ImportError as error:
-        raise MissingDependency(f"the library peft (0.6 or newer) is needed for LoRA and cannot be imported: {error}") from error
+        raise MissingDependency(
+            f"the library peft (0.6 or newer) is needed for LoRA and cannot be imported: {error}"
+        ) from error
     return peft
 
 
 def inject(unet: nn.Module, rank: int, alpha: float, targets: str, seed: int) -> None:
-    """Add fp32 adapters to the frozen UNet, in place; only they require gradients. The same seed gives the same start."""
+    """Add fp32 adapters to the frozen UNet, in place; only they require gradients. The same seed gives the same
+    start.
+    """
     peft = _peft()
     config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=TARGETS[targets], bias="none")
     with torch.random.fork_rng(devices=[]):
@@ -47,7 +61,9 @@ def inject(unet: nn.Module, rank: int, alpha: float, targets: str, seed: int) ->
 def assign(unet: nn.Module, values: dict[str, Tensor]) -> None:
     """Copy saved weights into the parameters that are trained. CheckpointError if they are others."""
     trained = {name: parameter for name, parameter in unet.named_parameters() if parameter.requires_grad}
-    if {name: tensor.shape for name, tensor in values.items()} != {name: parameter.shape for name, parameter in trained.items()}:
+    if {name: tensor.shape for name, tensor in values.items()} != {
+        name: parameter.shape for name, parameter in trained.items()
+    }:
         raise CheckpointError("the saved weights belong to other LoRA settings or to another model")
     for name, tensor in values.items():
         trained[name].copy_(tensor)
@@ -104,7 +120,9 @@ def merged_state(unet: nn.Module, strength: float = 1.0) -> dict[str, Tensor]:
     return state
 
 
-def kohya_state(unet: nn.Module, layout: UNetLayout, ldm_names: bool, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
+def kohya_state(
+    unet: nn.Module, layout: UNetLayout, ldm_names: bool, dtype: torch.dtype = torch.float16
+) -> dict[str, Tensor]:
     """Tensors of a LoRA file as A1111 and Forge read it: `lora_unet_MODULE.{lora_down,lora_up}.weight` and `.alpha`.
 
     SD 1.x and 2.x use diffusers' module names, as kohya's scripts do. SDXL, and any UNet that is not laid out as the

@@ -51,7 +51,9 @@ def min_snr_weight(alphas_cumprod: Tensor, gamma: float, prediction_type: str) -
     return snr.clamp(max=gamma) / (snr if prediction_type == "epsilon" else snr + 1)
 
 
-def denoising_loss(rollout: Rollout, x0: Tensor, cond: Conditioning, t: Tensor, noise: Tensor, snr_gamma: float | None = None) -> Tensor:
+def denoising_loss(
+    rollout: Rollout, x0: Tensor, cond: Conditioning, t: Tensor, noise: Tensor, snr_gamma: float | None = None
+) -> Tensor:
     """The ordinary diffusion loss, the paper's L_pre: [B], mean squared error of the UNet's prediction at x_t."""
     schedule = rollout.schedule
     output = rollout.backend.predict(schedule.add_noise(x0, noise, t), t, cond)
@@ -77,7 +79,13 @@ class RewardLoss:
         uncond: Conditioning | None,
         base_model: Callable[[], AbstractContextManager[None]],
     ):
-        self.config, self.rollout, self.reward, self.uncond, self.base_model = config, rollout, reward, uncond, base_model
+        self.config, self.rollout, self.reward, self.uncond, self.base_model = (
+            config,
+            rollout,
+            reward,
+            uncond,
+            base_model,
+        )
         self.latent_size = (config.resolution or 512) // rollout.backend.latent_factor
 
     def terms(self, batch: Batch, device: torch.device) -> Iterator[LossTerm]:
@@ -121,7 +129,9 @@ class RewardLoss:
         return self._term(x, anchor, batch, 1.0)
 
     def _draft_lv(self, noise: Tensor, batch: Batch) -> Iterator[LossTerm]:
-        """DRaFT-LV: one step with gradient, then the finished picture is noised again for further gradients of low variance."""
+        """DRaFT-LV: one step with gradient, then the finished picture is noised again for further gradients of low
+        variance.
+        """
         rollout, repeats = self.rollout, self.config.lv_repeats
         weight = 1 / (1 + repeats)
         last = self.config.max_step or len(rollout) - 1
@@ -147,5 +157,7 @@ class RewardLoss:
     def _term(self, x0: Tensor, anchor: Tensor, batch: Batch, weight: float) -> LossTerm:
         images = self.rollout.backend.decode(x0, tiny=True).clamp(0, 1)
         reward = self.reward.differentiable(batch.prompts, images)
-        loss = hinge(reward, self.config.reward_target) * (self.config.grad_scale or 1.0) + anchor * (self.config.anchor_weight or 0.0)
+        loss = hinge(reward, self.config.reward_target) * (self.config.grad_scale or 1.0) + anchor * (
+            self.config.anchor_weight or 0.0
+        )
         return LossTerm(loss * weight, reward.detach(), anchor.detach())

@@ -1,8 +1,8 @@
 """How much memory a run needs, computed before it starts.
 
 The real training step runs on fake tensors (shapes without data), while every storage that comes to life and dies is
-counted. So the estimate follows whatever the code does, for any architecture and setting; there is no table to go stale.
-Not visible to it: the CUDA context, library workspaces and fragmentation, for which OVERHEAD is added.
+counted. So the estimate follows whatever the code does, for any architecture and setting; there is no table to go
+stale. Not visible to it: the CUDA context, library workspaces and fragmentation, for which OVERHEAD is added.
 """
 
 from __future__ import annotations
@@ -87,8 +87,12 @@ class StorageTracker(TorchDispatchMode):
         return result
 
 
-def _meta_modules(config: ReFLConfig, unet: dict[str, Any], vae: dict[str, Any]) -> tuple[nn.Module, nn.Module, nn.Module | None]:
-    """UNet (with its LoRA), VAE and tiny VAE without storage. Adapters cannot be added to fake tensors, so they are now."""
+def _meta_modules(
+    config: ReFLConfig, unet: dict[str, Any], vae: dict[str, Any]
+) -> tuple[nn.Module, nn.Module, nn.Module | None]:
+    """UNet (with its LoRA), VAE and tiny VAE without storage. Adapters cannot be added to fake tensors, so they are
+    now.
+    """
     net = build_module("UNet2DConditionModel", unet, None, torch.float32, "unet")
     if config.tune == "lora":
         lora.inject(net, config.lora_rank, config.lora_alpha or float(config.lora_rank), config.lora_targets, 0)
@@ -139,9 +143,16 @@ class _FakeReward:
 
 
 def estimate(
-    config: ReFLConfig, kind: Family, unet: dict[str, Any] | None = None, vae: dict[str, Any] | None = None, *, free: int | None = None
+    config: ReFLConfig,
+    kind: Family,
+    unet: dict[str, Any] | None = None,
+    vae: dict[str, Any] | None = None,
+    *,
+    free: int | None = None,
 ) -> MemoryEstimate:
-    """Memory of one update of a resolved configuration. unet, vae: diffusers configurations; default the family's own."""
+    """Memory of one update of a resolved configuration. unet, vae: diffusers configurations; default the family's
+    own.
+    """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from .engine import Engine
@@ -149,7 +160,12 @@ def estimate(
     unet, vae = unet or kind.unet, vae or kind.vae
     # two denoising steps show the same peak as twenty: the prefix keeps nothing
     short = dataclasses.replace(
-        config, num_inference_steps=config.draft_steps + 1, min_step=1, max_step=1, gradient_accumulation_steps=1, max_train_steps=1
+        config,
+        num_inference_steps=config.draft_steps + 1,
+        min_step=1,
+        max_step=1,
+        gradient_accumulation_steps=1,
+        max_train_steps=1,
     )
     width = int(unet["cross_attention_dim"])
     modules = _meta_modules(short, unet, vae)
@@ -160,14 +176,25 @@ def estimate(
         dtype = torch.bfloat16 if short.mixed_precision != "no" else torch.float32
         pooled = torch.zeros(1, 1280, dtype=dtype) if kind.is_sdxl else None
         if kind.is_sdxl:
-            pooled = torch.zeros(1, int(unet["projection_class_embeddings_input_dim"]) - 6 * int(unet["addition_time_embed_dim"]), dtype=dtype)
+            pooled = torch.zeros(
+                1,
+                int(unet["projection_class_embeddings_input_dim"]) - 6 * int(unet["addition_time_embed_dim"]),
+                dtype=dtype,
+            )
         row = Conditioning(torch.zeros(1, 77, width, dtype=dtype), pooled, torch.zeros(1, 6) if kind.is_sdxl else None)
         tracker.peak = tracker.now
         engine = Engine(short, backend, reward, [""], lambda prompts: row.expand(len(prompts)), Processes("cpu"))  # type: ignore[arg-type]
         weights = tracker.now
-        known = sum(parameter.untyped_storage().nbytes() for net in (backend.unet, backend.vae) for parameter in net.parameters())
+        known = sum(
+            parameter.untyped_storage().nbytes()
+            for net in (backend.unet, backend.vae)
+            for parameter in net.parameters()
+        )
         if weights < known:  # torch before 2.2 forgets storages that still live
-            raise ReFLError(f"torch {torch.__version__} cannot count memory: an estimate needs torch 2.2 or newer; the run itself does not")
+            raise ReFLError(
+                f"torch {torch.__version__} cannot count memory: an estimate needs torch 2.2 or newer; the run itself"
+                " does not"
+            )
         tracker.peak = tracker.now
         _fake_update(engine)
         tensors = tracker.peak
@@ -186,7 +213,11 @@ def _fake_update(engine: Any) -> None:
     gradients = [parameter.grad for parameter in engine.params.values()]
     torch.nn.utils.clip_grad_norm_(list(engine.params.values()), engine.config.max_grad_norm, foreach=False)
     moments = 0.25 if engine.config.use_8bit_adam else 1.0
-    engine.moments = [torch.zeros(int(gradient.numel() * moments * 2), dtype=gradient.dtype) for gradient in gradients if gradient is not None]
+    engine.moments = [
+        torch.zeros(int(gradient.numel() * moments * 2), dtype=gradient.dtype)
+        for gradient in gradients
+        if gradient is not None
+    ]
 
 
 class _FakeNoise:
@@ -203,8 +234,18 @@ def _unet_calls(config: ReFLConfig) -> int:
     """Evaluations of the UNet per update on one process, a backward pass counted as two."""
     guided = 2 if (config.guidance_scale or 1) > 1 else 1
     steps = config.num_inference_steps or 20
-    mean = ((config.min_step or 0) + (config.max_step or 0)) / 2 if config.algorithm.startswith("refl") else steps - config.draft_steps
-    grads = config.draft_steps if config.algorithm == "draft-k" else 1 + config.lv_repeats if config.algorithm == "draft-lv" else 1
+    mean = (
+        ((config.min_step or 0) + (config.max_step or 0)) / 2
+        if config.algorithm.startswith("refl")
+        else steps - config.draft_steps
+    )
+    grads = (
+        config.draft_steps
+        if config.algorithm == "draft-k"
+        else 1 + config.lv_repeats
+        if config.algorithm == "draft-lv"
+        else 1
+    )
     per_grad = guided + 2 + (1 if config.gradient_checkpointing else 0) + (1 if config.anchor == "kl" else 0)
     anchor = 4 if config.anchor in ("pretrain", "samples") else 0
     return round(config.samples_per_step * (mean * guided + grads * per_grad + anchor))

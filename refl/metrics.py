@@ -1,4 +1,6 @@
-"""What tells improvement from over-optimisation: statistics of pictures that no reward is trained on, and the stop rule."""
+"""What tells improvement from over-optimisation: statistics of pictures that no reward is trained on, and the stop
+rule.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def diversity(images: Tensor, seeds: int) -> float:
-    """Mean distance between pictures of one prompt: RMS difference at 32×32, averaged over pairs of seeds, then prompts.
+    """Mean distance between pictures of one prompt: RMS difference at 32×32, averaged over pairs of seeds, then
+    prompts.
 
     images [P * seeds, 3, H, W] in [0, 1], all seeds of a prompt in a row. 0 = every seed gives the same picture.
     """
@@ -40,7 +43,9 @@ def contrast(images: Tensor) -> float:
 
 @dataclass
 class Evaluation:
-    """Metrics of one evaluation. `scores` holds each scorer's score per picture, in the same order at every evaluation."""
+    """Metrics of one evaluation. `scores` holds each scorer's score per picture, in the same order at every
+    evaluation.
+    """
 
     step: int
     reward: float
@@ -67,8 +72,9 @@ def paired_change(before: list[float], after: list[float]) -> tuple[float, float
 
 
 def win_rate(before: list[float], after: list[float], tie: float = 1e-6) -> tuple[float, float, float]:
-    """Share of pictures that score higher than their twin of the same prompt and seed, ties counting half, with Wilson's
-    95 % interval."""
+    """Share of pictures that score higher than their twin of the same prompt and seed, ties counting half, with
+    Wilson's 95 % interval.
+    """
     count = len(before)
     wins = sum(0.5 if abs(b - a) <= tie else float(a > b) for b, a in zip(before, after))
     share, z = wins / count, 1.96
@@ -94,21 +100,26 @@ class StopRule:
         reasons = []
         if now.diversity < self.min_diversity * base.diversity:
             reasons.append(
-                f"pictures of one prompt look more and more alike: seed diversity is {now.diversity / base.diversity:.0%} of the base model's "
-                f"(limit {self.min_diversity:.0%})"
+                "pictures of one prompt look more and more alike: seed diversity is"
+                f" {now.diversity / base.diversity:.0%} of the base model's (limit {self.min_diversity:.0%})"
             )
         if now.eps_mse > self.max_eps_mse * base.eps_mse:
             reasons.append(
-                f"the model is forgetting how to denoise: its error is {now.eps_mse / base.eps_mse:.1f} times the base model's (limit {self.max_eps_mse:g})"
+                f"the model is forgetting how to denoise: its error is {now.eps_mse / base.eps_mse:.1f} times the base"
+                f" model's (limit {self.max_eps_mse:g})"
             )
         change, error = paired_change(base.scores[MIXED], now.scores[MIXED])
         if change < -2 * error:
-            reasons.append(f"the reward itself falls on held-out prompts ({base.reward:.2f} to {now.reward:.2f}): the learning rate is too high")
+            reasons.append(
+                f"the reward itself falls on held-out prompts ({base.reward:.2f} to {now.reward:.2f}): the learning"
+                " rate is too high"
+            )
         if now.reward > base.reward:
             for name in now.judges:
                 change, error = paired_change(base.scores[name], now.scores[name])
                 if change < -2 * error:
                     reasons.append(
-                        f"the reward rises ({base.reward:.2f} to {now.reward:.2f}) while {name}, which is not trained on, falls by {-change:.3g}"
+                        f"the reward rises ({base.reward:.2f} to {now.reward:.2f}) while {name}, which is not trained"
+                        f" on, falls by {-change:.3g}"
                     )
         return "; ".join(reasons)

@@ -45,11 +45,20 @@ ALIASES = {"train_data": ("train_data_dir",), "tune": ("train",), "pretrained_mo
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add one flag per setting (default: not given) and the reference's unused flags, hidden."""
     parser.add_argument("--config", default=None, help="JSON file with settings; flags override it")
-    parser.add_argument("--preset", choices=tuple(PRESETS), default=None, help="batch sizes for a GPU of this memory; 16 GB is made for SDXL")
+    parser.add_argument(
+        "--preset",
+        choices=tuple(PRESETS),
+        default=None,
+        help="batch sizes for a GPU of this memory; 16 GB is made for SDXL",
+    )
     for item in dataclasses.fields(ReFLConfig):
         names = [f"--{item.name}", *(f"--{alias}" for alias in ALIASES.get(item.name, ()))]
         kind = str(item.type).removesuffix("| None").strip()
-        kwargs: dict[str, Any] = {"dest": item.name, "default": None, "help": str(item.metadata["help"]).replace("%", "%%")}
+        kwargs: dict[str, Any] = {
+            "dest": item.name,
+            "default": None,
+            "help": str(item.metadata["help"]).replace("%", "%%"),
+        }
         if kind == "bool":
             kwargs["action"] = argparse.BooleanOptionalAction
         elif kind == "list[str]":

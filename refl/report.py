@@ -17,22 +17,37 @@ from .runfiles import read_events
 
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:980px;margin:2em auto;padding:0 1em;color:#222;background:#fff}
-h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}table{border-collapse:collapse}td,th{padding:.25em .8em;text-align:right;border-bottom:1px solid #ddd}
+h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}table{border-collapse:collapse}
+td,th{padding:.25em .8em;text-align:right;border-bottom:1px solid #ddd}
 th:first-child,td:first-child{text-align:left}.curves{display:flex;flex-wrap:wrap;gap:12px}figure{margin:0}figcaption{font-size:.85em;color:#555}
-.wall{display:flex;gap:16px;align-items:flex-start}.wall img{max-width:100%;image-rendering:auto}.note{padding:.7em 1em;background:#fff4d6;border-left:4px solid #e0a800}
+.wall{display:flex;gap:16px;align-items:flex-start}.wall img{max-width:100%;image-rendering:auto}
+.note{padding:.7em 1em;background:#fff4d6;border-left:4px solid #e0a800}
 pre{font-size:.8em;background:#f6f6f6;padding:1em;overflow:auto}
-@media(prefers-color-scheme:dark){body{background:#181818;color:#ddd}td,th{border-color:#444}pre{background:#222}.note{background:#3a3010}}
+@media(prefers-color-scheme:dark){body{background:#181818;color:#ddd}
+td,th{border-color:#444}pre{background:#222}
+.note{background:#3a3010}}
 """
 
 
-def write_report(folder: Path, config: ReFLConfig, base: Evaluation, history: Sequence[Evaluation], chosen: int, state: str, reason: str) -> Path:
+def write_report(
+    folder: Path,
+    config: ReFLConfig,
+    base: Evaluation,
+    history: Sequence[Evaluation],
+    chosen: int,
+    state: str,
+    reason: str,
+) -> Path:
     """Write report.html into the run folder. `chosen` is the exported update. SaveError if it cannot be written."""
     result = next((item for item in reversed(history) if item.step == chosen), history[-1])
     events = read_events(folder / "events.jsonl")
     steps = [event for event in events if event["type"] == "step"]
     parts = [
         f"<h1>Reward fine-tuning of {_text(Path(config.pretrained_model_name_or_path).name or 'a model')}</h1>",
-        f"<p>{_text(config.algorithm)}, anchor {_text(str(config.anchor))}, {len(steps)} updates, exported: update {chosen}. State: {_text(state)}.</p>",
+        (
+            f"<p>{_text(config.algorithm)}, anchor {_text(str(config.anchor))}, {len(steps)} updates, exported: update"
+            f" {chosen}. State: {_text(state)}.</p>"
+        ),
         f'<p class="note">{_text(reason)}</p>' if reason else "",
         "<h2>Result on held-out prompts, same seeds before and after</h2>",
         _table(base, result),
@@ -42,7 +57,10 @@ def write_report(folder: Path, config: ReFLConfig, base: Evaluation, history: Se
         "<h2>Settings</h2>",
         f"<pre>{_text(json.dumps(dataclasses.asdict(config), indent=1))}</pre>",
     ]
-    page = f"<!doctype html><html lang=en><meta charset=utf-8><title>ReFL report</title><style>{STYLE}</style>{''.join(parts)}</html>"
+    page = (
+        "<!doctype html><html lang=en><meta charset=utf-8><title>ReFL"
+        f" report</title><style>{STYLE}</style>{''.join(parts)}</html>"
+    )
     target = folder / "report.html"
     try:
         target.write_text(page, encoding="utf-8")
@@ -56,20 +74,30 @@ def _text(value: str) -> str:
 
 
 def _table(base: Evaluation, result: Evaluation) -> str:
-    rows = ["<table><tr><th>score</th><th>base</th><th>tuned</th><th>change ± s.e.</th><th>tuned wins (95 % interval)</th></tr>"]
+    rows = [
+        "<table><tr><th>score</th><th>base</th><th>tuned</th><th>change ± s.e.</th><th>tuned wins (95 %"
+        " interval)</th></tr>"
+    ]
     for name in [MIXED, *sorted(set(base.scores) - {MIXED})]:
         before, after = base.scores[name], result.scores[name]
         change, error = paired_change(before, after)
         share, low, high = win_rate(before, after)
         kind = " (trained on)" if name == MIXED or name not in base.judges else " (judge)"
         rows.append(
-            f"<tr><td>{_text(name)}{kind}</td><td>{_mean(before):.3f}</td><td>{_mean(after):.3f}</td><td>{change:+.3f} ± {error:.3f}</td>"
-            f"<td>{share:.0%} ({low:.0%} to {high:.0%})</td></tr>"
+            f"<tr><td>{_text(name)}{kind}</td><td>{_mean(before):.3f}</td><td>{_mean(after):.3f}</td><td>{change:+.3f}"
+            f" ± {error:.3f}</td><td>{share:.0%} ({low:.0%} to {high:.0%})</td></tr>"
         )
-    for label, field in (("seed diversity", "diversity"), ("saturation", "saturation"), ("contrast", "contrast"), ("denoising error", "eps_mse")):
+    for label, field in (
+        ("seed diversity", "diversity"),
+        ("saturation", "saturation"),
+        ("contrast", "contrast"),
+        ("denoising error", "eps_mse"),
+    ):
         before_value, after_value = getattr(base, field), getattr(result, field)
         ratio = f"{after_value / before_value:.2f} ×" if before_value else ""
-        rows.append(f"<tr><td>{label}</td><td>{before_value:.4f}</td><td>{after_value:.4f}</td><td>{ratio}</td><td></td></tr>")
+        rows.append(
+            f"<tr><td>{label}</td><td>{before_value:.4f}</td><td>{after_value:.4f}</td><td>{ratio}</td><td></td></tr>"
+        )
     return "".join(rows) + "</table>"
 
 
@@ -78,11 +106,18 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _curves(steps: Sequence[dict], history: Sequence[Evaluation]) -> str:
-    curves: list[tuple[str, list[tuple[float, float]]]] = [("reward of training samples", [(e["step"], e["reward"]) for e in steps])]
+    curves: list[tuple[str, list[tuple[float, float]]]] = [
+        ("reward of training samples", [(e["step"], e["reward"]) for e in steps])
+    ]
     curves.append(("held-out reward", [(item.step, item.reward) for item in history]))
     for name in history[0].judges:
         curves.append((f"judge: {name}", [(item.step, item.judges[name]) for item in history]))
-    for label, field in (("seed diversity", "diversity"), ("denoising error", "eps_mse"), ("saturation", "saturation"), ("contrast", "contrast")):
+    for label, field in (
+        ("seed diversity", "diversity"),
+        ("denoising error", "eps_mse"),
+        ("saturation", "saturation"),
+        ("contrast", "contrast"),
+    ):
         curves.append((label, [(item.step, getattr(item, field)) for item in history]))
     curves.append(("anchor", [(e["step"], e["anchor"]) for e in steps]))
     curves.append(("gradient norm", [(e["step"], e["grad_norm"]) for e in steps]))
@@ -96,9 +131,18 @@ def _curve(title: str, points: Sequence[tuple[float, float]], width: int = 300, 
     xs, ys = [x for x, _ in points], [y for _, y in points]
     low, high = min(ys), max(ys)
     wide, tall = max(max(xs) - min(xs), 1e-9), max(high - low, 1e-9)
-    line = " ".join(f"{8 + (x - min(xs)) / wide * (width - 16):.1f},{height - 22 - (y - low) / tall * (height - 40):.1f}" for x, y in points)
-    labels = f'<text x="8" y="12" font-size="11" fill="currentColor">{high:.4g}</text><text x="8" y="{height - 6}" font-size="11" fill="currentColor">{low:.4g}</text>'
-    svg = f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}"><polyline points="{line}" fill="none" stroke="#2a78d6" stroke-width="1.8"/>{labels}</svg>'
+    line = " ".join(
+        f"{8 + (x - min(xs)) / wide * (width - 16):.1f},{height - 22 - (y - low) / tall * (height - 40):.1f}"
+        for x, y in points
+    )
+    labels = (
+        f'<text x="8" y="12" font-size="11" fill="currentColor">{high:.4g}</text><text x="8" y="{height - 6}"'
+        f' font-size="11" fill="currentColor">{low:.4g}</text>'
+    )
+    svg = (
+        f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}"><polyline points="{line}" fill="none"'
+        f' stroke="#2a78d6" stroke-width="1.8"/>{labels}</svg>'
+    )
     return f"<figure>{svg}<figcaption>{_text(title)}</figcaption></figure>"
 
 
@@ -109,6 +153,7 @@ def _wall(folder: Path, chosen: int) -> str:
         if path.is_file():
             data = base64.b64encode(path.read_bytes()).decode()
             figures.append(
-                f'<figure><img alt="{label}" src="data:image/png;base64,{data}"><figcaption>{label}; a row is a prompt, a column a seed</figcaption></figure>'
+                f'<figure><img alt="{label}" src="data:image/png;base64,{data}"><figcaption>{label}; a row is a prompt,'
+                " a column a seed</figcaption></figure>"
             )
     return "<h2>Before and after</h2><div class=wall>" + "".join(figures) + "</div>" if figures else ""

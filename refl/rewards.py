@@ -60,7 +60,9 @@ class RewardMix:
 
     def mix(self, scores: dict[str, Tensor]) -> Tensor:
         """Mixed reward [B] from each reward's own score."""
-        total = sum(part.weight * (scores[part.name] - (part.mean or 0.0)) / (part.std or 1.0) for part in self.components)
+        total = sum(
+            part.weight * (scores[part.name] - (part.mean or 0.0)) / (part.std or 1.0) for part in self.components
+        )
         return total / sum(abs(part.weight) for part in self.components)  # type: ignore[return-value]
 
     def calibrate(self, scores: dict[str, Tensor]) -> None:
@@ -73,11 +75,13 @@ class RewardMix:
             spread = float(values.std()) if len(values) > 1 else float("nan")
             if not torch.isfinite(values).all():
                 raise RewardError(
-                    f"reward {part.name} returned NaN or infinity for the base model's pictures: its weights are damaged or the precision too low"
+                    f"reward {part.name} returned NaN or infinity for the base model's pictures: its weights are"
+                    " damaged or the precision too low"
                 )
             if len(values) > 1 and spread < 1e-6:
                 raise RewardError(
-                    f"reward {part.name} gives all {len(values)} pictures of the base model the same score ({float(values[0]):.4g}): it cannot teach anything"
+                    f"reward {part.name} gives all {len(values)} pictures of the base model the same score"
+                    f" ({float(values[0]):.4g}): it cannot teach anything"
                 )
             if part.mean is None or part.std is None:
                 part.mean, part.std = float(values.mean()), spread
@@ -124,7 +128,9 @@ def load_rewards(names: Sequence[str], device: Any, precision: str = "auto", mod
     return RewardMix(components)
 
 
-def load_judges(names: Sequence[str], device: Any, precision: str = "auto", models_dir: str = "") -> list[DifferentiableScorer]:
+def load_judges(
+    names: Sequence[str], device: Any, precision: str = "auto", models_dir: str = ""
+) -> list[DifferentiableScorer]:
     """Scorers that are watched and never trained on."""
     return [load_scorer(name, device, precision, models_dir) for name in names]
 

@@ -38,7 +38,9 @@ def draw(noises: Sequence[SampleNoise], shape: Sequence[int], device: torch.devi
 
 @dataclass(frozen=True)
 class Prediction:
-    """UNet outputs [B, 4, h, w]: `guided` is what the sampler uses, `conditional` is the branch that carries the gradient."""
+    """UNet outputs [B, 4, h, w]: `guided` is what the sampler uses, `conditional` is the branch that carries the
+    gradient.
+    """
 
     guided: Tensor
     conditional: Tensor
@@ -47,7 +49,9 @@ class Prediction:
 class Rollout:
     """Denoises latents in `steps` steps with classifier-free guidance `guidance` (1 = none)."""
 
-    def __init__(self, backend: Backend, steps: int, guidance: float, eta: float, check: Callable[[], None] | None = None):
+    def __init__(
+        self, backend: Backend, steps: int, guidance: float, eta: float, check: Callable[[], None] | None = None
+    ):
         self.backend = backend
         self.schedule = backend.schedule
         self.guidance = guidance
@@ -77,7 +81,9 @@ class Rollout:
                 without = self.backend.predict(x.detach(), t, uncond.expand(len(x)))
             output = self.backend.predict(x, t, cond)
         else:
-            both = self.backend.predict(x.repeat(2, 1, 1, 1), t.repeat(2), Conditioning.cat((cond, uncond.expand(len(x)))))
+            both = self.backend.predict(
+                x.repeat(2, 1, 1, 1), t.repeat(2), Conditioning.cat((cond, uncond.expand(len(x))))
+            )
             output, without = both.chunk(2)
         return Prediction(without + self.guidance * (output - without), output)
 
@@ -88,7 +94,14 @@ class Rollout:
         return self.schedule.step(x, prediction, t, t_next, self.eta, noise)
 
     @torch.no_grad()
-    def prefix(self, x: Tensor, cond: Conditioning, uncond: Conditioning | None, stop: Sequence[int], noises: Sequence[SampleNoise]) -> Tensor:
+    def prefix(
+        self,
+        x: Tensor,
+        cond: Conditioning,
+        uncond: Conditioning | None,
+        stop: Sequence[int],
+        noises: Sequence[SampleNoise],
+    ) -> Tensor:
         """Noise x [B, 4, h, w] → the latents before step stop[b] of each sample; no graph is kept."""
         x = x.clone()
         for index in range(max(stop)):
@@ -101,6 +114,8 @@ class Rollout:
         return x
 
     @torch.no_grad()
-    def sample(self, x: Tensor, cond: Conditioning, uncond: Conditioning | None, noises: Sequence[SampleNoise]) -> Tensor:
+    def sample(
+        self, x: Tensor, cond: Conditioning, uncond: Conditioning | None, noises: Sequence[SampleNoise]
+    ) -> Tensor:
         """Noise → finished latents."""
         return self.prefix(x, cond, uncond, [len(self)] * len(x), noises)

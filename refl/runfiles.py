@@ -82,7 +82,13 @@ class RunFolder:
     def __init__(self, path: str | os.PathLike[str], clock: Callable[[], float] = time.time):
         self.path = Path(path)
         self.clock = clock
-        self._status: dict[str, Any] = {"state": "starting", "pid": os.getpid(), "started": clock(), "step": 0, "control_id": 0}
+        self._status: dict[str, Any] = {
+            "state": "starting",
+            "pid": os.getpid(),
+            "started": clock(),
+            "step": 0,
+            "control_id": 0,
+        }
         self._guard = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None

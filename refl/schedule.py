@@ -1,8 +1,8 @@
 """The noise schedule: which noise level belongs to which timestep, and the formulas that turn a UNet's output into
 pictures. Own formulas, because a diffusers scheduler's `step` draws noise it throws away and keeps hidden state.
 
-Notation: x_t = a x_0 + s e with a² + s² = 1; a² is `alphas_cumprod[t]`. Sources: Song et al. 2021 (DDIM), eq. 12 and 16;
-Salimans & Ho 2022 (v-prediction); Lin et al. 2024 (zero terminal SNR).
+Notation: x_t = a x_0 + s e with a² + s² = 1; a² is `alphas_cumprod[t]`. Sources: Song et al. 2021 (DDIM), eq. 12 and
+16; Salimans & Ho 2022 (v-prediction); Lin et al. 2024 (zero terminal SNR).
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ class NoiseSchedule:
         count = int(config.get("num_train_timesteps", 1000))
         self.prediction_type = prediction_type or config.get("prediction_type") or "epsilon"
         if self.prediction_type not in ("epsilon", "v_prediction"):
-            raise CheckpointError(f"prediction type {self.prediction_type!r} is not supported: only epsilon and v_prediction are")
+            raise CheckpointError(
+                f"prediction type {self.prediction_type!r} is not supported: only epsilon and v_prediction are"
+            )
         betas = _betas(config, count)
         self.alphas_cumprod = torch.cumprod(1 - betas, dim=0)
         self.zero_snr = bool(config.get("rescale_betas_zero_snr"))
@@ -36,8 +38,8 @@ class NoiseSchedule:
     def timesteps(self, steps: int) -> Tensor:
         """`steps` training timesteps from noisy to clean, int64 [steps].
 
-        Leading spacing with an offset, as SD's own samplers use it; models with zero terminal SNR must start at the very
-        last timestep, so they use trailing spacing.
+        Leading spacing with an offset, as SD's own samplers use it; models with zero terminal SNR must start at the
+        very last timestep, so they use trailing spacing.
         """
         if self.zero_snr:
             return (torch.arange(steps, 0, -1) * len(self) / steps).round().long() - 1
@@ -45,7 +47,9 @@ class NoiseSchedule:
 
     def levels(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """(a, s) [B, 1, 1, 1] of timesteps t [B]; t < 0 means a finished image (a = 1, s = 0)."""
-        alpha2 = torch.where(t.cpu() < 0, torch.ones((), dtype=torch.float64), self.alphas_cumprod[t.cpu().clamp(min=0)])
+        alpha2 = torch.where(
+            t.cpu() < 0, torch.ones((), dtype=torch.float64), self.alphas_cumprod[t.cpu().clamp(min=0)]
+        )
         a, s = alpha2.sqrt(), (1 - alpha2).sqrt()
         return a.to(like.device, torch.float32).view(-1, 1, 1, 1), s.to(like.device, torch.float32).view(-1, 1, 1, 1)
 
@@ -75,7 +79,9 @@ class NoiseSchedule:
         a, s = self.levels(t, x)
         return a * output + s * x
 
-    def step(self, x: Tensor, output: Tensor, t: Tensor, t_next: Tensor, eta: float = 0.0, noise: Tensor | None = None) -> Tensor:
+    def step(
+        self, x: Tensor, output: Tensor, t: Tensor, t_next: Tensor, eta: float = 0.0, noise: Tensor | None = None
+    ) -> Tensor:
         """One denoising step from t to t_next (both [B]; t_next = -1 finishes).
 
         eta 0 is DDIM. eta 1 is ancestral DDPM sampling with the posterior variance: the two are the same formula.
@@ -103,7 +109,8 @@ def _betas(config: dict[str, Any], count: int) -> Tensor:
 
 
 def _rescale_zero_snr(alphas_cumprod: Tensor) -> Tensor:
-    """Shift and scale sqrt(alphas_cumprod) so that the last is (almost) zero and the first stays (Lin et al. 2024, algorithm 1).
+    """Shift and scale sqrt(alphas_cumprod) so that the last is (almost) zero and the first stays (Lin et al. 2024,
+    algorithm 1).
 
     Almost: an exact zero would divide by zero when x_0 is computed from the noise.
     """

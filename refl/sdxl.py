@@ -1,4 +1,6 @@
-"""Prompts of SDXL: two text encoders side by side, a pooled vector, and the image size (Podell et al. 2023, section 2.2)."""
+"""Prompts of SDXL: two text encoders side by side, a pooled vector, and the image size (Podell et al. 2023, section
+2.2).
+"""
 
 from __future__ import annotations
 
@@ -39,5 +41,7 @@ class SDXLPrompts:
         if pooled is None:
             raise CheckpointError("the second text encoder of this SDXL model lacks its text projection")
         filled = torch.tensor([bool(prompt.strip()) for prompt in prompts], device=context.device)
-        sizes = torch.tensor([[resolution, resolution, 0, 0, resolution, resolution]], dtype=torch.float32, device=context.device)
+        sizes = torch.tensor(
+            [[resolution, resolution, 0, 0, resolution, resolution]], dtype=torch.float32, device=context.device
+        )
         return Conditioning(context * filled[:, None, None], pooled * filled[:, None], sizes.expand(len(prompts), 6))

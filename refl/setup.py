@@ -1,4 +1,6 @@
-"""What a run needs before its first update: the model, encoded prompts, and pictures of the base model for the anchor."""
+"""What a run needs before its first update: the model, encoded prompts, and pictures of the base model for the
+anchor.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +38,15 @@ def load(config: ReFLConfig) -> Backend:
     )
 
 
-def encode_prompts(config: ReFLConfig, backend: Backend, processes: Processes, prompts: PromptSet, *sets: AnchorSet | None) -> PromptTable:
+def encode_prompts(
+    config: ReFLConfig, backend: Backend, processes: Processes, prompts: PromptSet, *sets: AnchorSet | None
+) -> PromptTable:
     """Encode every prompt this run can ask for, then drop the text encoders."""
     train, count = prompts.train, len(prompts.train)
     total = config.max_train_steps * config.samples_per_step * processes.count
-    used = {sample_prompt(config.seed or 0, count, sample) for sample in range(total)} if total < count else range(count)
+    used = (
+        {sample_prompt(config.seed or 0, count, sample) for sample in range(total)} if total < count else range(count)
+    )
     needed = [train[index] for index in sorted(used)] + prompts.held_out + [config.negative_prompt]
     needed += train[: config.anchor_samples] if config.anchor == "samples" else []
     for captions in sets:
@@ -51,7 +57,12 @@ def encode_prompts(config: ReFLConfig, backend: Backend, processes: Processes, p
 
 
 def base_samples(
-    config: ReFLConfig, backend: Backend, table: PromptTable, device: torch.device, prompts: Sequence[str], check: Callable[[], None]
+    config: ReFLConfig,
+    backend: Backend,
+    table: PromptTable,
+    device: torch.device,
+    prompts: Sequence[str],
+    check: Callable[[], None],
 ) -> AnchorSet:
     """Pictures of the model as it is now, the anchor's data."""
     rollout = Rollout(backend, config.num_inference_steps or 20, config.eval_guidance_scale or 1.0, 0.0, check)

@@ -66,8 +66,9 @@ def read_state(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[st
         data = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         raise CheckpointError(
-            f"{path} holds Python objects beside its weights, or is damaged; it is not opened because such files can run code. "
-            f"Save it as .safetensors in the WebUI's checkpoint merger, then choose that file. ({str(error)[:120]})"
+            f"{path} holds Python objects beside its weights, or is damaged; it is not opened because such files can"
+            " run code. Save it as .safetensors in the WebUI's checkpoint merger, then choose that file."
+            f" ({str(error)[:120]})"
         ) from error
     data = data.get("state_dict", data) if isinstance(data, dict) else {}
     return {key: value for key, value in data.items() if isinstance(value, Tensor)}, {}
@@ -87,22 +88,34 @@ def recognise(state: dict[str, Tensor], metadata: dict[str, str], path: Path) ->
         for mark, what in FOREIGN:
             if any(mark in key for key in state):
                 raise CheckpointError(f"{path} is {what}: choose an SD 1.x, SD 2.x or SDXL checkpoint")
-        raise CheckpointError(f"{path} is no Stable Diffusion checkpoint: it holds {', '.join(list(state)[:3]) or 'no tensors'} …")
+        raise CheckpointError(
+            f"{path} is no Stable Diffusion checkpoint: it holds {', '.join(list(state)[:3]) or 'no tensors'} …"
+        )
     narrow = next((f"{key} is {tensor.dtype}" for key, tensor in state.items() if tensor.dtype in _narrow()), "")
     if narrow:
-        raise CheckpointError(f"{path} is quantised ({narrow.replace('torch.', '')}) and cannot be trained: choose the fp16 or fp32 version")
+        raise CheckpointError(
+            f"{path} is quantised ({narrow.replace('torch.', '')}) and cannot be trained: choose the fp16 or fp32"
+            " version"
+        )
     if first.shape[1] != 4:
-        kind = {9: "an inpainting model", 8: "an image-editing model", 5: "a depth model"}.get(first.shape[1], "of an unknown kind")
-        raise CheckpointError(f"{path} is {kind} ({first.shape[1]} input channels): reward training needs a text-to-image model with 4")
+        kind = {9: "an inpainting model", 8: "an image-editing model", 5: "a depth model"}.get(
+            first.shape[1], "of an unknown kind"
+        )
+        raise CheckpointError(
+            f"{path} is {kind} ({first.shape[1]} input channels): reward training needs a text-to-image model with 4"
+        )
     named = FEW_STEP.search(path.stem) or FEW_STEP.search(metadata.get("modelspec.title", ""))
     if named:
         raise CheckpointError(
-            f"{path} is a few-step model ({named[0]}): its denoising in 1 to 8 steps does not survive this training. Choose the model it was made from"
+            f"{path} is a few-step model ({named[0]}): its denoising in 1 to 8 steps does not survive this training."
+            " Choose the model it was made from"
         )
     if any(key.startswith("conditioner.embedders.1.") for key in state):
         return family("sdxl")
     if any(key.startswith("conditioner.embedders.0.model.") for key in state):
-        raise CheckpointError(f"{path} is the SDXL refiner: it only repaints finished images. Choose the SDXL base model")
+        raise CheckpointError(
+            f"{path} is the SDXL refiner: it only repaints finished images. Choose the SDXL base model"
+        )
     if any(key.startswith("cond_stage_model.model.") for key in state):
         return family("sd2")
     if any(key.startswith("cond_stage_model.") for key in state):
@@ -174,12 +187,17 @@ def has_vae(file: SingleFile) -> bool:
 
 
 def write_back(
-    source: str | os.PathLike[str], target: str | os.PathLike[str], unet: dict[str, Tensor], layout: UNetLayout, extra: dict[str, str]
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    unet: dict[str, Tensor],
+    layout: UNetLayout,
+    extra: dict[str, str],
 ) -> None:
-    """Write the checkpoint `source` with only its UNet replaced by `unet` (diffusers names) to the .safetensors `target`.
+    """Write the checkpoint `source` with only its UNet replaced by `unet` (diffusers names) to the .safetensors
+    `target`.
 
-    Each tensor keeps the file's dtype and shape; everything else is bit-identical. Stale `model_ema.*` copies are dropped.
-    The file appears whole or not at all. Raises SaveError if it cannot be written.
+    Each tensor keeps the file's dtype and shape; everything else is bit-identical. Stale `model_ema.*` copies are
+    dropped. The file appears whole or not at all. Raises SaveError if it cannot be written.
     """
     state, metadata = read_state(source)
     keys = [key[len(UNET_PREFIX) :] for key in state if key.startswith(UNET_PREFIX)]
@@ -194,7 +212,9 @@ def write_back(
     save_tensors(result, target, {**metadata, **extra})
 
 
-def save_tensors(state: dict[str, Tensor], target: str | os.PathLike[str], metadata: dict[str, str] | None = None) -> None:
+def save_tensors(
+    state: dict[str, Tensor], target: str | os.PathLike[str], metadata: dict[str, str] | None = None
+) -> None:
     """Save a .safetensors file atomically: temporary file, flush to disk, rename. SaveError names the cause."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file

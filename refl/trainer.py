@@ -54,10 +54,22 @@ class RunResult:
 class Trainer:
     """`Trainer(checkpoint, prompts, args=parse_args()).train()`; backend, rewards and judges may be passed in."""
 
-    def __init__(self, pretrained_model_name_or_path: str | os.PathLike[str] = "", train_data: str | os.PathLike[str] = "", args: ReFLConfig | None = None, *,
-                 backend: Backend | None = None, rewards: RewardMix | None = None, judges: Sequence[DifferentiableScorer] | None = None):  # fmt: skip
+    def __init__(
+        self,
+        pretrained_model_name_or_path: str | os.PathLike[str] = "",
+        train_data: str | os.PathLike[str] = "",
+        args: ReFLConfig | None = None,
+        *,
+        backend: Backend | None = None,
+        rewards: RewardMix | None = None,
+        judges: Sequence[DifferentiableScorer] | None = None,
+    ):
         config = args or ReFLConfig()
-        changes: dict[str, Any] = {"pretrained_model_name_or_path": os.fspath(pretrained_model_name_or_path)} if pretrained_model_name_or_path else {}
+        changes: dict[str, Any] = (
+            {"pretrained_model_name_or_path": os.fspath(pretrained_model_name_or_path)}
+            if pretrained_model_name_or_path
+            else {}
+        )
         if train_data:
             changes["train_data"] = os.fspath(train_data)
         self.config = dataclasses.replace(config, **changes)
@@ -74,7 +86,11 @@ class Trainer:
     def train(self, args: ReFLConfig | None = None) -> RunResult:
         """Run to the end. Raises ReFLError for what the user can act on; the event log names it too."""
         if args is not None:
-            own = {name: getattr(self.config, name) for name in ("pretrained_model_name_or_path", "train_data") if getattr(self.config, name)}
+            own = {
+                name: getattr(self.config, name)
+                for name in ("pretrained_model_name_or_path", "train_data")
+                if getattr(self.config, name)
+            }
             self.config = dataclasses.replace(args, **own)
         self.processes = Processes(self.config.device)
         with RunFolder(self.config.output_dir) if self.processes.is_main else nullcontext() as folder:
@@ -86,7 +102,10 @@ class Trainer:
             except StopNow:
                 result = RunResult("stopped", self.step, "stopped at once", None, self.history)
             except torch.cuda.OutOfMemoryError as error:
-                hint = "Lower resolution or train_batch_size, use --taesd, or free the WebUI's memory first; the last saved state can be resumed."
+                hint = (
+                    "Lower resolution or train_batch_size, use --taesd, or free the WebUI's memory first; the last"
+                    " saved state can be resumed."
+                )
                 self._fail(error, hint)
                 raise ReFLError(f"the GPU ran out of memory: {error}. {hint}") from error
             except ReFLError as error:
@@ -108,42 +127,75 @@ class Trainer:
         if early.allow_tf32:
             torch.backends.cuda.matmul.allow_tf32 = True
         prompts = split(
-            load_prompts(early.train_data, early.prompts, early.dataset_name, early.caption_column), early.held_out, early.max_train_samples
+            load_prompts(early.train_data, early.prompts, early.dataset_name, early.caption_column),
+            early.held_out,
+            early.max_train_samples,
         )
         self.backend = self._given[0] or setup.load(early)
         check_output(early, self.backend.source)
-        self._say("preparing", message=f"loaded {self.backend.family.name} ({self.backend.schedule.prediction_type}) from {self.backend.source.name}")
-        self.config = dataclasses.replace(self.config, mixed_precision=early.mixed_precision).resolved(self.backend.family.is_sdxl, device.type)
+        self._say(
+            "preparing",
+            message=(
+                f"loaded {self.backend.family.name} ({self.backend.schedule.prediction_type}) from"
+                f" {self.backend.source.name}"
+            ),
+        )
+        self.config = dataclasses.replace(self.config, mixed_precision=early.mixed_precision).resolved(
+            self.backend.family.is_sdxl, device.type
+        )
         config = self.config
         if self.processes.is_main:
             write_json(Path(config.output_dir) / "config.json", dataclasses.asdict(config))
-        self.rewards = self._given[1] or reward_models.load_rewards(config.rewards, device, config.reward_precision, config.models_dir)
+        self.rewards = self._given[1] or reward_models.load_rewards(
+            config.rewards, device, config.reward_precision, config.models_dir
+        )
         judges = self._given[2]
         self.judges = (
-            list(judges) if judges is not None else reward_models.load_judges(config.judges, device, config.reward_precision, config.models_dir)
+            list(judges)
+            if judges is not None
+            else reward_models.load_judges(config.judges, device, config.reward_precision, config.models_dir)
         )
         twice = {judge.name for judge in self.judges} & {part.name for part in self.rewards.components}
         if twice:
-            raise ConfigError(f"judges names {', '.join(sorted(twice))}, which is trained on: a judge must be another scorer")
+            raise ConfigError(
+                f"judges names {', '.join(sorted(twice))}, which is trained on: a judge must be another scorer"
+            )
         self.backend.to(device)
         if config.tune == "full" and config.mixed_precision != "no":
             self.backend.autocast = setup.DTYPES[config.mixed_precision or "no"]
         train_set, held_out_set = (
-            image_anchor(self.backend, config.anchor_data, config.resolution or 512, config.held_out) if config.anchor_data else (None, None)
+            image_anchor(self.backend, config.anchor_data, config.resolution or 512, config.held_out)
+            if config.anchor_data
+            else (None, None)
         )
         self.table = setup.encode_prompts(config, self.backend, self.processes, prompts, train_set, held_out_set)
-        self.engine = Engine(config, self.backend, self.rewards, prompts.train, self.table, self.processes, self._check, self._pause_point)
-        self.evaluator = Evaluator(config, self.backend, self.table, prompts.held_out, self.rewards, self.judges, device, self._check)
+        self.engine = Engine(
+            config,
+            self.backend,
+            self.rewards,
+            prompts.train,
+            self.table,
+            self.processes,
+            self._check,
+            self._pause_point,
+        )
+        self.evaluator = Evaluator(
+            config, self.backend, self.table, prompts.held_out, self.rewards, self.judges, device, self._check
+        )
         if self.processes.is_main:
             self._baseline(held_out_set)
         self.rewards.restore(self.processes.agree(self.rewards.calibration()))
         self.engine.anchor_set = train_set if config.anchor == "pretrain" else None
         if config.anchor == "samples":
             self._say("preparing", message=f"drawing {config.anchor_samples} pictures of the base model for the anchor")
-            self.engine.anchor_set = setup.base_samples(config, self.backend, self.table, device, prompts.train, self._check)
+            self.engine.anchor_set = setup.base_samples(
+                config, self.backend, self.table, device, prompts.train, self._check
+            )
         self._resume()  # last: until here the UNet is the base model
         if config.anchor == "none":
-            logger.warning("no anchor: nothing holds the model near its base, and it usually gets worse while the reward rises")
+            logger.warning(
+                "no anchor: nothing holds the model near its base, and it usually gets worse while the reward rises"
+            )
 
     # --- start and resume ------------------------------------------------------------------------------------------
 
@@ -157,8 +209,14 @@ class Trainer:
         path = (found[-1] if found else None) if wanted == "latest" else Path(wanted) if wanted else None
         if path is not None:
             state = checkpoint.load(path)
-            if state.info["seed"] != self.config.seed or state.info["samples"] != self.config.samples_per_step * self.processes.count:
-                raise ConfigError("a resumed run must keep seed, train_batch_size, gradient_accumulation_steps and the number of processes")
+            if (
+                state.info["seed"] != self.config.seed
+                or state.info["samples"] != self.config.samples_per_step * self.processes.count
+            ):
+                raise ConfigError(
+                    "a resumed run must keep seed, train_batch_size, gradient_accumulation_steps and the number of"
+                    " processes"
+                )
             self.engine.restore(state)
             self.step = state.step
             self.rewards.restore(state.info["calibration"])
@@ -172,7 +230,9 @@ class Trainer:
             self._event("evaluation", **self.base.summary())
 
     def _baseline(self, held_out_set: AnchorSet | None) -> None:
-        """Pictures and metrics of the base model. Drawn again on resume: they are the same, and cost less than storing them."""
+        """Pictures and metrics of the base model. Drawn again on resume: they are the same, and cost less than storing
+        them.
+        """
         self._say("evaluating", message="drawing the base model's pictures")
         images, latents = self.evaluator.draw()
         self.evaluator.hold_out(latents, held_out_set)
@@ -218,7 +278,9 @@ class Trainer:
         data = {**dataclasses.asdict(stats), "seconds_per_update": round(seconds, 3), "peak_memory_gib": peak}
         self._event("step", step=self.step, **data)
         left = (self.config.max_train_steps - self.step) * seconds
-        self._say("training", step=self.step, reward=stats.reward, loss=stats.loss, seconds_left=round(left), message="")
+        self._say(
+            "training", step=self.step, reward=stats.reward, loss=stats.loss, seconds_left=round(left), message=""
+        )
 
     def _evaluate(self) -> tuple[str, bool]:
         """(verdict of the stop rule, whether this is the best so far)."""
@@ -228,7 +290,11 @@ class Trainer:
             result = self.evaluator.evaluate(self.step, images, self.evaluator.score(images))
         self.history.append(result)
         config = self.config
-        verdict = StopRule(config.min_diversity, config.max_eps_mse).verdict(self.base, result) if config.stop_rule != "off" else ""
+        verdict = (
+            StopRule(config.min_diversity, config.max_eps_mse).verdict(self.base, result)
+            if config.stop_rule != "off"
+            else ""
+        )
         improved = not verdict and (self.best is None or result.reward > self.best[1])
         if improved:
             self.best = (self.step, result.reward)
@@ -255,11 +321,15 @@ class Trainer:
         return RunResult("stopped", self.step, "stopped on request; the run can be resumed", exported, self.history)
 
     def _hold(self, verdict: str) -> None:
-        """The stop rule asks for a pause: the best weights so far are exported, and the run waits to be told what to do."""
+        """The stop rule asks for a pause: the best weights so far are exported, and the run waits to be told what to
+        do.
+        """
         if not self.processes.is_main:
             return
         exported, advice = self._rescue("paused", verdict)
-        self.engine.restore(checkpoint.load(self._states / f"step-{self.step:06d}"))  # exporting took over the best state
+        self.engine.restore(
+            checkpoint.load(self._states / f"step-{self.step:06d}")
+        )  # exporting took over the best state
         reason = f"Paused: {verdict}. {advice} Resume goes on all the same, Stop ends the run."
         self._event("stop_rule", step=self.step, reason=reason)
         self._say("training", message=reason, result=str(exported))
@@ -268,12 +338,17 @@ class Trainer:
     def _rescue(self, state: str, reason: str) -> tuple[Path, str]:
         """(what was exported, what to tell the user) when the stop rule speaks."""
         if self.best is None:
-            advice = f"No evaluation before that was sound: the result is update {self.step} itself, probably worse than the base model."
+            advice = (
+                f"No evaluation before that was sound: the result is update {self.step} itself, probably worse than the"
+                " base model."
+            )
             return self._export(self.step, state, reason), advice + " Lower the learning rate or strengthen the anchor."
         return self._export(self.best[0], state, reason), f"The result is update {self.best[0]}, the best before that."
 
     def _export(self, chosen: int, state: str, reason: str) -> Path:
-        """Export the averaged weights of update `chosen` and write the report. The engine then holds that update's state."""
+        """Export the averaged weights of update `chosen` and write the report. The engine then holds that update's
+        state.
+        """
         self._say("exporting")
         saved = self._states / f"step-{chosen:06d}"
         if chosen != self.step and saved.is_dir():
@@ -382,7 +457,9 @@ class Trainer:
         if self.folder:
             if self.folder.state != state:
                 self.folder.event("state", state=state, step=self.step)
-            self.folder.status(state=state, step=self.step, **{name: value for name, value in changes.items() if name != "step"})
+            self.folder.status(
+                state=state, step=self.step, **{name: value for name, value in changes.items() if name != "step"}
+            )
 
     def _fail(self, error: BaseException, hint: str) -> None:
         logger.error("%s", error)

@@ -1,4 +1,6 @@
-"""Bootstrap, executed afresh at every load of the UI: finds our packages beside it and hands their scripts to the host."""
+"""Bootstrap, executed afresh at every load of the UI: finds our packages beside it and hands their scripts to the
+host.
+"""
 
 import importlib
 import importlib.util

@@ -1,6 +1,7 @@
 """The small world: tiny trained models that show score, curate and teach in minutes, offline.
 
-``load_pipeline`` gives tiny-sd as a diffusers pipeline, ``generate`` draws with it; ``python -m smallworld`` does the rest.
+``load_pipeline`` gives tiny-sd as a diffusers pipeline, ``generate`` draws with it; ``python -m smallworld`` does the
+rest.
 """
 
 from __future__ import annotations

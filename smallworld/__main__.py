@@ -26,36 +26,58 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m smallworld", description="Score, curate and teach on models small enough for any computer")
+    parser = argparse.ArgumentParser(
+        prog="python -m smallworld", description="Score, curate and teach on models small enough for any computer"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     demo = commands.add_parser("demo", help="generate, score, filter, write reports")
-    demo.add_argument("--out", type=Path, default=Path("smallworld-demo"), help="folder for the results (default: %(default)s)")
+    demo.add_argument(
+        "--out", type=Path, default=Path("smallworld-demo"), help="folder for the results (default: %(default)s)"
+    )
     demo.add_argument("--prompts", type=Path, help="text file with one prompt per line")
     demo.add_argument("--count", type=_positive, default=16, help="pictures to draw (default: %(default)s)")
-    demo.add_argument("--threshold", type=float, default=0.0, help="pictures that score lower are hidden (default: %(default)s)")
+    demo.add_argument(
+        "--threshold", type=float, default=0.0, help="pictures that score lower are hidden (default: %(default)s)"
+    )
     demo.add_argument("--seed", type=int, default=1000, help="seed of the first picture (default: %(default)s)")
-    demo.add_argument("--model", help="reward model: a name such as ImageReward-v1.0, or a file (default: tiny-imagereward)")
+    demo.add_argument(
+        "--model", help="reward model: a name such as ImageReward-v1.0, or a file (default: tiny-imagereward)"
+    )
     demo.add_argument("--images", type=Path, help="score the images in this folder instead of drawing some")
     demo.add_argument("--prompt", help="with --images: score all of them against this prompt, not their own")
     demo.set_defaults(run=_demo)
 
-    teach = commands.add_parser("teach", help="a short ReFL run on tiny-sd, with pictures and oracle accuracy before and after")
-    teach.add_argument("--out", type=Path, default=Path("smallworld-teach"), help="folder for the results (default: %(default)s)")
+    teach = commands.add_parser(
+        "teach", help="a short ReFL run on tiny-sd, with pictures and oracle accuracy before and after"
+    )
+    teach.add_argument(
+        "--out", type=Path, default=Path("smallworld-teach"), help="folder for the results (default: %(default)s)"
+    )
     teach.add_argument("--updates", type=_positive, default=40, help="ReFL updates (default: %(default)s)")
     teach.add_argument("--seed", type=int, default=0, help="seed of the run (default: %(default)s)")
-    teach.add_argument("--pictures", type=_positive, default=96, help="held-out pictures judged before and after (default: %(default)s)")
+    teach.add_argument(
+        "--pictures",
+        type=_positive,
+        default=96,
+        help="held-out pictures judged before and after (default: %(default)s)",
+    )
     teach.set_defaults(run=_teach)
 
     evaluate = commands.add_parser("evaluate", help="measure the shipped weights, or those of a build")
     evaluate.add_argument("--weights", type=Path, help="folder that build wrote (default: the shipped weights)")
-    evaluate.add_argument("--count", type=_positive, default=200, help="pictures per measurement (default: %(default)s)")
+    evaluate.add_argument(
+        "--count", type=_positive, default=200, help="pictures per measurement (default: %(default)s)"
+    )
     evaluate.add_argument("--json", type=Path, help="also write the numbers to this file")
-    evaluate.add_argument("--update-cards", action="store_true", help="write the numbers into the model cards beside the weights")
+    evaluate.add_argument(
+        "--update-cards", action="store_true", help="write the numbers into the model cards beside the weights"
+    )
     evaluate.set_defaults(run=_evaluate)
 
     build = commands.add_parser(
-        "build", help="train all weights from their seeds (hours; cut off, it goes on); --short checks the recipe in a minute"
+        "build",
+        help="train all weights from their seeds (hours; cut off, it goes on); --short checks the recipe in a minute",
     )
     build.add_argument("--out", type=Path, required=True, help="folder for the weights")
     build.add_argument("--short", action="store_true", help="a handful of steps per stage")
@@ -91,20 +113,31 @@ def _demo(options: argparse.Namespace) -> int:
             raise SmallWorldError(f"cannot read the prompts: {error}") from error
         prompts = tuple(line.strip() for line in lines if line.strip())
     config = DemoConfig(
-        out=options.out, prompts=prompts, count=options.count, threshold=options.threshold, seed=options.seed,
-        model=options.model, images=options.images, prompt=options.prompt,
-    )  # fmt: skip
+        out=options.out,
+        prompts=prompts,
+        count=options.count,
+        threshold=options.threshold,
+        seed=options.seed,
+        model=options.model,
+        images=options.images,
+        prompt=options.prompt,
+    )
     result = run_demo(config, _say)
     for line in ranked_table(result):
         _say(line)
-    _say(f"kept {len(result.kept)}, hidden {len(result.hidden)}; report: {result.report} ({time.monotonic() - started:.0f} s)")
+    _say(
+        f"kept {len(result.kept)}, hidden {len(result.hidden)}; report: {result.report}"
+        f" ({time.monotonic() - started:.0f} s)"
+    )
     return 0
 
 
 def _teach(options: argparse.Namespace) -> int:
     from .teach import TeachConfig, run_teach
 
-    outcome = run_teach(TeachConfig(out=options.out, updates=options.updates, seed=options.seed, pictures=options.pictures), _say)
+    outcome = run_teach(
+        TeachConfig(out=options.out, updates=options.updates, seed=options.seed, pictures=options.pictures), _say
+    )
     for line in outcome.table():
         _say(line)
     _say(f"report: {outcome.report}")
@@ -117,7 +150,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     from .pipeline import WEIGHTS
 
     weights = options.weights or WEIGHTS
-    missing = [name for name in ("oracle", "tiny-sd", "tiny-imagereward") if not (weights / f"{name}.safetensors").is_file()]
+    missing = [
+        name for name in ("oracle", "tiny-sd", "tiny-imagereward") if not (weights / f"{name}.safetensors").is_file()
+    ]
     if missing:
         raise SmallWorldError(f"{weights} has no {missing[0]}.safetensors: give a folder that 'build' has finished")
     if options.update_cards and options.weights:

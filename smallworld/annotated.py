@@ -1,7 +1,9 @@
-"""Pictures of the small world with everything that is known of them: the ground that tiny-imagereward is pre-trained on.
+"""Pictures of the small world with everything that is known of them: the ground that tiny-imagereward is pre-trained
+on.
 
-The renderer knows what lies where, so a picture can say, patch by patch, which shape of which colour covers it. ImageReward starts from BLIP, which
-brings that kind of knowledge from 129 million captioned pictures; a small network has to be told.
+The renderer knows what lies where, so a picture can say, patch by patch, which shape of which colour covers it.
+ImageReward starts from BLIP, which brings that kind of knowledge from 129 million captioned pictures; a small network
+has to be told.
 """
 
 from __future__ import annotations
@@ -20,17 +22,21 @@ FLAWS: dict[str, float] = {"missing": 0.08, "extra": 0.12, "clutter": 0.25, "blu
 """What can be wrong with a picture whatever its caption says, and how often it is."""
 PATCH = 8
 BETWEEN = 0.35
-"""How often one object is meant to be on its way to something else; a quarter of the pictures come out so, since not every draw can (no size named)."""
+"""How often one object is meant to be on its way to something else; a quarter of the pictures come out so, since not
+every draw can (no size named).
+"""
 COVERED = 0.25
 """Share of a patch that an object has to cover to be what the patch shows."""
 
 
 @dataclass(frozen=True)
 class Annotated:
-    """``n`` pictures: uint8 [n, 64, 64, 3]; per patch [n, 64] the shape and the colour, 0 = none; per object of the scene
-    [n, 2, 2] its centre in [-1, 1], NaN if it is not there (the second place of a one-object scene is the extra object's); per entry of FLAWS [n, 5] whether the picture has it;
-    [n, fields] what the picture shows (train_text.FIELDS); and whether it was redrawn by the autoencoder.
-    A picture shows ``scenes[i]`` to 1 - ``degrees[i]`` and ``others[i]`` to ``degrees[i]``."""
+    """``n`` pictures: uint8 [n, 64, 64, 3]; per patch [n, 64] the shape and the colour, 0 = none; per object of the
+    scene [n, 2, 2] its centre in [-1, 1], NaN if it is not there (the second place of a one-object scene is the extra
+    object's); per entry of FLAWS [n, 5] whether the picture has it; [n, fields] what the picture shows
+    (train_text.FIELDS); and whether it was redrawn by the autoencoder. A picture shows ``scenes[i]`` to 1 -
+    ``degrees[i]`` and ``others[i]`` to ``degrees[i]``.
+    """
 
     scenes: list[Scene]
     others: list[Scene]
@@ -53,9 +59,17 @@ def canonical(scene: Scene) -> Scene:
 
 
 def annotated_pictures(
-    count: int, seed: int, *, view: View | None = None, view_share: float = 0.35, pair_share: float = 0.5, held_out: bool = False
+    count: int,
+    seed: int,
+    *,
+    view: View | None = None,
+    view_share: float = 0.35,
+    pair_share: float = 0.5,
+    held_out: bool = False,
 ) -> Annotated:
-    """Draw ``count`` pictures; ``view`` redraws a share of them, so that attributes are also found in what a generator draws."""
+    """Draw ``count`` pictures; ``view`` redraws a share of them, so that attributes are also found in what a generator
+    draws.
+    """
     rng = np.random.default_rng(seed)
     scenes: list[Scene] = []
     made: list[Composition] = []
@@ -78,7 +92,9 @@ def annotated_pictures(
     redrawn = rng.random(count) < (view_share if view is not None else 0.0)
     pictures = [composition.picture for composition in made]
     if view is not None:
-        for index, picture in zip(np.flatnonzero(redrawn), view([pictures[index] for index in np.flatnonzero(redrawn)]), strict=True):
+        for index, picture in zip(
+            np.flatnonzero(redrawn), view([pictures[index] for index in np.flatnonzero(redrawn)]), strict=True
+        ):
             pictures[index] = picture
     maps = np.stack([patch_labels(composition.placed) for composition in made])
     others = [composition.wrong for composition in made]
@@ -91,7 +107,12 @@ def annotated_pictures(
         maps[:, 1],
         np.stack([_centres(composition) for composition in made]),
         np.array(flaws, dtype=np.float32),
-        torch.tensor([targets(canonical(other if degree > 0.5 else scene)) for scene, other, degree in zip(scenes, others, degrees, strict=True)]),
+        torch.tensor(
+            [
+                targets(canonical(other if degree > 0.5 else scene))
+                for scene, other, degree in zip(scenes, others, degrees, strict=True)
+            ]
+        ),
         redrawn,
     )
 
@@ -109,7 +130,9 @@ def patch_labels(placed: tuple[Placed, ...]) -> np.ndarray:
 
 
 def _centres(composition: Composition) -> np.ndarray:
-    """[2, 2]: x and y of the scene's first and second object, NaN where it is missing. Of a one-object scene the second is what was added to it."""
+    """[2, 2]: x and y of the scene's first and second object, NaN where it is missing. Of a one-object scene the second
+    is what was added to it.
+    """
     centres = np.full((2, 2), np.nan, dtype=np.float32)
     drawn = iter(composition.placed)
     for index in range(2):

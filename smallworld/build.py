@@ -43,13 +43,20 @@ SHORT = BuildConfig(
     vae=VaeTraining(encoder_steps=4, decoder_steps=2, pictures=32, checkpoint_every=4),
     text=TextTraining(steps=6, batch_size=8),
     generator=(GeneratorTraining(steps=6, batch_size=8, warmup=2, pictures=48, checkpoint_every=4),),
-    reward=RewardTraining(pretraining=RewardPretraining(pictures=24, steps=3, batch_size=8), items=24, valid_items=8, updates=4, batch_size=4),
+    reward=RewardTraining(
+        pretraining=RewardPretraining(pictures=24, steps=3, batch_size=8),
+        items=24,
+        valid_items=8,
+        updates=4,
+        batch_size=4,
+    ),
 )
 """Every stage with a handful of steps: seconds instead of hours, and useless weights."""
 
 
 def build(folder: Path, config: BuildConfig, progress: Progress) -> dict[str, Any]:
-    """Train oracle, autoencoder, text encoder, generator and reward model into ``folder``; returns the record, ``build.json``.
+    """Train oracle, autoencoder, text encoder, generator and reward model into ``folder``; returns the record,
+    ``build.json``.
 
     The record is written after every stage. Called again, the build goes on behind the last finished one: each stage
     depends on its own seed and on the files of those before it only. Raises :class:`SmallWorldError` if the
@@ -94,7 +101,10 @@ class _Record:
         if self.path.exists():
             found = json.loads(self.path.read_text(encoding="utf-8"))
             if found["config"] != json.loads(json.dumps(self.content["config"])):
-                raise SmallWorldError(f"{folder} holds a build with other settings ({self.path.name}): choose an empty folder, or remove it")
+                raise SmallWorldError(
+                    f"{folder} holds a build with other settings ({self.path.name}): choose an empty folder, or"
+                    " remove it"
+                )
             self.content["seconds"] = found["seconds"]
 
     def run(self, stage: str, train: Callable[[], object]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from PIL import Image, PngImagePlugin
 
 from imagereward_core import metadata
-from imagereward_core.infotext import Infotext, StoredScore, build_infotext
+from imagereward_core.metadata.infotext import Infotext, StoredScore, build_infotext
 
 from .errors import SmallWorldError
 from .oracle import Oracle, judge
@@ -41,7 +41,9 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """``images`` scores an existing folder instead of generating; ``model`` is anything ``imagereward_core.load`` takes."""
+    """``images`` scores an existing folder instead of generating; ``model`` is anything ``imagereward_core.load``
+    takes.
+    """
 
     out: Path
     prompts: tuple[str, ...] = DEFAULT_PROMPTS
@@ -65,7 +67,9 @@ class Result:
 
 
 def run_demo(config: DemoConfig, say: Say, scorer: Scorer | None = None) -> Result:
-    """Do the whole job; ``say`` receives one line per step. Raises :class:`SmallWorldError` where something is missing."""
+    """Do the whole job; ``say`` receives one line per step. Raises :class:`SmallWorldError` where something is
+    missing.
+    """
     work = config.out / "new"
     _prepare_folder(config.out)
     work.mkdir()
@@ -102,7 +106,9 @@ def _prepare_folder(out: Path) -> None:
     if out.is_dir():
         foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in known)
         if foreign:
-            raise SmallWorldError(f"{out} already holds other files ({', '.join(foreign[:3])}): pass a new or empty folder")
+            raise SmallWorldError(
+                f"{out} already holds other files ({', '.join(foreign[:3])}): pass a new or empty folder"
+            )
         for name in ("kept", "hidden", "new"):
             shutil.rmtree(out / name, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
@@ -157,7 +163,9 @@ def _collect(config: DemoConfig, folder: Path, say: Say) -> tuple[list[Path], li
         found = metadata.read_prompt(source)
         prompt = config.prompt or (found.text if found is not None else None)
         if prompt is None:
-            raise SmallWorldError(f"{source.name} carries no prompt: pass --prompt with the text that all images are to be scored against")
+            raise SmallWorldError(
+                f"{source.name} carries no prompt: pass --prompt with the text that all images are to be scored against"
+            )
         files.append(Path(shutil.copy2(source, folder / source.name)))
         prompts.append(prompt)
     say(f"copied {len(files)} images; the originals stay untouched")
@@ -194,7 +202,9 @@ def _verify(entries: Sequence[Entry], say: Say) -> None:
     for entry in entries:
         stored = metadata.read_score(entry.path)
         if stored is None or abs(stored.value - entry.score) > 0.5e-4 + 1e-9:
-            raise SmallWorldError(f"{entry.path}: wrote {entry.score:.4f}, read back {None if stored is None else stored.value}")
+            raise SmallWorldError(
+                f"{entry.path}: wrote {entry.score:.4f}, read back {None if stored is None else stored.value}"
+            )
     say(f"read back {len(entries)} scores from the files: all equal")
 
 
@@ -205,7 +215,9 @@ def _write_report(config: DemoConfig, model: str, kept: tuple[Entry, ...], hidde
         ("Kept", f"{len(kept)} of {len(kept) + len(hidden)}"),
         (
             "Pictures",
-            str(config.images) if config.images else f"tiny-sd, {config.steps} DDIM steps, CFG {config.guidance:g}, seeds from {config.seed}",
+            str(config.images)
+            if config.images
+            else f"tiny-sd, {config.steps} DDIM steps, CFG {config.guidance:g}, seeds from {config.seed}",
         ),
     ]
     for name, entries in (("kept", kept), ("hidden", hidden)):

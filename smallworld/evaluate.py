@@ -51,7 +51,9 @@ def evaluate_generator(
     guidance: float = DEFAULT_GUIDANCE,
 ) -> Verdict:
     """Draw one picture per scene and let the oracle read it."""
-    pictures = generate(pipeline, [scene.caption for scene in scenes], range(seed, seed + len(scenes)), steps=steps, guidance=guidance)
+    pictures = generate(
+        pipeline, [scene.caption for scene in scenes], range(seed, seed + len(scenes)), steps=steps, guidance=guidance
+    )
     return summarise(scenes, oracle.read(pictures))
 
 
@@ -64,7 +66,9 @@ def evaluate_autoencoder(pipeline: StableDiffusionPipeline, oracle: Oracle, coun
     scenes = [sample_scene(rng, held_out=True) for _ in range(count)]
     pictures = np.stack([np.asarray(render(scene, rng)) for scene in scenes])
     target = to_tensor(pictures)
-    decoded = torch.cat([pipeline.vae.decode(pipeline.vae.encode(part).latent_dist.mode()).sample for part in target.split(32)])
+    decoded = torch.cat(
+        [pipeline.vae.decode(pipeline.vae.encode(part).latent_dist.mode()).sample for part in target.split(32)]
+    )
     values = ((decoded.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     return {"mse": float((decoded - target).square().mean()), **asdict(summarise(scenes, oracle.read(values)))}
 

@@ -100,7 +100,9 @@ def text_key(name: str) -> str:
     return TEXT_PREFIX + name.removeprefix("text_model.")
 
 
-def to_ldm(unet: Mapping[str, torch.Tensor], vae: Mapping[str, torch.Tensor], text: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def to_ldm(
+    unet: Mapping[str, torch.Tensor], vae: Mapping[str, torch.Tensor], text: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
     """One Stable Diffusion 1 state dict, fp16, of the three networks' own state dicts."""
     tensors = {unet_key(name): value for name, value in unet.items()}
     tensors |= {text_key(name): value for name, value in text.items() if not name.endswith("position_ids")}
@@ -151,7 +153,13 @@ def write_config_folder(folder: Path, scaling_factor: float) -> None:
     }
     for name, config in parts.items():
         _write_json(folder / name / "config.json", config)
-    scheduler = {"_class_name": "DDIMScheduler", **SCHEDULE, "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
+    scheduler = {
+        "_class_name": "DDIMScheduler",
+        **SCHEDULE,
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+        "steps_offset": 1,
+    }
     _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     write_tokenizer(folder / "tokenizer")
     # A1111 reads the text encoder's shape and its vocabulary from one and the same folder (see ldm_yaml).

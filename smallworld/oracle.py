@@ -54,7 +54,8 @@ class SeenThing:
 class Reading:
     """What the oracle sees; ``background`` is None for a colour that is none of the world's.
 
-    ``clutter`` is the share of pixels that belong neither to the background nor to an object; objects come largest first.
+    ``clutter`` is the share of pixels that belong neither to the background nor to an object; objects come largest
+    first.
     """
 
     background: str | None
@@ -63,14 +64,21 @@ class Reading:
 
 
 class RegionClassifier(nn.Module):
-    """Shape and colour of one object from its [B, 3, 24, 24] crop in [0, 1]: logits [B, 4] and [B, 6]; 56 k parameters."""
+    """Shape and colour of one object from its [B, 3, 24, 24] crop in [0, 1]: logits [B, 4] and [B, 6]; 56 k
+    parameters.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(3, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 32, 3, stride=2, padding=1), nn.ReLU(),
-            nn.Conv2d(32, 48, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(),
-        )  # fmt: skip
+            nn.Conv2d(3, 24, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(24, 32, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, 48, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+        )
         self.hidden = nn.Sequential(nn.Linear(48 * (CROP // 4) ** 2, 48), nn.ReLU())
         self.shape = nn.Linear(48, len(SHAPES))
         self.colour = nn.Linear(48, len(COLOURS))
@@ -106,7 +114,14 @@ class Segmentation:
 def segment(picture: np.ndarray) -> Segmentation:
     """Split a uint8 [64, 64, 3] picture into background, objects and clutter."""
     values = picture.astype(np.float32)
-    border = np.concatenate([values[:2].reshape(-1, 3), values[-2:].reshape(-1, 3), values[:, :2].reshape(-1, 3), values[:, -2:].reshape(-1, 3)])
+    border = np.concatenate(
+        [
+            values[:2].reshape(-1, 3),
+            values[-2:].reshape(-1, 3),
+            values[:, :2].reshape(-1, 3),
+            values[:, -2:].reshape(-1, 3),
+        ]
+    )
     background = np.median(border, axis=0)
     mask = np.linalg.norm(values - background, axis=-1) > _CONTRAST
     objects = tuple(region for region in regions(mask) if region.sum() >= MIN_AREA)
@@ -174,7 +189,8 @@ ATTRIBUTES: tuple[str, ...] = ("background", "colour", "shape", "size", "relatio
 
 
 def judge(scene: Scene, reading: Reading) -> dict[str, float]:
-    """How much of ``scene`` the picture got right, per attribute, 0..1; attributes the caption does not name are absent.
+    """How much of ``scene`` the picture got right, per attribute, 0..1; attributes the caption does not name are
+    absent.
 
     With two objects, the caption's things are matched to the seen ones in the order that fits best; a thing that
     is not there counts as wrong in everything.

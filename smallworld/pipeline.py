@@ -31,9 +31,14 @@ def load_pipeline(path: Path = TINY_SD, *, config: Path | None = None) -> Stable
         from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
         from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
     except ImportError as error:
-        raise SmallWorldError(f"drawing pictures needs diffusers and transformers, install the extra [refl]: {error}") from error
+        raise SmallWorldError(
+            f"drawing pictures needs diffusers and transformers, install the extra [refl]: {error}"
+        ) from error
     if not path.is_file():
-        raise SmallWorldError(f"{path} is not there: the small world's weights are part of the repository, or made by 'python -m smallworld build'")
+        raise SmallWorldError(
+            f"{path} is not there: the small world's weights are part of the repository, or made by 'python -m"
+            " smallworld build'"
+        )
 
     folder = config or path.with_suffix("")
     tensors = load_file(path)
@@ -71,8 +76,17 @@ def generate(
     pictures: list[Image.Image] = []
     for start in range(0, len(prompts), batch_size):
         part = slice(start, start + batch_size)
-        noise = torch.stack([torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in seeds[part]])
-        result = pipeline(prompt=list(prompts[part]), height=64, width=64, latents=noise, num_inference_steps=steps, guidance_scale=guidance)
+        noise = torch.stack(
+            [torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in seeds[part]]
+        )
+        result = pipeline(
+            prompt=list(prompts[part]),
+            height=64,
+            width=64,
+            latents=noise,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+        )
         pictures += result.images
         if on_batch is not None:
             on_batch(len(pictures), len(prompts))

@@ -1,8 +1,9 @@
 """Rankings of renders in ImageRewardDB's format, from flaws that are put in on purpose.
 
 Every item is one caption with several pictures. A picture's penalty is the sum over its flaws; fewer is better, equal
-penalties tie. A wrong colour, shape or size comes in degrees, since what a generator gets wrong is seldom another thing but something in
-between, and a reward that steps at the middle gives nothing to climb. What no trainer sees is written beside the rankings: which flaws each picture has.
+penalties tie. A wrong colour, shape or size comes in degrees, since what a generator gets wrong is seldom another thing
+but something in between, and a reward that steps at the middle gives nothing to climb. What no trainer sees is written
+beside the rankings: which flaws each picture has.
 """
 
 from __future__ import annotations
@@ -19,10 +20,17 @@ from PIL import Image, ImageFilter
 from .world import ERROR_TYPES, RADIUS, SIZE, Placed, Scene, Thing, corrupt_scene, draw, place, sample_scene
 
 PENALTIES: dict[str, int] = {
-    "background": 2, "colour": 2, "shape": 2, "size": 2, "relation": 2,
-    "missing": 2, "extra": 2,
-    "clutter": 1, "blur": 1, "noise": 1,
-}  # fmt: skip
+    "background": 2,
+    "colour": 2,
+    "shape": 2,
+    "size": 2,
+    "relation": 2,
+    "missing": 2,
+    "extra": 2,
+    "clutter": 1,
+    "blur": 1,
+    "noise": 1,
+}
 """The kinds of flaw. A picture of something else than asked for is worse than an ugly one."""
 GRADED: tuple[str, ...] = ("colour", "shape", "size")
 """The kinds of flaw that a picture can have in part; the penalty is in proportion."""
@@ -54,13 +62,18 @@ class Item:
 def possible_flaws(scene: Scene) -> list[str]:
     """The kinds of flaw that a picture of ``scene`` can have."""
     sized = any(thing.size for thing in scene.things)
-    return [flaw for flaw in PENALTIES if not (flaw == "relation" and scene.relation is None) and not (flaw == "size" and not sized)]
+    return [
+        flaw
+        for flaw in PENALTIES
+        if not (flaw == "relation" and scene.relation is None) and not (flaw == "size" and not sized)
+    ]
 
 
 @dataclass(frozen=True)
 class Composition:
-    """A picture and what lies where in it: ``placed`` holds the objects drawn, ``missing`` the index of the scene's object left out,
-    ``wrong`` the scene that it shows to the degree of its flaws."""
+    """A picture and what lies where in it: ``placed`` holds the objects drawn, ``missing`` the index of the scene's
+    object left out, ``wrong`` the scene that it shows to the degree of its flaws.
+    """
 
     picture: Image.Image
     placed: tuple[Placed, ...]
@@ -68,8 +81,12 @@ class Composition:
     wrong: Scene
 
 
-def flawed_picture(scene: Scene, flaws: Sequence[str], rng: np.random.Generator, *, degree: float = 1.0) -> Image.Image | None:
-    """A 64x64 picture of ``scene`` with exactly these flaws, those in GRADED to this degree; None if the draw cannot give one of them."""
+def flawed_picture(
+    scene: Scene, flaws: Sequence[str], rng: np.random.Generator, *, degree: float = 1.0
+) -> Image.Image | None:
+    """A 64x64 picture of ``scene`` with exactly these flaws, those in GRADED to this degree; None if the draw cannot
+    give one of them.
+    """
     composition = compose(scene, flaws, rng, degree=degree)
     return None if composition is None else composition.picture
 
@@ -109,7 +126,9 @@ def between(wanted: Thing, wrong: Placed, degree: float, rng: np.random.Generato
         return wrong
     radius = wrong.radius
     if wanted.size is not None and wanted.size != wrong.thing.size:
-        low, high = RADIUS[wanted.size]  # at most the 12 pixels that `place` gives one of two objects, so that they never touch
+        low, high = RADIUS[
+            wanted.size
+        ]  # at most the 12 pixels that `place` gives one of two objects, so that they never touch
         radius = (1 - degree) * float(rng.uniform(low, min(high, max(low, 12.0)))) + degree * wrong.radius
     return replace(wrong, thing=wanted, radius=radius, other=wrong.thing, share=degree)
 
@@ -173,11 +192,11 @@ def write_preferences(
 ) -> Path:
     """Write ``count`` items as ``folder/NAME.json`` with their PNG files in ``folder/NAME/``; returns the JSON's path.
 
-    ``pair_share`` of the captions name two objects: what only they can teach, relations, is otherwise seen too rarely. ``shuffled`` deals
-    the ranks of every item anew, at random: the negative control.
+    ``pair_share`` of the captions name two objects: what only they can teach, relations, is otherwise seen too rarely.
+    ``shuffled`` deals the ranks of every item anew, at random: the negative control.
 
-    ``view`` redraws all pictures of a ``view_share`` of the items, for example through an autoencoder, so that a reward model
-    also meets pictures of the texture a generator makes.
+    ``view`` redraws all pictures of a ``view_share`` of the items, for example through an autoencoder, so that a reward
+    model also meets pictures of the texture a generator makes.
     """
     rng = np.random.default_rng(seed)
     (folder / name).mkdir(parents=True, exist_ok=True)
@@ -193,14 +212,16 @@ def write_preferences(
         files = [f"{name}/{index:05d}_{place_}.png" for place_ in range(len(item.pictures))]
         for file, picture in zip(files, item.pictures, strict=True):
             picture.save(folder / file)
-        rankings.append({
-            "id": f"{name}-{index:05d}",
-            "prompt": item.scene.caption,
-            "generations": files,
-            "ranking": [int(rank) for rank in rng.permutation(item.ranking)] if shuffled else item.ranking,
-            "flaws": [list(flaws) for flaws in item.flaws],
-            "degrees": item.degrees,
-        })  # fmt: skip
+        rankings.append(
+            {
+                "id": f"{name}-{index:05d}",
+                "prompt": item.scene.caption,
+                "generations": files,
+                "ranking": [int(rank) for rank in rng.permutation(item.ranking)] if shuffled else item.ranking,
+                "flaws": [list(flaws) for flaws in item.flaws],
+                "degrees": item.degrees,
+            }
+        )
     path = folder / f"{name}.json"
     path.write_text(json.dumps(rankings, indent=1) + "\n", encoding="utf-8")
     return path

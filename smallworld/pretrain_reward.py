@@ -1,8 +1,10 @@
-"""Pre-train tiny-imagereward's encoders, as ImageReward starts from BLIP: does this caption fit this picture, and where not?
+"""Pre-train tiny-imagereward's encoders, as ImageReward starts from BLIP: does this caption fit this picture, and where
+not?
 
-From rankings alone a randomly initialised network of this size learns that noise is ugly and little else. Here every patch has to tell what covers
-it, the class token what the picture holds, and the text encoder's first token, after attending to the picture, what picture and caption say, where
-the objects lie that the caption names, where the two differ, and what is wrong with the picture. The places are what "above" is learnt from:
+From rankings alone a randomly initialised network of this size learns that noise is ugly and little else. Here every
+patch has to tell what covers it, the class token what the picture holds, and the text encoder's first token, after
+attending to the picture, what picture and caption say, where the objects lie that the caption names, where the two
+differ, and what is wrong with the picture. The places are what "above" is learnt from:
 without them relations stay at chance. The probes are thrown away afterwards.
 """
 
@@ -48,7 +50,10 @@ def mismatches(shown: Scene, described: Scene) -> list[int]:
         "relation": shown.relation != described.relation,
     }
     for name in ("colour", "shape", "size"):
-        bits[name] = any(getattr(one, name) != getattr(other, name) for one, other in zip(shown.things, described.things, strict=True))
+        bits[name] = any(
+            getattr(one, name) != getattr(other, name)
+            for one, other in zip(shown.things, described.things, strict=True)
+        )
     return [int(bits[error]) for error in ERROR_TYPES]
 
 
@@ -63,11 +68,14 @@ class Pretrainer(nn.Module):
         self.picture_probe = nn.Linear(config.vision.width, sum(self.sizes))
         self.fused_probe = nn.Linear(config.text.width, 2 * sum(self.sizes))
         self.centre_probe = nn.Linear(config.text.width, 4)
-        self.kind_probe = nn.Sequential(nn.Linear(config.text.width, 2 * config.text.width), nn.GELU(), nn.Linear(2 * config.text.width, len(KINDS)))
+        self.kind_probe = nn.Sequential(
+            nn.Linear(config.text.width, 2 * config.text.width), nn.GELU(), nn.Linear(2 * config.text.width, len(KINDS))
+        )
 
     def forward(self, pixels: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Logits: ``patches`` [B, 64, 12], ``fields`` [B, 3 F] (by the vision tower, then picture and caption by the first token),
-        ``kinds`` [B, 10]; ``centres`` [B, 2, 2] in [-1, 1]."""
+        """Logits: ``patches`` [B, 64, 12], ``fields`` [B, 3 F] (by the vision tower, then picture and caption by the
+        first token), ``kinds`` [B, 10]; ``centres`` [B, 2, 2] in [-1, 1].
+        """
         tokens = self.model.encode_image(pixels)
         fused = self.model.features(ids, mask, tokens)
         return {
@@ -93,7 +101,8 @@ def describe(data: Annotated, index: np.ndarray, rng: np.random.Generator) -> Ba
     described = [_describe(data.scenes[i], rng) for i in index]
     shares = data.degrees[index, None]
     one, other = (
-        np.array([mismatches(scenes[i], scene) for i, scene in zip(index, described, strict=True)]) for scenes in (data.scenes, data.others)
+        np.array([mismatches(scenes[i], scene) for i, scene in zip(index, described, strict=True)])
+        for scenes in (data.scenes, data.others)
     )
     kinds = np.concatenate([(1 - shares) * one + shares * other, data.flaws[index]], axis=1)
     names = list(KINDS)
@@ -114,16 +123,22 @@ def describe(data: Annotated, index: np.ndarray, rng: np.random.Generator) -> Ba
     )
 
 
-def losses(found: dict[str, torch.Tensor], batch: Batch, data: Annotated, index: np.ndarray, sizes: list[int]) -> dict[str, torch.Tensor]:
+def losses(
+    found: dict[str, torch.Tensor], batch: Batch, data: Annotated, index: np.ndarray, sizes: list[int]
+) -> dict[str, torch.Tensor]:
     """The terms of the loss, each a mean over what is known."""
     known = ~torch.isnan(batch.kinds)
     placed = ~torch.isnan(batch.centres)
     shapes, colours = found["patches"].split([len(SHAPES) + 1, len(COLOURS) + 1], dim=2)
-    # Where an object is missing, the picture shows something else than its scene; the fields of the picture are then not asked for.
+    # Where an object is missing, the picture shows something else than its scene; the fields of the picture are then
+    # not asked for.
     shown = data.shown[index].clone()
     shown[torch.from_numpy(data.flaws[index, list(FLAWS).index("missing")] > 0)] = -100
     wanted = torch.cat([shown, shown, batch.read], dim=1)
-    fields = [functional.cross_entropy(logits, wanted[:, field]) for field, logits in enumerate(found["fields"].split(3 * sizes, dim=1))]
+    fields = [
+        functional.cross_entropy(logits, wanted[:, field])
+        for field, logits in enumerate(found["fields"].split(3 * sizes, dim=1))
+    ]
     return {
         "kinds": 2 * functional.binary_cross_entropy_with_logits(found["kinds"][known], batch.kinds[known]),
         "fields": 0.15 * torch.stack(fields).sum(),
@@ -133,9 +148,11 @@ def losses(found: dict[str, torch.Tensor], batch: Batch, data: Annotated, index:
     }
 
 
-def pretrain_reward(config: RewardPretraining, model: ModelConfig, folder: Path, progress: Progress, *, view: View | None = None) -> Path:
+def pretrain_reward(
+    config: RewardPretraining, model: ModelConfig, folder: Path, progress: Progress, *, view: View | None = None
+) -> Path:
     """Train and write ``folder/pretrained.safetensors``, a reward model whose head is still untrained."""
-    from imagereward_core.training.initial import initialise
+    from imagereward_train.initial import initialise
 
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
@@ -143,7 +160,9 @@ def pretrain_reward(config: RewardPretraining, model: ModelConfig, folder: Path,
     trainer = Pretrainer(replace(model, mean=0.0, std=1.0))
     initialise(trainer.model)
     optimizer = torch.optim.AdamW(trainer.parameters(), lr=config.learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.learning_rate, total_steps=config.steps, pct_start=0.1
+    )
     path = folder / "pretrained.safetensors"
     recent: list[list[float]] = []
     for step in range(config.steps):
@@ -169,9 +188,13 @@ def pretrain_reward(config: RewardPretraining, model: ModelConfig, folder: Path,
 
 
 def _describe(scene: Scene, rng: np.random.Generator) -> Scene:
-    """A caption for a picture: right in three of ten, else with one or two errors; never a combination that is held out."""
+    """A caption for a picture: right in three of ten, else with one or two errors; never a combination that is held
+    out.
+    """
     described = scene
-    kinds, chances = (ERROR_TYPES, [0.15, 0.15, 0.15, 0.15, 0.4]) if scene.relation is not None else (ERROR_TYPES[:4], None)
+    kinds, chances = (
+        (ERROR_TYPES, [0.15, 0.15, 0.15, 0.15, 0.4]) if scene.relation is not None else (ERROR_TYPES[:4], None)
+    )
     for _ in range(int(rng.choice([0, 1, 2], p=[0.3, 0.5, 0.2]))):
         changed = corrupt_scene(described, str(rng.choice(kinds, p=chances)), rng)
         if changed is not None and changed.held_out == scene.held_out:

@@ -34,7 +34,9 @@ class Section:
 
 
 def write_html(path: Path, title: str, facts: Sequence[tuple[str, str]], sections: Sequence[Section]) -> None:
-    """Write ``path``; pictures are linked relative to it. ``facts`` are name and value pairs shown above the pictures."""
+    """Write ``path``; pictures are linked relative to it. ``facts`` are name and value pairs shown above the
+    pictures.
+    """
     rows = "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in facts)
     body = "".join(_section_html(section, path.parent) for section in sections)
     page = f"""<!doctype html>
@@ -44,10 +46,12 @@ def write_html(path: Path, title: str, facts: Sequence[tuple[str, str]], section
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{html.escape(title)}</title>
 <style>
-body {{ font: 15px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #222; background: #fafafa; }}
+body {{ font: 15px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem;
+       color: #222; background: #fafafa; }}
 table {{ border-collapse: collapse; }} th {{ text-align: left; padding-right: 1rem; font-weight: 600; }}
 .grid {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(160px, 1fr)); gap: 1rem; }}
-figure {{ margin: 0; }} img {{ width: 160px; height: 160px; object-fit: contain; image-rendering: pixelated; border: 1px solid #ccc; }}
+figure {{ margin: 0; }}
+img {{ width: 160px; height: 160px; object-fit: contain; image-rendering: pixelated; border: 1px solid #ccc; }}
 .score {{ font-variant-numeric: tabular-nums; font-weight: 600; }} .note {{ color: #666; font-size: 13px; }}
 </style>
 </head>
@@ -67,10 +71,12 @@ def _section_html(section: Section, folder: Path) -> str:
         source = quote(entry.path.relative_to(folder).as_posix())
         note = f'<div class="note">{html.escape(entry.note)}</div>' if entry.note else ""
         figures.append(
-            f'<figure><img src="{html.escape(source)}" alt="{html.escape(entry.prompt)}">'
-            f'<figcaption><span class="score">{entry.score:+.4f}</span> {html.escape(entry.prompt)}{note}</figcaption></figure>'
+            f'<figure><img src="{html.escape(source)}" alt="{html.escape(entry.prompt)}"><figcaption><span'
+            f' class="score">{entry.score:+.4f}</span> {html.escape(entry.prompt)}{note}</figcaption></figure>'
         )
-    return f'<h2>{html.escape(section.title)} ({len(section.entries)})</h2>\n<div class="grid">{"".join(figures)}</div>\n'
+    return (
+        f'<h2>{html.escape(section.title)} ({len(section.entries)})</h2>\n<div class="grid">{"".join(figures)}</div>\n'
+    )
 
 
 def write_png(path: Path, sections: Sequence[Section], columns: int = _COLUMNS) -> None:

@@ -1,4 +1,6 @@
-"""Teach: a short ReFL run on tiny-sd with tiny-imagereward, judged before and after by the oracle, which it never sees."""
+"""Teach: a short ReFL run on tiny-sd with tiny-imagereward, judged before and after by the oracle, which it never
+sees.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ EVALUATION_SEED = 70_000
 
 @dataclass(frozen=True)
 class TeachConfig:
-    """``pictures`` held-out captions with fixed seeds are drawn before and after. ``refl`` overrides settings of the run."""
+    """``pictures`` held-out captions with fixed seeds are drawn before and after. ``refl`` overrides settings of the
+    run.
+    """
 
     out: Path
     updates: int = 40
@@ -48,7 +52,9 @@ class TeachConfig:
 
 @dataclass(frozen=True)
 class Judged:
-    """A set of pictures with their rewards [N] and the oracle's verdict; ``right[i]`` says whether picture i is flawless."""
+    """A set of pictures with their rewards [N] and the oracle's verdict; ``right[i]`` says whether picture i is
+    flawless.
+    """
 
     pictures: list[Image.Image]
     rewards: np.ndarray
@@ -68,14 +74,21 @@ class Outcome:
     def table(self) -> list[str]:
         """The comparison as text, one measure per line."""
         rows = [("reward", float(self.before.rewards.mean()), float(self.after.rewards.mean()))]
-        rows += [(name, value, self.after.verdict.accuracy[name]) for name, value in self.before.verdict.accuracy.items()]
+        rows += [
+            (name, value, self.after.verdict.accuracy[name]) for name, value in self.before.verdict.accuracy.items()
+        ]
         rows += [
             ("every attribute", self.before.verdict.all_right, self.after.verdict.all_right),
             ("clutter", self.before.verdict.clutter, self.after.verdict.clutter),
         ]
         low, high = paired_interval(self.after.right.astype(float) - self.before.right.astype(float))
-        lines = [f"{'':16} {'before':>8} {'after':>8}"] + [f"{name:16} {old:8.3f} {new:8.3f}" for name, old, new in rows]
-        return [*lines, f"change of 'every attribute': 95 % interval {low:+.3f} to {high:+.3f} ({len(self.after.right)} pictures)"]
+        lines = [f"{'':16} {'before':>8} {'after':>8}"] + [
+            f"{name:16} {old:8.3f} {new:8.3f}" for name, old, new in rows
+        ]
+        return [
+            *lines,
+            f"change of 'every attribute': 95 % interval {low:+.3f} to {high:+.3f} ({len(self.after.right)} pictures)",
+        ]
 
 
 def paired_interval(differences: np.ndarray, *, draws: int = 4000, seed: int = 0) -> tuple[float, float]:
@@ -104,9 +117,15 @@ def run_teach(config: TeachConfig, say: Say) -> Outcome:
 def draw_and_judge(checkpoint: Path, scenes: Sequence[Scene], scorer: Scorer, oracle: Oracle) -> Judged:
     """One picture per scene with fixed seeds, its reward and the oracle's reading."""
     prompts = [scene.caption for scene in scenes]
-    pictures = generate(load_pipeline(checkpoint, config=TINY_SD.with_suffix("")), prompts, range(EVALUATION_SEED, EVALUATION_SEED + len(scenes)))
+    pictures = generate(
+        load_pipeline(checkpoint, config=TINY_SD.with_suffix("")),
+        prompts,
+        range(EVALUATION_SEED, EVALUATION_SEED + len(scenes)),
+    )
     readings = oracle.read(pictures)
-    right = np.array([min(judge(scene, reading).values()) == 1.0 for scene, reading in zip(scenes, readings, strict=True)])
+    right = np.array(
+        [min(judge(scene, reading).values()) == 1.0 for scene, reading in zip(scenes, readings, strict=True)]
+    )
     return Judged(pictures, np.array(scorer.score_pairs(prompts, pictures)), right, summarise(scenes, readings))
 
 
@@ -144,7 +163,9 @@ def refl_settings(config: TeachConfig) -> dict[str, Any]:
 
 
 def train_refl(config: TeachConfig, say: Say) -> Path:
-    """Run ``python -m refl`` and return the taught checkpoint. Raises SmallWorldError with the end of its log if it fails."""
+    """Run ``python -m refl`` and return the taught checkpoint. Raises SmallWorldError with the end of its log if it
+    fails.
+    """
     settings = config.out / "refl.json"
     settings.write_text(json.dumps(refl_settings(config), indent=1) + "\n", encoding="utf-8")
     say(f"teaching: {config.updates} ReFL updates of 16 pictures")
@@ -153,7 +174,10 @@ def train_refl(config: TeachConfig, say: Say) -> Path:
     root = str(Path(__file__).resolve().parents[1])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
     log = config.out / "refl.log"
-    with open(log, "wb") as output, subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment) as process:
+    with (
+        open(log, "wb") as output,
+        subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment) as process,
+    ):
         shown = 0
         while process.poll() is None:
             time.sleep(1)
@@ -194,13 +218,23 @@ def _write_report(config: TeachConfig, scenes: Sequence[Scene], before: Judged, 
         for index, (scene, picture) in enumerate(zip(scenes[:SHOWN], judged.pictures, strict=False)):
             path = folder / f"{index:03d}.png"
             picture.save(path)
-            entries.append(Entry(path, scene.caption, float(judged.rewards[index]), "all right" if judged.right[index] else "not all right"))
+            entries.append(
+                Entry(
+                    path,
+                    scene.caption,
+                    float(judged.rewards[index]),
+                    "all right" if judged.right[index] else "not all right",
+                )
+            )
         sections.append(Section(name.capitalize(), tuple(entries)))
     report = config.out / "report.html"
     outcome = Outcome(before, after, report, config.out)
     (config.out / "result.json").write_text(
         json.dumps(
-            {name: {"reward": float(j.rewards.mean()), **dataclasses.asdict(j.verdict)} for name, j in (("before", before), ("after", after))},
+            {
+                name: {"reward": float(j.rewards.mean()), **dataclasses.asdict(j.verdict)}
+                for name, j in (("before", before), ("after", after))
+            },
             indent=2,
         )
         + "\n",

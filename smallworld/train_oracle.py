@@ -1,4 +1,6 @@
-"""Train the oracle's region classifier on renders alone, blurred, dimmed and noised so that it also reads soft pictures."""
+"""Train the oracle's region classifier on renders alone, blurred, dimmed and noised so that it also reads soft
+pictures.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ class OracleTraining:
 
 
 def labelled_crops(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Crops [M, 3, 24, 24] of objects in ``count`` renders of either side of the split, shape ids [M], colour ids [M]."""
+    """Crops [M, 3, 24, 24] of objects in ``count`` renders of either side of the split, shape ids [M], colour ids
+    [M].
+    """
     rng = np.random.default_rng(seed)
     crops, shapes, colours = [], [], []
     for index in range(count):
@@ -59,14 +63,18 @@ def train_oracle(config: OracleTraining, folder: Path, progress: Progress) -> Or
     classifier = RegionClassifier()
     steps_per_epoch = len(crops) // config.batch_size
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=config.learning_rate, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.epochs * steps_per_epoch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.learning_rate, total_steps=config.epochs * steps_per_epoch
+    )
     for epoch in range(config.epochs):
         order = torch.randperm(len(crops), generator=generator)
         losses = []
         for step in range(steps_per_epoch):
             index = order[step * config.batch_size : (step + 1) * config.batch_size]
             shape_logits, colour_logits = classifier(crops[index])
-            loss = functional.cross_entropy(shape_logits, shapes[index]) + functional.cross_entropy(colour_logits, colours[index])
+            loss = functional.cross_entropy(shape_logits, shapes[index]) + functional.cross_entropy(
+                colour_logits, colours[index]
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

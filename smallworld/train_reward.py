@@ -1,4 +1,6 @@
-"""Train tiny-imagereward with this project's own trainer, on rankings of the small world, and measure it per kind of flaw."""
+"""Train tiny-imagereward with this project's own trainer, on rankings of the small world, and measure it per kind of
+flaw.
+"""
 
 from __future__ import annotations
 
@@ -51,8 +53,9 @@ class RewardTraining:
 
 
 def through_autoencoder(vae: AutoencoderKL, *, noise: float = 0.0, seed: int = 0) -> View:
-    """Redraws pictures the way the generator's decoder would; with up to ``noise`` standard deviations of Gaussian noise on the latents,
-    a generator's wavering edges and mottled colours."""
+    """Redraws pictures the way the generator's decoder would; with up to ``noise`` standard deviations of Gaussian
+    noise on the latents, a generator's wavering edges and mottled colours.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     @torch.no_grad()
@@ -71,7 +74,9 @@ def through_autoencoder(vae: AutoencoderKL, *, noise: float = 0.0, seed: int = 0
 
 
 def train_reward(config: RewardTraining, vae: AutoencoderKL | None, folder: Path, progress: Progress) -> Path:
-    """Write the rankings, pre-train, run ``imagereward train``; returns ``folder/tiny-imagereward.safetensors`` (fp16)."""
+    """Write the rankings, pre-train, run ``imagereward train``; returns ``folder/tiny-imagereward.safetensors``
+    (fp16).
+    """
     view = through_autoencoder(vae, noise=LATENT_NOISE, seed=config.seed) if vae is not None else None
     data = folder / "preferences"
     write_preferences(data, "train", config.items, config.seed, view=view)
@@ -81,18 +86,22 @@ def train_reward(config: RewardTraining, vae: AutoencoderKL | None, folder: Path
 
 
 def train_control(config: RewardTraining, reward: Path, folder: Path, progress: Progress) -> Path:
-    """The negative control: the encoders of ``reward``, which can read pictures, a fresh head, and rankings dealt at random.
+    """The negative control: the encoders of ``reward``, which can read pictures, a fresh head, and rankings dealt at
+    random.
 
     What it prefers is arbitrary, so following it must improve nothing that anybody else measures.
     """
-    from imagereward_core.training.initial import initialise
-    from imagereward_core.weights import read_state
+    from imagereward_core.weights.find import read_state
+    from imagereward_train.initial import initialise
 
     torch.manual_seed(config.seed)
     state, _ = read_state(reward)
     fresh = RewardModel(MODEL)
     initialise(fresh)
-    state = {name: fresh.state_dict()[name] if name.startswith("mlp.") else value.to(fresh.state_dict()[name].dtype) for name, value in state.items()}
+    state = {
+        name: fresh.state_dict()[name] if name.startswith("mlp.") else value.to(fresh.state_dict()[name].dtype)
+        for name, value in state.items()
+    }
     save_file(state, folder / "pretrained.safetensors", {METADATA_KEY: replace(MODEL, mean=0.0, std=1.0).to_json()})
     data = folder / "preferences"
     write_preferences(data, "train", config.items, config.seed, shuffled=True)
@@ -105,7 +114,7 @@ def rank(config: RewardTraining, folder: Path, progress: Progress, *, resume: bo
 
     ``resume`` goes on with a run that was cut off: for encoders that are the same whenever they are trained again.
     """
-    from imagereward_core.training import TrainConfig, train
+    from imagereward_train import TrainConfig, train
 
     best = train(
         TrainConfig(
@@ -156,11 +165,17 @@ def halve(source: Path, target: Path) -> None:
     with safe_open(source, framework="pt") as file:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
-    save_file({name: value.half() if value.is_floating_point() else value for name, value in tensors.items()}, target, metadata)
+    save_file(
+        {name: value.half() if value.is_floating_point() else value for name, value in tensors.items()},
+        target,
+        metadata,
+    )
 
 
 def pair_accuracy(scorer: ImageRewardScorer, pairs: int, seed: int, *, view: View | None = None) -> dict[str, float]:
-    """Share of held-out pairs in which the flawless picture scores higher, per kind of flaw, and their mean as ``"all"``."""
+    """Share of held-out pairs in which the flawless picture scores higher, per kind of flaw, and their mean as
+    ``"all"``.
+    """
     result = {}
     for number, flaw in enumerate(PENALTIES):
         rng = np.random.default_rng([seed, number])

@@ -42,14 +42,18 @@ STAGES: tuple[GeneratorTraining, ...] = (
     GeneratorTraining(steps=2800, warmup=200, pictures=16000, spread=1.0, seed=202),
     GeneratorTraining(),
 )
-"""Widely scattered objects first: colours, backgrounds and sizes are learnt there. Shapes are, within an hour of one core,
-only where the objects scatter less."""
+"""Widely scattered objects first: colours, backgrounds and sizes are learnt there. Shapes are, within an hour of one
+core, only where the objects scatter less.
+"""
 
 
 @torch.no_grad()
 def encode_latents(vae: AutoencoderKL, pictures: np.ndarray, batch_size: int = 64) -> torch.Tensor:
     """The unscaled posterior means [N, 4, 8, 8] of uint8 pictures [N, 64, 64, 3]."""
-    parts = [vae.encode(to_tensor(pictures[start : start + batch_size])).latent_dist.mode() for start in range(0, len(pictures), batch_size)]
+    parts = [
+        vae.encode(to_tensor(pictures[start : start + batch_size])).latent_dist.mode()
+        for start in range(0, len(pictures), batch_size)
+    ]
     return torch.cat(parts)
 
 
@@ -60,13 +64,17 @@ def alphas_cumprod() -> torch.Tensor:
 
 
 @torch.no_grad()
-def encode_captions(text: CLIPTextModel, tokenizer: CLIPTokenizer, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_captions(
+    text: CLIPTextModel, tokenizer: CLIPTokenizer, captions: list[str]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Contexts of the distinct captions [C, 77, 96], the empty one first, and each caption's row in them [N]."""
     distinct = list(dict.fromkeys(["", *captions]))
     rows = {caption: row for row, caption in enumerate(distinct)}
     parts = []
     for start in range(0, len(distinct), 64):
-        ids = tokenizer(distinct[start : start + 64], padding="max_length", max_length=MAX_LENGTH, return_tensors="pt").input_ids
+        ids = tokenizer(
+            distinct[start : start + 64], padding="max_length", max_length=MAX_LENGTH, return_tensors="pt"
+        ).input_ids
         parts.append(text(ids).last_hidden_state)
     return torch.cat(parts), torch.tensor([rows[caption] for caption in captions])
 
@@ -74,14 +82,20 @@ def encode_captions(text: CLIPTextModel, tokenizer: CLIPTokenizer, captions: lis
 class GeneratorTrainer:
     """Holds the denoiser, its moving average and the optimizer of one run."""
 
-    def __init__(self, config: GeneratorTraining, latents: torch.Tensor, contexts: torch.Tensor, rows: torch.Tensor) -> None:
-        """``latents`` [N, 4, 8, 8] have unit variance; ``contexts[rows]`` [N, 77, 96] are their captions, row 0 is none."""
+    def __init__(
+        self, config: GeneratorTraining, latents: torch.Tensor, contexts: torch.Tensor, rows: torch.Tensor
+    ) -> None:
+        """``latents`` [N, 4, 8, 8] have unit variance; ``contexts[rows]`` [N, 77, 96] are their captions, row 0 is
+        none.
+        """
         torch.manual_seed(config.seed)
         self.config, self.latents, self.contexts, self.rows = config, latents, contexts, rows
         self.generator = torch.Generator().manual_seed(config.seed)
         self.unet = build_unet()
         self.average = copy.deepcopy(self.unet)
-        self.optimizer = torch.optim.AdamW(self.unet.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
+        self.optimizer = torch.optim.AdamW(
+            self.unet.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3
+        )
         self.signal = alphas_cumprod()
         self.step = 0
 
@@ -110,7 +124,9 @@ class GeneratorTrainer:
 
     def _schedule(self) -> float:
         progress = self.step / self.config.steps
-        return min(1.0, (self.step + 1) / self.config.warmup) * (0.02 + 0.98 * 0.5 * (1 + float(np.cos(np.pi * progress))))
+        return min(1.0, (self.step + 1) / self.config.warmup) * (
+            0.02 + 0.98 * 0.5 * (1 + float(np.cos(np.pi * progress)))
+        )
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -130,7 +146,8 @@ def train_generator(
     *,
     resume: bool = False,
 ) -> GeneratorTrainer:
-    """Encode pictures and captions once, train, and leave ``unet.safetensors`` (averaged) and ``latents.json`` in ``folder``.
+    """Encode pictures and captions once, train, and leave ``unet.safetensors`` (averaged) and ``latents.json`` in
+    ``folder``.
 
     ``resume`` goes on from the weights and the latent scale that an earlier stage left there.
     """
@@ -138,7 +155,9 @@ def train_generator(
     latents = encode_latents(vae, data.pictures)
     scale_file = folder / "latents.json"
     if not resume:
-        scale_file.write_text(json.dumps({"scaling_factor": round(1 / latents.std().item(), 5)}) + "\n", encoding="utf-8")
+        scale_file.write_text(
+            json.dumps({"scaling_factor": round(1 / latents.std().item(), 5)}) + "\n", encoding="utf-8"
+        )
     scale = float(json.loads(scale_file.read_text(encoding="utf-8"))["scaling_factor"])
     contexts, rows = encode_captions(text, tokenizer, data.captions)
     trainer = GeneratorTrainer(config, latents * scale, contexts, rows)
@@ -150,5 +169,7 @@ def train_generator(
         errors.append(trainer.train_step())
         if trainer.step % config.checkpoint_every == 0 or trainer.step == config.steps:
             save_atomically(trainer.average, folder / "unet.safetensors")
-            progress("generator", trainer.step, config.steps, {"v_mse": float(np.mean(errors[-config.checkpoint_every :]))})
+            progress(
+                "generator", trainer.step, config.steps, {"v_mse": float(np.mean(errors[-config.checkpoint_every :]))}
+            )
     return trainer

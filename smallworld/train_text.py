@@ -1,8 +1,8 @@
 """Pre-train tiny-sd's text encoder on captions alone, as Stable Diffusion starts from a pre-trained CLIP.
 
-From the end marker and from every padding position after it, one linear layer has to tell all attributes of the caption.
-The causal encoder thus writes a summary of the caption there, which the denoiser's cross-attention reads from its first
-step on; the encoder is frozen afterwards, so each caption is encoded once.
+From the end marker and from every padding position after it, one linear layer has to tell all attributes of the
+caption. The causal encoder thus writes a summary of the caption there, which the denoiser's cross-attention reads from
+its first step on; the encoder is frozen afterwards, so each caption is encoded once.
 """
 
 from __future__ import annotations
@@ -63,18 +63,26 @@ def train_text(config: TextTraining, tokenizer: CLIPTokenizer, folder: Path, pro
     rng = np.random.default_rng(config.seed)
     encoder = build_text_encoder()
     probe = nn.Linear(TEXT_WIDTH, sum(len(values) for values in FIELDS.values()))
-    optimizer = torch.optim.AdamW([*encoder.parameters(), *probe.parameters()], lr=config.learning_rate, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps, pct_start=0.1)
+    optimizer = torch.optim.AdamW(
+        [*encoder.parameters(), *probe.parameters()], lr=config.learning_rate, weight_decay=1e-3
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.learning_rate, total_steps=config.steps, pct_start=0.1
+    )
     sizes = [len(values) for values in FIELDS.values()]
     recent: list[float] = []
     for step in range(config.steps):
         scenes = [sample_scene(rng, pair_share=0.5) for _ in range(config.batch_size)]
-        batch = tokenizer([scene.caption for scene in scenes], padding="max_length", max_length=MAX_LENGTH, return_tensors="pt")
+        batch = tokenizer(
+            [scene.caption for scene in scenes], padding="max_length", max_length=MAX_LENGTH, return_tensors="pt"
+        )
         lengths = batch.attention_mask.sum(dim=1)
         wanted = torch.tensor([targets(scene) for scene in scenes])
         hidden = encoder(batch.input_ids).last_hidden_state
         # The end marker itself and three random places of the padding behind it.
-        places = torch.stack([lengths - 1, *((lengths + torch.rand(len(scenes)) * (MAX_LENGTH - lengths)).long() for _ in range(3))])
+        places = torch.stack(
+            [lengths - 1, *((lengths + torch.rand(len(scenes)) * (MAX_LENGTH - lengths)).long() for _ in range(3))]
+        )
         states = hidden[torch.arange(len(scenes)), places]  # [4, B, W]
         loss = torch.zeros(())
         correct = torch.ones(places.shape, dtype=torch.bool)
@@ -89,6 +97,8 @@ def train_text(config: TextTraining, tokenizer: CLIPTokenizer, folder: Path, pro
         schedule.step()
         recent.append(correct.float().mean().item())
         if (step + 1) % 50 == 0 or step + 1 == config.steps:
-            progress("text", step + 1, config.steps, {"loss": loss.item(), "captions_read": float(np.mean(recent[-50:]))})
+            progress(
+                "text", step + 1, config.steps, {"loss": loss.item(), "captions_read": float(np.mean(recent[-50:]))}
+            )
     save_atomically(encoder, folder / "text.safetensors")
     return encoder.eval().requires_grad_(False)

@@ -48,7 +48,9 @@ def to_tensor(pictures: np.ndarray) -> torch.Tensor:
 
 
 def pixel_weights(target: torch.Tensor, foreground_weight: float) -> torch.Tensor:
-    """[B, 1, H, W]: ``foreground_weight`` where a pixel of [B, 3, H, W] differs from the border's median, 1 elsewhere."""
+    """[B, 1, H, W]: ``foreground_weight`` where a pixel of [B, 3, H, W] differs from the border's median, 1
+    elsewhere.
+    """
     border = torch.cat([target[:, :, 0], target[:, :, -1], target[:, :, :, 0], target[:, :, :, -1]], dim=2)
     background = border.median(dim=2).values[:, :, None, None]
     differs = (target - background).square().sum(dim=1, keepdim=True) > 0.1
@@ -56,7 +58,9 @@ def pixel_weights(target: torch.Tensor, foreground_weight: float) -> torch.Tenso
 
 
 def train_vae(config: VaeTraining, folder: Path, progress: Progress, start: int = 0) -> AutoencoderKL:
-    """Train and return the autoencoder, saving ``vae.safetensors`` in ``folder`` now and then; ``start`` > 0 resumes it."""
+    """Train and return the autoencoder, saving ``vae.safetensors`` in ``folder`` now and then; ``start`` > 0 resumes
+    it.
+    """
     torch.manual_seed(config.seed + start)
     generator = torch.Generator().manual_seed(config.seed + start)
     pictures = captioned_pictures(config.pictures, config.seed).pictures
@@ -100,7 +104,9 @@ def save_atomically(model: torch.nn.Module, path: Path) -> None:
 
 
 def _schedule(config: VaeTraining, step: int) -> float:
-    """Warm-up over 50 steps, constant for 40 % of the encoder's phase, then linear; the decoder's phase starts at a half."""
+    """Warm-up over 50 steps, constant for 40 % of the encoder's phase, then linear; the decoder's phase starts at a
+    half.
+    """
     if step < config.encoder_steps:
         left = 1 - step / config.encoder_steps
         return min(1.0, (step + 1) / 50) * max(0.05, min(1.0, left / 0.6))

@@ -27,7 +27,11 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "blue": (40, 80, 225),
     "purple": (150, 50, 190),
 }
-BACKGROUNDS: dict[str, tuple[int, int, int]] = {"white": (243, 243, 243), "black": (14, 14, 14), "gray": (128, 128, 128)}
+BACKGROUNDS: dict[str, tuple[int, int, int]] = {
+    "white": (243, 243, 243),
+    "black": (14, 14, 14),
+    "gray": (128, 128, 128),
+}
 SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "star")
 RELATIONS: tuple[str, ...] = ("above", "below", "left of", "right of")
 RADIUS: dict[str, tuple[float, float]] = {"small": (7.5, 9.0), "large": (11.5, 15.0)}
@@ -132,7 +136,9 @@ ERROR_TYPES: tuple[str, ...] = ("background", "colour", "shape", "size", "relati
 
 
 def corrupt_scene(scene: Scene, error: str, rng: np.random.Generator) -> Scene | None:
-    """``scene`` with one attribute of kind ``error`` made wrong, or None where the scene does not name that attribute."""
+    """``scene`` with one attribute of kind ``error`` made wrong, or None where the scene does not name that
+    attribute.
+    """
     if error == "background":
         return replace(scene, background=_other(list(BACKGROUNDS), scene.background, rng))
     if error == "relation":
@@ -161,8 +167,8 @@ def _other(values: list[str], current: str, rng: np.random.Generator) -> str:
 class Placed:
     """Where :func:`render` put one object: centre and nominal radius in pixels, rotation in degrees.
 
-    ``other`` is what it is on its way to, and ``share`` how far, 0..1: outline and colour are drawn in between, as a generator that cannot decide
-    draws them.
+    ``other`` is what it is on its way to, and ``share`` how far, 0..1: outline and colour are drawn in between, as a
+    generator that cannot decide draws them.
     """
 
     thing: Thing
@@ -210,7 +216,9 @@ def render(scene: Scene, rng: np.random.Generator, *, clutter: bool = False, spr
     return draw(scene.background, place(scene, rng, spread=spread), rng, clutter=clutter)
 
 
-def draw(background: str, placed: tuple[Placed, ...], rng: np.random.Generator, *, clutter: bool = False) -> Image.Image:
+def draw(
+    background: str, placed: tuple[Placed, ...], rng: np.random.Generator, *, clutter: bool = False
+) -> Image.Image:
     """Draw objects at given places; ``rng`` supplies the shades and the clutter."""
     canvas = Image.new("RGB", (SIZE * _SUPERSAMPLE,) * 2, _shade(BACKGROUNDS[background], rng, 8))
     pen = ImageDraw.Draw(canvas)
@@ -258,7 +266,12 @@ def _reach(corners: list[tuple[float, float]], angles: np.ndarray) -> np.ndarray
     gap = np.radians((degrees[after] - degrees[before]) % 360)
     way = np.radians((angles - degrees[before]) % 360)
     # The edge between two corners in polar form: the sine rule in the triangle that they make with the centre.
-    return distances[before] * distances[after] * np.sin(gap) / (distances[before] * np.sin(way) + distances[after] * np.sin(gap - way))
+    return (
+        distances[before]
+        * distances[after]
+        * np.sin(gap)
+        / (distances[before] * np.sin(way) + distances[after] * np.sin(gap - way))
+    )
 
 
 def _fill(item: Placed) -> tuple[int, int, int]:

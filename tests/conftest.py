@@ -1,4 +1,6 @@
-"""Shared fixtures. Data that is not part of the project lies beside it in ../shared; tests that use it skip without it."""
+"""Shared fixtures. Data that is not part of the project lies beside it in ../shared; tests that use it skip without
+it.
+"""
 
 from __future__ import annotations
 
@@ -136,7 +138,9 @@ def random_state(config, seed: int = 0) -> dict:
             if "norm" in key.lower() and key.endswith("weight"):
                 state[key] = 1 + 0.1 * noise
             else:
-                state[key] = noise * (0.02 if key.endswith("bias") else 0.5 if "embed" in key else tensor[0].numel() ** -0.5)
+                state[key] = noise * (
+                    0.02 if key.endswith("bias") else 0.5 if "embed" in key else tensor[0].numel() ** -0.5
+                )
     return state
 
 

@@ -10,7 +10,9 @@ from torch import nn
 
 
 def quantize_encoders(net: nn.Module, encoders: nn.Module) -> nn.Module:
-    """Quantise the linear layers inside `encoders`, a part of `net`, in place. Raises RuntimeError where torch cannot do it."""
+    """Quantise the linear layers inside `encoders`, a part of `net`, in place. Raises RuntimeError where torch cannot
+    do it.
+    """
     try:
         from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
     except ImportError as error:

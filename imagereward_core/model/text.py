@@ -97,7 +97,9 @@ class Layer(nn.Module):
 
 
 class Embedding(nn.Embedding):
-    """A table of vectors. On the meta device it skips the random initialisation, which there loads PyTorch's compiler: a second, 100 MB."""
+    """A table of vectors. On the meta device it skips the random initialisation, which there loads PyTorch's compiler:
+    a second, 100 MB.
+    """
 
     def reset_parameters(self) -> None:
         if not self.weight.is_meta:

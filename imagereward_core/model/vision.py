@@ -59,7 +59,9 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Image to tokens: one convolution per patch, or (stem "conv") a stack of stride-2 convolutions for small networks."""
+    """Image to tokens: one convolution per patch, or (stem "conv") a stack of stride-2 convolutions for small
+    networks.
+    """
 
     def __init__(self, config: VisionConfig):
         super().__init__()

@@ -1,4 +1,6 @@
-"""LAION's aesthetic predictor: a linear head on CLIP ViT-L/14's normalised image features. It never reads the prompt."""
+"""LAION's aesthetic predictor: a linear head on CLIP ViT-L/14's normalised image features. It never reads the
+prompt.
+"""
 
 from __future__ import annotations
 

@@ -33,7 +33,9 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
     if precision == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
     if precision not in DTYPES:
-        raise ConfigError(f"precision must be auto, {', '.join(DTYPES)} (or int8, for ImageReward on the CPU); found {precision!r}")
+        raise ConfigError(
+            f"precision must be auto, {', '.join(DTYPES)} (or int8, for ImageReward on the CPU); found {precision!r}"
+        )
     return DTYPES[precision]
 
 
@@ -91,7 +93,9 @@ class Scorer(ABC):
         return scores[0] if single else scores
 
     def inference_rank(self, prompt: str, images: Sequence[Any]) -> tuple[list[int], list[float]]:
-        """(ranking, scores) of the images in their order; rank 1 is the best, equal scores rank in order of appearance."""
+        """(ranking, scores) of the images in their order; rank 1 is the best, equal scores rank in order of
+        appearance.
+        """
         items, _ = as_list(images)
         scores = self.score_pairs([prompt] * len(items), items)
         order = sorted(range(len(items)), key=lambda index: -scores[index])
@@ -106,17 +110,23 @@ class Scorer(ABC):
         flat = self.score_pairs([p for _ in images for p in prompts], [image for image in images for _ in prompts])
         return [flat[row :: len(prompts)] for row in range(len(prompts))]
 
-    def score_pairs(self, prompts: Sequence[str], images: Sequence[Any], *, progress: Progress | None = None) -> list[float]:
+    def score_pairs(
+        self, prompts: Sequence[str], images: Sequence[Any], *, progress: Progress | None = None
+    ) -> list[float]:
         """N prompts with N images, pair by pair. `progress(done, total)` is called after each batch of images.
 
         An image that occurs several times in a row (the same object or path) is read and encoded once.
         Raises PromptError if the numbers differ, ImageError for an unreadable image, ScoreError for NaN.
         """
         if isinstance(prompts, str) or isinstance(images, (str, os.PathLike)):
-            raise PromptError("score_pairs takes a list of prompts and a list of images; for one prompt use score(prompt, images)")
+            raise PromptError(
+                "score_pairs takes a list of prompts and a list of images; for one prompt use score(prompt, images)"
+            )
         prompts, images = [check_prompt(prompt) for prompt in prompts], list(images)
         if len(prompts) != len(images):
-            raise PromptError(f"score_pairs needs one prompt per image, found {len(prompts)} prompts and {len(images)} images")
+            raise PromptError(
+                f"score_pairs needs one prompt per image, found {len(prompts)} prompts and {len(images)} images"
+            )
         runs: list[list[int]] = []  # pairs that share one image
         for index, image in enumerate(images):
             if runs and _same(image, images[runs[-1][0]]):
@@ -141,7 +151,8 @@ class Scorer(ABC):
         values = self.combine(texts[:1] if shared else texts, features).float()
         if not torch.isfinite(values).all():
             raise ScoreError(
-                f"{self.name} returned {values.tolist()}: the weights are damaged or {self.dtype} is too narrow for them; try precision fp32"
+                f"{self.name} returned {values.tolist()}: the weights are damaged or {self.dtype} is too narrow for"
+                " them; try precision fp32"
             )
         return values.tolist()
 
@@ -171,11 +182,15 @@ class Scorer(ABC):
 
 
 def _same(a: Any, b: Any) -> bool:
-    return a is b or (isinstance(a, (str, os.PathLike)) and isinstance(b, (str, os.PathLike)) and os.fspath(a) == os.fspath(b))
+    return a is b or (
+        isinstance(a, (str, os.PathLike)) and isinstance(b, (str, os.PathLike)) and os.fspath(a) == os.fspath(b)
+    )
 
 
 def _groups(chunk: list[list[int]], prompts: list[str]) -> Iterator[tuple[slice, list[int]]]:
-    """(feature rows, pairs) that can be combined in one call: a whole batch of single pairs, or one image's many prompts."""
+    """(feature rows, pairs) that can be combined in one call: a whole batch of single pairs, or one image's many
+    prompts.
+    """
     start = 0
     for end in range(1, len(chunk) + 1):
         if len(chunk[end - 1]) > 1:
@@ -189,6 +204,8 @@ def _groups(chunk: list[list[int]], prompts: list[str]) -> Iterator[tuple[slice,
 
 @contextlib.contextmanager
 def building() -> Iterator[None]:
-    """Weights read or made under a host's inference mode could never be moved or differentiated later: leave it meanwhile."""
+    """Weights read or made under a host's inference mode could never be moved or differentiated later: leave it
+    meanwhile.
+    """
     with torch.inference_mode(False), torch.no_grad():
         yield

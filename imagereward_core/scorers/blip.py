@@ -15,8 +15,11 @@ from ..config import ModelConfig
 from .base import Scorer, building, pick_device, pick_dtype
 from .imagereward import ImageRewardScorer, build
 
-# Parts of BLIP's pre-training checkpoint that have no place here: momentum copies, queues, the captioner, the matching head.
-UNUSED = re.compile(r"(visual_encoder|vision_proj|text_encoder|text_proj)_m\.|text_decoder\.|itm_head\.|(image|text|ptr)_queue$|queue_ptr$|temp$")
+# Parts of BLIP's pre-training checkpoint that have no place here: momentum copies, queues, the captioner, the matching
+# head.
+UNUSED = re.compile(
+    r"(visual_encoder|vision_proj|text_encoder|text_proj)_m\.|text_decoder\.|itm_head\.|(image|text|ptr)_queue$|queue_ptr$|temp$"
+)
 
 
 class BlipScorer(ImageRewardScorer):
@@ -46,7 +49,9 @@ def load_blip(
     return scorer
 
 
-def from_state(state: dict[str, Tensor], info: registry.ModelInfo, device: Any, precision: str, path: str) -> BlipScorer:
+def from_state(
+    state: dict[str, Tensor], info: registry.ModelInfo, device: Any, precision: str, path: str
+) -> BlipScorer:
     """A scorer from BLIP's own key names (`visual_encoder.…`); the reward head stays empty and is never asked."""
     device = pick_device(device)
     config = ModelConfig()

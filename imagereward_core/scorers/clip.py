@@ -12,16 +12,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import registry, weights
-from ..clip_tokenizer import tokenize
+from ..clip_bpe import tokenize
 from ..errors import ModelNotFoundError
 from .base import Scorer, building, pick_device, pick_dtype
 
 if TYPE_CHECKING:
     from transformers import CLIPModel
 
-# openai/clip-vit-large-patch14; everything not named is CLIPConfig's default in every release (vocabulary, 77 positions).
+# openai/clip-vit-large-patch14; everything not named is CLIPConfig's default in every release (vocabulary, 77
+# positions).
 L14_TEXT = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
-L14_VISION = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16, "patch_size": 14, "image_size": 224}
+L14_VISION = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+    "image_size": 224,
+}
 L14_PROJECTION = 768
 CONSTANT = re.compile(r".*embeddings\.position_ids$")  # stored by older exporters, a buffer in newer releases
 
@@ -78,7 +86,9 @@ def build_clip(state: dict[str, Tensor], config: Any, dtype: torch.dtype, device
     return net.eval().requires_grad_(False)
 
 
-def load_clip_net(source: registry.Source, device: torch.device, precision: str, download_root: Any, models_dir: Any) -> nn.Module:
+def load_clip_net(
+    source: registry.Source, device: torch.device, precision: str, download_root: Any, models_dir: Any
+) -> nn.Module:
     """CLIP ViT-L/14 from its registry source."""
     config = clip_config(L14_TEXT, L14_VISION, L14_PROJECTION)
     path = os.fspath(weights.locate(source, download_root=download_root, models_dir=models_dir))

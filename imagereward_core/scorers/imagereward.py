@@ -34,7 +34,10 @@ class ImageRewardScorer(Scorer):
 
     def to(self, device: Any) -> Scorer:
         if self.quantized and torch.device(device).type != "cpu":
-            raise ConfigError(f"{self.name} was loaded with precision int8, which runs on the CPU only; load it again with another precision")
+            raise ConfigError(
+                f"{self.name} was loaded with precision int8, which runs on the CPU only; load it again with another"
+                " precision"
+            )
         return super().to(device)
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -59,7 +62,9 @@ class ImageRewardScorer(Scorer):
 
     def _require_gradients(self) -> None:
         if self.quantized:
-            raise ConfigError(f"{self.name} was loaded with precision int8, which has no gradients; load it with fp32, fp16 or bf16")
+            raise ConfigError(
+                f"{self.name} was loaded with precision int8, which has no gradients; load it with fp32, fp16 or bf16"
+            )
 
     score_gard = reward  # the reference's spelling, kept for its callers
 
@@ -78,11 +83,15 @@ def text_config(med_config: str | os.PathLike[str]) -> TextConfig:
             max_positions=data["max_position_embeddings"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"med_config {os.fspath(med_config)} is not a BERT config: {type(error).__name__}: {error}") from error
+        raise ConfigError(
+            f"med_config {os.fspath(med_config)} is not a BERT config: {type(error).__name__}: {error}"
+        ) from error
 
 
 @building()
-def build(state: dict[str, Tensor], config: ModelConfig, dtype: torch.dtype, device: torch.device, path: str) -> RewardModel:
+def build(
+    state: dict[str, Tensor], config: ModelConfig, dtype: torch.dtype, device: torch.device, path: str
+) -> RewardModel:
     """A RewardModel on `device` holding `state`. No weight is initialised or copied that need not be; head in fp32."""
     with torch.device("meta"):
         net = RewardModel(config)
@@ -118,7 +127,9 @@ def load_imagereward(
     half = dtype is not torch.float32
     if weights.is_path(name):
         path = os.fspath(weights.resolve(name, half=half))
-        info = dataclasses.replace(registry.MODELS[0], name=Path(name).stem, sources=(), description=f"reward model from {os.fspath(name)}")
+        info = dataclasses.replace(
+            registry.MODELS[0], name=Path(name).stem, sources=(), description=f"reward model from {os.fspath(name)}"
+        )
     else:
         info = registry.get(str(name))
         path = os.fspath(weights.locate(info.sources[0], download_root=download_root, models_dir=models_dir, half=half))

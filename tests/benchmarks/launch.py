@@ -8,7 +8,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent.parent))
 
 import torch
 
-from imagereward_core.benchmarks import cli_bench
+from imagereward_cli.commands import bench as cli_bench
 
 torch.set_num_threads(1)
 parser = argparse.ArgumentParser()

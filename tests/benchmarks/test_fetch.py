@@ -8,9 +8,9 @@ import zipfile
 
 import pytest
 
-from imagereward_core.benchmarks import fetch, published
 from imagereward_core.errors import DownloadError
-from imagereward_core.training.public import extract, unpack
+from imagereward_train.public import extract, unpack
+from imagereward_train.tables import fetch, published
 from tests.unit.hub_server import Hub
 
 
@@ -36,13 +36,17 @@ def put_plain(hub, monkeypatch, name, content):
     """Serve a file that the table names by URL."""
     source = getattr(published, name)
     hub.put("THUDM/ImageReward", source.filename, content)
-    changed = dataclasses.replace(source, url=f"{hub.url}/plain/{source.filename}", size=len(content), sha256=hashlib.sha256(content).hexdigest())
+    changed = dataclasses.replace(
+        source, url=f"{hub.url}/plain/{source.filename}", size=len(content), sha256=hashlib.sha256(content).hexdigest()
+    )
     monkeypatch.setattr(published, name, changed)
 
 
 def test_test_set_is_fetched_verified_and_unpacked_once(hub, monkeypatch, tmp_path):
     put_plain(hub, monkeypatch, "TEST_JSON", b"[]")
-    hub.put("THUDM/ImageReward", "test_images.zip", zipped({"test_images/a/1.webp": b"one", "test_images/a/2.webp": b"two"}))
+    hub.put(
+        "THUDM/ImageReward", "test_images.zip", zipped({"test_images/a/1.webp": b"one", "test_images/a/2.webp": b"two"})
+    )
     for _ in range(2):
         data, images = fetch.fetch_preference(tmp_path / "data")
         assert json.loads(data.read_text()) == []
@@ -65,7 +69,10 @@ def test_generations_of_chosen_models(hub, monkeypatch, tmp_path):
     hub.put("THUDM/ImageReward", "generations/versatile-diffusion.zip", zipped({"1_0.png": b"flat"}))
     _, folder = fetch.fetch_models(tmp_path, ["sd1-4", "vd"])
     assert not any("vd.zip" in request.path for request in hub.downloads())
-    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png")) == ["sd1-4/1_0.png", "vd/1_0.png"]
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png")) == [
+        "sd1-4/1_0.png",
+        "vd/1_0.png",
+    ]
 
 
 @pytest.mark.parametrize("name", ["../outside.txt", "/outside.txt", "a/../../outside.txt"])

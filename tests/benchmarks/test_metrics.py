@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imagereward_core.benchmarks import metrics
+from imagereward_train.tables import metrics
 
 small = st.integers(1, 4)
 
@@ -16,7 +16,9 @@ small = st.integers(1, 4)
 @st.composite
 def ranked(draw, smallest=2, largest=6):
     n = draw(st.integers(smallest, largest))
-    return draw(st.lists(small, min_size=n, max_size=n)), [float(value) for value in draw(st.lists(small, min_size=n, max_size=n))]
+    return draw(st.lists(small, min_size=n, max_size=n)), [
+        float(value) for value in draw(st.lists(small, min_size=n, max_size=n))
+    ]
 
 
 @given(st.lists(ranked(), min_size=1, max_size=6))
@@ -72,7 +74,10 @@ def test_spearman_is_pearsons_correlation_of_mean_ranks(pairs):
     if len(set(a)) == 1 or len(set(b)) == 1:
         assert math.isnan(ours)
     else:
-        ranked = [[np.mean([place for place, other in enumerate(sorted(values), 1) if other == value]) for value in values] for values in (a, b)]
+        ranked = [
+            [np.mean([place for place, other in enumerate(sorted(values), 1) if other == value]) for value in values]
+            for values in (a, b)
+        ]
         assert ours == pytest.approx(np.corrcoef(*ranked)[0, 1], abs=1e-12)
 
 

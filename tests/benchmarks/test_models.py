@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imagereward_core.benchmarks import cli_bench, published
-from imagereward_core.benchmarks.judges import Judge
-from imagereward_core.benchmarks.models import evaluate, read_generations, read_prompts, run_models
+from imagereward_cli.commands import bench as cli_bench
 from imagereward_core.errors import DataError
-from imagereward_core.training import train
+from imagereward_train import train
+from imagereward_train.tables import published
+from imagereward_train.tables.judges import Judge
+from imagereward_train.tables.models import evaluate, read_generations, read_prompts, run_models
 from tests.training.drawn import draw
 from tests.training.small import quick
 
@@ -26,7 +27,9 @@ def write(folder, models, prompts=3, images=2):
         (folder / "generations" / name).mkdir(parents=True)
         for p in range(prompts):
             for k in range(images):
-                Image.new("RGB", (8, 8), (40 * m + 3 * p + k, 0, 0)).save(folder / "generations" / name / f"{p:04d}-x_{k}.png")
+                Image.new("RGB", (8, 8), (40 * m + 3 * p + k, 0, 0)).save(
+                    folder / "generations" / name / f"{p:04d}-x_{k}.png"
+                )
     return path, folder / "generations"
 
 
@@ -43,22 +46,33 @@ def redness(sign=1.0, name="red"):
 
 def test_means_ranks_and_correlation(tmp_path):
     prompts, folder = write(tmp_path, NAMES)
-    results = run_models(prompts, folder, [redness(-1, "like people"), redness(1, "contrary")], tmp_path / "out", repeats=200)
+    results = run_models(
+        prompts, folder, [redness(-1, "like people"), redness(1, "contrary")], tmp_path / "out", repeats=200
+    )
     like, contrary = (results["scorers"][name] for name in ("like people", "contrary"))
     assert [like["models"][name]["mean"] for name in NAMES] == pytest.approx([-(40 * m + 3.5) for m in range(6)])
     assert [like["models"][name]["rank"] for name in NAMES] == [1, 2, 3, 4, 5, 6]
-    assert like["spearman"] == {"value": pytest.approx(1.0), "low": pytest.approx(1.0), "high": pytest.approx(1.0), "models": 6}
+    assert like["spearman"] == {
+        "value": pytest.approx(1.0),
+        "low": pytest.approx(1.0),
+        "high": pytest.approx(1.0),
+        "models": 6,
+    }
     assert contrary["spearman"]["value"] == pytest.approx(-1.0)
     assert (results["prompts"], results["images"]) == (3, 36)
     assert results["human_wins"] == dict(zip(NAMES, (507, 463, 390, 362, 340, 74)))
     text = (tmp_path / "out/report.md").read_text()
-    assert "| Openjourney | -3.5000 |" in text and "Spearman's ρ to human wins over 6 models: 1.00 (1.00 to 1.00)." in text
+    assert (
+        "| Openjourney | -3.5000 |" in text and "Spearman's ρ to human wins over 6 models: 1.00 (1.00 to 1.00)." in text
+    )
 
 
 def test_the_papers_own_means_have_the_papers_correlation():
     means = {generator.folder: np.full(5, generator.mean) for generator in published.GENERATORS}
     human = {generator.folder: generator.wins for generator in published.GENERATORS}
-    assert evaluate(means, human, repeats=20)["spearman"]["value"] == pytest.approx(published.SPEARMAN["ImageReward-v1.0"])
+    assert evaluate(means, human, repeats=20)["spearman"]["value"] == pytest.approx(
+        published.SPEARMAN["ImageReward-v1.0"]
+    )
 
 
 def test_intervals_draw_prompts_jointly():
@@ -131,7 +145,10 @@ def test_command_with_a_trained_model(tmp_path, capsys):
     results = json.loads((tmp_path / "out/results.json").read_text())
     for name in ("one", "two"):
         wanted = np.mean(
-            [scorer.score(prompt, str(folder / name / f"{key}_0.png")) for key, prompt in (("p", "a red circle"), ("q", "a blue square"))]
+            [
+                scorer.score(prompt, str(folder / name / f"{key}_0.png"))
+                for key, prompt in (("p", "a red circle"), ("q", "a blue square"))
+            ]
         )
         assert results["scorers"]["best"]["models"][name]["mean"] == pytest.approx(wanted, abs=1e-6)
     assert (tmp_path / "out/plot.png").stat().st_size > 1000

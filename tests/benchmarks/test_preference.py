@@ -10,13 +10,14 @@ import sys
 import numpy as np
 import pytest
 
-from imagereward_core.benchmarks import cli_bench, published
-from imagereward_core.benchmarks.judges import Judge, labels, scripted, weights_digest
-from imagereward_core.benchmarks.preference import run_preference
-from imagereward_core.benchmarks.scoring import World, score_items
+from imagereward_cli.commands import bench as cli_bench
 from imagereward_core.errors import ConfigError, DataError
-from imagereward_core.training import train
-from imagereward_core.training.formats import read_items
+from imagereward_train import train
+from imagereward_train.formats import read_items
+from imagereward_train.tables import published
+from imagereward_train.tables.judges import Judge, labels, scripted, weights_digest
+from imagereward_train.tables.preference import run_preference
+from imagereward_train.tables.scoring import World, score_items
 from tests.conftest import shared
 from tests.training.drawn import write_rankings
 from tests.training.small import quick
@@ -37,15 +38,24 @@ def public():
 
 def test_public_rankings_with_known_scorers(public, tmp_path):
     names = ("oracle", "inverted", "constant", "random")
-    results = run_preference(public, "", [lambda world, name=name: scripted(name) for name in names], tmp_path, repeats=100)
-    assert (results["prompts"], results["pairs"], results["human_ties"]) == (published.PROMPTS, published.PAIRS, 831) == (466, 6399, 831)
+    results = run_preference(
+        public, "", [lambda world, name=name: scripted(name) for name in names], tmp_path, repeats=100
+    )
+    assert (
+        (results["prompts"], results["pairs"], results["human_ties"])
+        == (published.PROMPTS, published.PAIRS, 831)
+        == (466, 6399, 831)
+    )
     accuracy = {name: found["accuracy"] for name, found in results["scorers"].items()}
     for key, wanted in (("oracle", (1, 1, 1, 1)), ("inverted", (0, 0, 0, 0)), ("constant", (0, 0.5, 0, 0.5))):
         assert tuple(accuracy[key][rule] for rule in ("pair", "pair_half", "prompt", "prompt_half")) == wanted
         assert (accuracy[key]["prompts"], accuracy[key]["pairs"]) == (466, 6399)
     assert abs(accuracy["random"]["pair"] - 0.5) < 0.03 and accuracy["random"]["equal"] == 0
     selection = {name: found["selection"] for name, found in results["scorers"].items()}
-    assert selection["oracle"] == {"prompts": 66, **{f"{metric}@{k}": 1.0 for metric in ("recall", "filter") for k in (1, 2, 4)}}
+    assert selection["oracle"] == {
+        "prompts": 66,
+        **{f"{metric}@{k}": 1.0 for metric in ("recall", "filter") for k in (1, 2, 4)},
+    }
     assert selection["inverted"]["recall@4"] == 0
 
 
@@ -53,14 +63,27 @@ def test_report_says_what_it_is(public, tmp_path, capsys):
     assert bench("preference", "--data", public, "--scorers", "oracle", "--out", tmp_path, "--bootstrap", 20) == 0
     text = (tmp_path / "report.md").read_text()
     assert text in capsys.readouterr().out
-    assert "371 prompts with 8 images each, which its authors have lost" in text and "at least 8 images (66 in the public test.json)" in text
-    assert "| ImageReward-v1.0, paper (371 prompts, lost) | 39.62 | 63.07 | 90.84 | 49.06 | 70.89 | 88.95 | 371 |" in text
+    assert (
+        "371 prompts with 8 images each, which its authors have lost" in text
+        and "at least 8 images (66 in the public test.json)" in text
+    )
+    assert (
+        "| ImageReward-v1.0, paper (371 prompts, lost) | 39.62 | 63.07 | 90.84 | 49.06 | 70.89 | 88.95 | 371 |" in text
+    )
     results = json.loads((tmp_path / "results.json").read_text())
     manifest = results["manifest"]
     assert manifest["settings"]["data_sha256"] == published.TEST_JSON.sha256
     assert manifest["settings"]["tie_rules"]["reference"] == "equal scores count as wrong"
-    assert manifest["packages"]["numpy"] == np.__version__ and manifest["judges"]["oracle"] == {"scripted": "oracle", "seed": 0}
-    assert results["published"]["accuracy"] == {"CLIP": 54.82, "Aesthetic": 57.35, "BLIP": 57.76, "ImageReward-v1.0": 65.14}
+    assert manifest["packages"]["numpy"] == np.__version__ and manifest["judges"]["oracle"] == {
+        "scripted": "oracle",
+        "seed": 0,
+    }
+    assert results["published"]["accuracy"] == {
+        "CLIP": 54.82,
+        "Aesthetic": 57.35,
+        "BLIP": 57.76,
+        "ImageReward-v1.0": 65.14,
+    }
 
 
 def test_a_trained_small_model_on_drawn_pictures(tmp_path, capsys):
@@ -89,18 +112,39 @@ def test_a_trained_small_model_on_drawn_pictures(tmp_path, capsys):
     assert one["scorers"][scorer_name]["accuracy"]["pair"] == pytest.approx(right / pairs)
     assert one["scorers"][scorer_name]["selection"]["prompts"] == 9
 
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", LAUNCH, "preference", *map(str, options), "--out", str(tmp_path / "two")]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        LAUNCH,
+        "preference",
+        *map(str, options),
+        "--out",
+        str(tmp_path / "two"),
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     two = json.loads((tmp_path / "two/results.json").read_text())
     assert (one["manifest"]["settings"]["processes"], two["manifest"]["settings"]["processes"]) == (1, 2)
     assert two["scorers"] == one["scorers"]
     assert two["manifest"]["settings"]["images_sha256"] == one["manifest"]["settings"]["images_sha256"]
-    assert sorted(path.name for path in (tmp_path / "two/scores").iterdir()) == ["best.0.jsonl", "best.1.jsonl", "random.0.jsonl", "random.1.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "two/scores").iterdir()) == [
+        "best.0.jsonl",
+        "best.1.jsonl",
+        "random.0.jsonl",
+        "random.1.jsonl",
+    ]
 
 
 def counting(calls, name="counted"):
-    return Judge(name, lambda item: calls.append(item.id) or [0.5] * len(item.images), needs_images=False, facts={"weights": 1})
+    return Judge(
+        name, lambda item: calls.append(item.id) or [0.5] * len(item.images), needs_images=False, facts={"weights": 1}
+    )
 
 
 def test_resume_scores_only_what_is_missing(public, tmp_path):
@@ -126,7 +170,8 @@ def test_resume_scores_only_what_is_missing(public, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("judge", "data", "named"), [(Judge("counted", lambda item: [], False, {"weights": 2}), "data", "weights"), (counting([]), "other", "data")]
+    ("judge", "data", "named"),
+    [(Judge("counted", lambda item: [], False, {"weights": 2}), "data", "weights"), (counting([]), "other", "data")],
 )
 def test_resume_refuses_other_weights_or_data(public, tmp_path, judge, data, named):
     items = read_items(public).items[:2]
@@ -143,7 +188,10 @@ def test_missing_images_are_named_or_left_out(tmp_path):
         run_preference(data, "", judge, tmp_path / "out")
     results = run_preference(data, "", judge, tmp_path / "out", skip_missing=True, repeats=10)
     assert results["left_out"] == ["0001"] and results["scorers"]["all"]["accuracy"]["prompts"] == 2
-    assert "1 prompts are left out because images are missing: these are not the paper's numbers" in (tmp_path / "out/report.md").read_text()
+    assert (
+        "1 prompts are left out because images are missing: these are not the paper's numbers"
+        in (tmp_path / "out/report.md").read_text()
+    )
 
 
 def test_pairs_are_no_ranking(tmp_path):
@@ -153,7 +201,12 @@ def test_pairs_are_no_ranking(tmp_path):
 
 
 def test_checkpoints_of_the_same_name_are_told_apart():
-    assert labels(["CLIP", "x/run1/best.safetensors", "run2/best.safetensors", "a.pt"]) == ["CLIP", "run1/best", "run2/best", "a"]
+    assert labels(["CLIP", "x/run1/best.safetensors", "run2/best.safetensors", "a.pt"]) == [
+        "CLIP",
+        "run1/best",
+        "run2/best",
+        "a",
+    ]
     assert labels(["u/run/best.pt", "v/run/best.pt"]) == ["u/run/best", "v/run/best"]
     for twice in (["CLIP", "CLIP"], ["run/best.pt", "run/best.pt"]):
         with pytest.raises(ConfigError, match="named twice"):

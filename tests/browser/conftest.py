@@ -1,8 +1,8 @@
 """Real galleries of both gradio versions in a real browser.
 
 Needs what a plain test run may lack, and skips with the reason: playwright, a Chromium, and the interpreters that
-`python tests/browser/make_envs.py` makes. IMAGEREWARD_VENVS names another folder for those, IMAGEREWARD_CHROMIUM another browser;
-with IMAGEREWARD_SCREENSHOTS set, pictures of each state are kept there.
+`python tests/browser/make_envs.py` makes. IMAGEREWARD_VENVS names another folder for those, IMAGEREWARD_CHROMIUM
+another browser; with IMAGEREWARD_SCREENSHOTS set, pictures of each state are kept there.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def browser():
     chromium = os.environ.get("IMAGEREWARD_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     with playwright.sync_playwright() as play:
         try:
-            made = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-background-networking"])
+            made = play.chromium.launch(
+                executable_path=chromium, args=["--no-sandbox", "--disable-background-networking"]
+            )
         except playwright.Error as error:
             pytest.skip(f"no Chromium: {str(error).splitlines()[0]}")
         yield made
@@ -64,8 +66,15 @@ def page(request, browser, tmp_path_factory):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = (tmp_path_factory.mktemp("app") / "log.txt").open("w+")
-    environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "NO_PROXY": "127.0.0.1,localhost"}
-    app = subprocess.Popen([python, Path(__file__).with_name("gallery_app.py"), str(port)], stdout=log, stderr=log, env=environment)
+    environment = {
+        **os.environ,
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "HF_HUB_OFFLINE": "1",
+        "NO_PROXY": "127.0.0.1,localhost",
+    }
+    app = subprocess.Popen(
+        [python, Path(__file__).with_name("gallery_app.py"), str(port)], stdout=log, stderr=log, env=environment
+    )
     try:
         address = f"http://127.0.0.1:{port}/"
         for _ in range(240):

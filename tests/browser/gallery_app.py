@@ -1,8 +1,8 @@
 """A page with the host's gallery, for one of the two gradio versions that hosts use. Run by test_gallery.py in that
 version's own interpreter: `python gallery_app.py PORT`.
 
-Element ids, the hidden generation-info textarea and the gallery's options are those of the hosts. Each button "generates" another
-result, so that gradio reuses the thumbnails' buttons as it does between real runs.
+Element ids, the hidden generation-info textarea and the gallery's options are those of the hosts. Each button
+"generates" another result, so that gradio reuses the thumbnails' buttons as it does between real runs.
 """
 
 import json
@@ -30,7 +30,9 @@ RESULTS = {
 
 def picture(name, i):
     path = FOLDER / f"{name}-{i}.png"
-    image = Image.new("RGB", (96, 96), ((37 * i) % 200 + 40, (91 * i + 60) % 200 + 30, (53 * i + len(name) * 20) % 200 + 30))
+    image = Image.new(
+        "RGB", (96, 96), ((37 * i) % 200 + 40, (91 * i + 60) % 200 + 30, (53 * i + len(name) * 20) % 200 + 30)
+    )
     ImageDraw.Draw(image).text((8, 40), f"{name} {i}", fill="white")
     image.save(path)
     return str(path)
@@ -57,10 +59,14 @@ with gr.Blocks(analytics_enabled=False) as demo:
     with gr.Row():
         with gr.Column(elem_id="txt2img_results"):
             with gr.Group(elem_id="txt2img_gallery_container"):
-                gallery = gr.Gallery(label="Output", show_label=False, elem_id="txt2img_gallery", columns=4, preview=False, height=480)
+                gallery = gr.Gallery(
+                    label="Output", show_label=False, elem_id="txt2img_gallery", columns=4, preview=False, height=480
+                )
             info = gr.Textbox(visible=False, elem_id="generation_info_txt2img")
             for name in RESULTS:
                 button = gr.Button(name, elem_id=f"generate_{name}")
                 button.click(fn=lambda name=name: generate(name), inputs=[], outputs=[gallery, info])
 
-demo.launch(server_name="127.0.0.1", server_port=int(sys.argv[1]), show_api=False, quiet=True, prevent_thread_lock=False)
+demo.launch(
+    server_name="127.0.0.1", server_port=int(sys.argv[1]), show_api=False, quiet=True, prevent_thread_lock=False
+)

@@ -1,4 +1,6 @@
-"""Make the two interpreters that the browser tests need: `python tests/browser/make_envs.py [folder]` (default: .venvs)."""
+"""Make the two interpreters that the browser tests need: `python tests/browser/make_envs.py [folder]` (default:
+.venvs).
+"""
 
 import subprocess
 import sys
@@ -7,7 +9,15 @@ from pathlib import Path
 
 # what the hosts pin beside gradio; without these pip takes newer ones that these gradio versions can't run on
 ENVIRONMENTS = {
-    "gradio3": ["gradio==3.41.2", "fastapi==0.94.0", "pydantic<2", "httpx==0.24.1", "Pillow>=9.5,<11", "numpy==1.26.2", "huggingface_hub<1"],
+    "gradio3": [
+        "gradio==3.41.2",
+        "fastapi==0.94.0",
+        "pydantic<2",
+        "httpx==0.24.1",
+        "Pillow>=9.5,<11",
+        "numpy==1.26.2",
+        "huggingface_hub<1",
+    ],
     "gradio4": [
         "gradio==4.40.0",
         "fastapi==0.104.1",

@@ -5,15 +5,22 @@ import pytest
 GRID = "#txt2img_gallery .grid-container button.thumbnail-item"
 THUMBS = "#txt2img_gallery .thumbnails button.thumbnail-item"
 LARGE = "#txt2img_gallery .preview > .imagereward-badge"
-BADGES = "buttons => buttons.map(b => { const x = b.querySelector('.imagereward-badge'); return x ? (x.classList.contains('imagereward-best') ? '★ ' : '') + x.textContent : null; })"
+BADGES = (
+    "buttons => buttons.map(b => { const x = b.querySelector('.imagereward-badge'); return x ?"
+    " (x.classList.contains('imagereward-best') ? '★ ' : '') + x.textContent : null; })"
+)
 
 
 def generate(page, name, count):
     close_preview(page)
     page.click(f"#generate_{name}")
-    page.wait_for_function("([selector, count]) => document.querySelectorAll(selector).length === count", arg=[GRID, count])
     page.wait_for_function(
-        "name => [...document.querySelectorAll('#txt2img_gallery img')].every(i => decodeURIComponent(i.src).includes(name + '-'))", arg=name
+        "([selector, count]) => document.querySelectorAll(selector).length === count", arg=[GRID, count]
+    )
+    page.wait_for_function(
+        "name => [...document.querySelectorAll('#txt2img_gallery img')].every(i =>"
+        " decodeURIComponent(i.src).includes(name + '-'))",
+        arg=name,
     )
     page.wait_for_timeout(450)  # the host's 200 ms after the last change, twice
 
@@ -44,7 +51,10 @@ def test_colour_follows_the_score(page):
     generate(page, "first", 9)
     colours = page.eval_on_selector_all(f"{GRID} .imagereward-badge", "all => all.map(b => b.style.backgroundColor)")
     assert (
-        colours[5] == "rgb(20, 108, 46)" and colours[4] == "rgb(138, 97, 0)" and colours[3] != colours[5] and colours[2] == colours[7]
+        colours[5] == "rgb(20, 108, 46)"
+        and colours[4] == "rgb(138, 97, 0)"
+        and colours[3] != colours[5]
+        and colours[2] == colours[7]
     )  # 2.4 is beyond the scale; 0.58 twice
 
 
@@ -99,7 +109,9 @@ def test_the_server_tells_where_the_images_are_among_masks(page):
     assert badges(page) == ["★ 0.50", None, None, "-0.50", None, None]
     page.fill("#imagereward-threshold-txt2img", "0.5")  # the first is 0.496, and shows as 0.50
     assert below(page, "imagereward-below") == [3]
-    page.eval_on_selector("#imagereward-threshold-txt2img", "s => { s.value = s.min; s.dispatchEvent(new Event('input')); }")
+    page.eval_on_selector(
+        "#imagereward-threshold-txt2img", "s => { s.value = s.min; s.dispatchEvent(new Event('input')); }"
+    )
 
 
 def test_texts_that_are_all_the_same_score_nothing(page):
@@ -112,7 +124,9 @@ def test_an_empty_result_says_why(page, screenshot):
     generate(page, "first", 9)
     page.click("#generate_empty")
     page.wait_for_selector("#imagereward-empty-txt2img")
-    assert page.inner_text("#imagereward-empty-txt2img") == "Nothing to show: the best of 3 has 0.10, and the limit is 9."
+    assert (
+        page.inner_text("#imagereward-empty-txt2img") == "Nothing to show: the best of 3 has 0.10, and the limit is 9."
+    )
     assert page.query_selector("#imagereward-bar-txt2img") is None
     screenshot("empty")
     generate(page, "second", 4)
@@ -127,7 +141,9 @@ def test_cosines_are_coloured_within_the_gallery(page):
 
 
 def below(page, name):
-    return page.eval_on_selector_all(GRID, f"all => all.map((b, i) => b.classList.contains('{name}') ? i : -1).filter(i => i >= 0)")
+    return page.eval_on_selector_all(
+        GRID, f"all => all.map((b, i) => b.classList.contains('{name}') ? i : -1).filter(i => i >= 0)"
+    )
 
 
 def test_threshold_dims_and_hides_without_reordering(page, screenshot):
@@ -144,7 +160,9 @@ def test_threshold_dims_and_hides_without_reordering(page, screenshot):
     generate(page, "second", 4)  # the threshold stays for the next run
     assert below(page, "imagereward-hidden") == [0, 1, 3]
     page.uncheck("#imagereward-hide-txt2img")
-    page.eval_on_selector("#imagereward-threshold-txt2img", "s => { s.value = s.min; s.dispatchEvent(new Event('input')); }")
+    page.eval_on_selector(
+        "#imagereward-threshold-txt2img", "s => { s.value = s.min; s.dispatchEvent(new Event('input')); }"
+    )
     assert below(page, "imagereward-below") == [] and page.inner_text("#imagereward-count-txt2img") == "4 of 4"
 
 
@@ -167,7 +185,11 @@ def test_cost_per_update_with_a_hundred_images(page, record_property):
     assert badges(page)[0] == "-2.00" and badges(page)[99] == "★ 1.96"
     milliseconds = page.evaluate("""() => {
         const times = [];
-        for (let i = 0; i < 50; i++) { const t = performance.now(); imagerewardGallery.update(); times.push(performance.now() - t); }
+        for (let i = 0; i < 50; i++) {
+            const t = performance.now();
+            imagerewardGallery.update();
+            times.push(performance.now() - t);
+        }
         return times.sort((a, b) => a - b)[5];  // the low end: other programs share this machine
     }""")
     record_property("milliseconds_per_update", milliseconds)

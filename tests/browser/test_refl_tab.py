@@ -30,13 +30,16 @@ def loader():
 def tab(refl, browser):  # noqa: F811
     """(the open page, the runs)."""
     client, runs, fake = refl
-    script = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "javascript").glob("imagereward_refl*.js")))
+    script = "".join(
+        path.read_text(encoding="utf-8") for path in sorted((ROOT / "javascript").glob("imagereward_refl*.js"))
+    )
     style = (ROOT / "style.css").read_text(encoding="utf-8")
-    body = fake.part("train_tab").root_html()
+    body = fake.part("refl_tab.tab").root_html()
     document = (
-        f"<style>{style}</style><div id='tabs'><div class='tab-nav'><button onclick=\"this.dataset.opened = 1\">Txt2img</button></div></div>"
-        f"<div id='txt2img_prompt'><textarea>a cat</textarea></div>{body}"
-        "<script>window.onUiLoaded = (callback) => setTimeout(callback, 50)</script><script src='/refl.js'></script>"
+        f"<style>{style}</style><div id='tabs'><div class='tab-nav'><button onclick=\"this.dataset.opened ="
+        " 1\">Txt2img</button></div></div><div id='txt2img_prompt'><textarea>a"
+        f" cat</textarea></div>{body}<script>window.onUiLoaded = (callback) => setTimeout(callback, 50)</script><script"
+        " src='/refl.js'></script>"
     )
     client.app.get("/")(lambda: HTMLResponse(document))
     client.app.get("/refl.js")(lambda: PlainTextResponse(script, media_type="text/javascript"))
@@ -66,12 +69,17 @@ def test_from_form_to_stop_and_reload(tab):
     assert page.input_value("#imagereward-refl-checkpoint") == "a.safetensors [123]"
     page.click("text=Start")
     page.wait_for_selector("text=Prompts: there are none")  # what is missing is said beside the button
-    page.set_input_files("input[type=file]", {"name": "p.json", "mimeType": "application/json", "buffer": b'[{"text": "a cat"}, {"text": "a dog"}]'})
+    page.set_input_files(
+        "input[type=file]",
+        {"name": "p.json", "mimeType": "application/json", "buffer": b'[{"text": "a cat"}, {"text": "a dog"}]'},
+    )
     # the page reads the file in its own time
     page.wait_for_function("document.querySelector('#imagereward-refl-prompts').value === 'a cat\\na dog'")
     page.set_input_files("input[type=file]", {"name": "p.csv", "mimeType": "text/csv", "buffer": b"id,name\n1,x\n"})
     page.wait_for_selector("text=p.csv, entry 1: no text under text, prompt, caption")
-    page.set_input_files("input[type=file]", {"name": "p.csv", "mimeType": "text/csv", "buffer": b'id,prompt\n1,"a cat, red"\n2,a dog\n'})
+    page.set_input_files(
+        "input[type=file]", {"name": "p.csv", "mimeType": "text/csv", "buffer": b'id,prompt\n1,"a cat, red"\n2,a dog\n'}
+    )
     page.wait_for_function("document.querySelector('#imagereward-refl-prompts').value === 'a cat, red\\na dog'")
     page.select_option("#imagereward-refl-second_reward", "CLIP")
     page.fill("#imagereward-refl-second_weight", "0.25")
@@ -98,13 +106,18 @@ def test_from_form_to_stop_and_reload(tab):
     page.click("text=Use in txt2img")
     assert page.get_attribute(".tab-nav button", "data-opened")  # Forge writes the tab's name with a capital
     assert page.input_value("#txt2img_prompt textarea") == "a cat <lora:x:1>"
-    page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")  # as over http from another machine
+    page.evaluate(
+        "Object.defineProperty(navigator, 'clipboard', {value: undefined})"
+    )  # as over http from another machine
     page.click("text=Prepare X/Y/Z plot")
     page.wait_for_selector("text=/copy these values: <lora:x:0>,<lora:x:0.2>/")
     page.select_option("#imagereward-refl-second_reward", "")
     page.click("text=Clone")
     page.wait_for_function("document.querySelector('#imagereward-refl-second_reward').value === 'CLIP'")
-    assert page.input_value("#imagereward-refl-steps") == "7" and page.input_value("#imagereward-refl-second_weight") == "0.25"
+    assert (
+        page.input_value("#imagereward-refl-steps") == "7"
+        and page.input_value("#imagereward-refl-second_weight") == "0.25"
+    )
     assert page.input_value("#imagereward-refl-prompts") == "a cat, red\na dog"
     page.on("dialog", lambda dialog: dialog.accept())
     page.click("text=Delete")

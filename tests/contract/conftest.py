@@ -67,7 +67,9 @@ def generate(host):
 
     def run(seeds=4, batch_size=2, start=148, accordion=None, **kwargs):
         n_iter = -(-seeds // batch_size)
-        processed = host.txt2img(seed=start, batch_size=batch_size, n_iter=n_iter, accordion={} if accordion is None else accordion, **kwargs)
+        processed = host.txt2img(
+            seed=start, batch_size=batch_size, n_iter=n_iter, accordion={} if accordion is None else accordion, **kwargs
+        )
         assert host.errors == []
         return processed
 

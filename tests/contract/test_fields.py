@@ -26,7 +26,9 @@ def test_infotext_keys_can_be_read_back_by_the_host(host, table):
 
     line = ", ".join(f"{f.infotext}: x" for f in table if f.infotext)
     parsed = infotext.parse("a cat\n" + line)
-    assert [key for key in parsed if key not in ("Prompt", "Negative prompt")] == [f.infotext for f in table if f.infotext]
+    assert [key for key in parsed if key not in ("Prompt", "Negative prompt")] == [
+        f.infotext for f in table if f.infotext
+    ]
 
 
 def test_widgets_follow_the_table(host, table):

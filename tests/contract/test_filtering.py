@@ -15,10 +15,17 @@ def reds(images):
 def aligned(processed):
     first = processed.index_of_first_image
     images = processed.images[first:]
-    assert [f"Seed: {seed}," in text for seed, text in zip(processed.all_seeds, processed.infotexts[first:])] == [True] * len(images)
+    assert [f"Seed: {seed}," in text for seed, text in zip(processed.all_seeds, processed.infotexts[first:])] == [
+        True
+    ] * len(images)
     assert reds(images) == [seed % 100 for seed in processed.all_seeds]
     assert [s - 5000 + 148 for s in processed.all_subseeds] == processed.all_seeds
-    assert len(processed.all_prompts) == len(processed.all_negative_prompts) == len(images) == len(processed.infotexts) - first
+    assert (
+        len(processed.all_prompts)
+        == len(processed.all_negative_prompts)
+        == len(images)
+        == len(processed.infotexts) - first
+    )
     return processed
 
 
@@ -57,7 +64,9 @@ def test_grid_settings_are_honoured(host, generate):
     host.options.data.update(return_grid=False, grid_save=False)
     assert generate(accordion={"sort": True}).index_of_first_image == 0
     host.options.data.update(return_grid=True)
-    assert generate(accordion={"filter_by": "score", "limit": 0.1}).index_of_first_image == 0  # one image: grid only if multiple
+    assert (
+        generate(accordion={"filter_by": "score", "limit": 0.1}).index_of_first_image == 0
+    )  # one image: grid only if multiple
     assert generate(accordion={"sort": True}, do_not_save_grid=True).index_of_first_image == 0
     assert [name for name in host.files() if name.startswith("grids")] == []
 
@@ -95,7 +104,12 @@ def test_the_result_is_a_list(generate):
 
 def test_masks_stay_with_their_image(host):
     host.options.data.update(return_mask=True, return_mask_composite=True)
-    processed = host.img2img(seed=148, batch_size=3, mask=Image.new("L", (8, 8), 255), accordion={"filter_by": "score", "limit": -0.1, "sort": True})
+    processed = host.img2img(
+        seed=148,
+        batch_size=3,
+        mask=Image.new("L", (8, 8), 255),
+        accordion={"filter_by": "score", "limit": -0.1, "sort": True},
+    )
     assert host.errors == []
     assert reds(processed.images[1:]) == [50, 255, 255, 49, 255, 255]
     assert processed.all_seeds == [150, 149] and len(processed.infotexts) == 3
@@ -134,7 +148,9 @@ def test_no_filtering_where_another_script_drives(host, generate):
     for tab in host.runners.values():
         tab.selectable_scripts.append(Loopback())
         tab.scripts.append(tab.selectable_scripts[-1])
-    processed = generate(seeds=2, script="Loopback", accordion={"filter_by": "score", "limit": 9, "sort": True, "wanted": 5})
+    processed = generate(
+        seeds=2, script="Loopback", accordion={"filter_by": "score", "limit": 9, "sort": True, "wanted": 5}
+    )
     assert len(processed.images) == 3 and "not filtered or sorted: Loopback needs every image" in processed.comments
     assert "ImageReward: -0.2000" in processed.infotexts[1]
 
@@ -146,11 +162,13 @@ def test_no_filtering_in_upscale_and_inner_passes(generate):
 
 
 def test_the_dropdown_filter_wins_over_the_accordion(generate):
-    processed = generate(seeds=4, script=TITLE, script_args=[True, "0.1"], accordion={"limit": 9, "filter_by": "score", "sort": True})
+    processed = generate(
+        seeds=4, script=TITLE, script_args=[True, "0.1"], accordion={"limit": 9, "filter_by": "score", "sort": True}
+    )
     assert processed.all_seeds == [151]
 
 
-# --- files of hidden images --------------------------------------------------------------------------------------------
+# --- files of hidden images -----------------------------------------------------------------------
 
 
 def images_on_disk(host):
@@ -165,7 +183,12 @@ def test_hidden_files_are_kept_by_default(host, generate):
 def test_hidden_files_move_with_their_sidecar(host, generate):
     host.options.save_txt = True
     generate(seeds=2, accordion={"filter_by": "score", "limit": -0.1, "low_images": "move to subfolder"})
-    assert images_on_disk(host) == ["images/149.png", "images/149.txt", "images/low-score/148.png", "images/low-score/148.txt"]
+    assert images_on_disk(host) == [
+        "images/149.png",
+        "images/149.txt",
+        "images/low-score/148.png",
+        "images/low-score/148.txt",
+    ]
 
 
 def test_moved_files_never_overwrite(host, generate):
@@ -195,27 +218,35 @@ def test_subfolder_can_not_lead_out(host, generate):
     assert images_on_disk(host) == ["images/etc/148.png"]
 
 
-# --- best of n ---------------------------------------------------------------------------------------------------------
+# --- best of n ------------------------------------------------------------------------------------
 
 
 def test_generates_until_enough_pass(generate):
-    processed = aligned(generate(seeds=1, batch_size=2, accordion={"filter_by": "score", "limit": 0.2, "wanted": 3, "max_batches": 9}))
+    processed = aligned(
+        generate(seeds=1, batch_size=2, accordion={"filter_by": "score", "limit": 0.2, "wanted": 3, "max_batches": 9})
+    )
     assert processed.all_seeds == [152, 153, 154, 155]  # whole batches
     assert "kept 4 · hidden 4" in processed.comments and "4 of 8 generated, +0.82 σ over the mean" in processed.comments
 
 
 def test_gives_up_after_the_allowed_batches(generate):
-    processed = generate(seeds=1, batch_size=2, accordion={"filter_by": "score", "limit": 0.3, "wanted": 3, "max_batches": 3})
+    processed = generate(
+        seeds=1, batch_size=2, accordion={"filter_by": "score", "limit": 0.3, "wanted": 3, "max_batches": 3}
+    )
     assert processed.all_seeds == [153] and "1 of 6 generated" in processed.comments
 
 
 def test_skip_stops_the_search(host, generate):
     host.on_sample.append(lambda p, n: setattr(host.state, "skipped", n == 1))
-    processed = generate(seeds=1, batch_size=1, accordion={"filter_by": "score", "limit": 9, "wanted": 3, "max_batches": 9})
+    processed = generate(
+        seeds=1, batch_size=1, accordion={"filter_by": "score", "limit": 9, "wanted": 3, "max_batches": 9}
+    )
     assert "0 of 2 generated" in processed.comments
 
 
 def test_interrupt_stops_the_search(host, generate):
     host.on_sample.append(lambda p, n: setattr(host.state, "interrupted", n == 1))
-    processed = generate(seeds=1, batch_size=1, accordion={"filter_by": "score", "limit": 9, "wanted": 3, "max_batches": 9})
+    processed = generate(
+        seeds=1, batch_size=1, accordion={"filter_by": "score", "limit": 9, "wanted": 3, "max_batches": 9}
+    )
     assert processed.images == [] and "0 of 2 generated" in processed.comments

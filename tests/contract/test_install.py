@@ -24,7 +24,9 @@ def install(monkeypatch):
             if failure:
                 raise failure
 
-        distributions = [types.SimpleNamespace(metadata={"Name": name}, version=version) for name, version in present.items()]
+        distributions = [
+            types.SimpleNamespace(metadata={"Name": name}, version=version) for name, version in present.items()
+        ]
         monkeypatch.setattr("importlib.metadata.distributions", lambda: distributions)
         monkeypatch.setitem(sys.modules, "launch", types.SimpleNamespace(run_pip=run_pip))
         monkeypatch.setenv("COMMANDLINE_ARGS", arguments)
@@ -57,7 +59,9 @@ def test_what_is_missing_comes_with_everything_else_held(install):
     present = {name: version for name, version in HOST.items() if name != "tqdm"}
     ((command, constraints),) = install(present)
     assert command == 'install -c "FILE" "tqdm>=4.65"'
-    assert "numpy==1.26.2\n" in constraints and "torch==2.1.2\n" in constraints and constraints.count("==") == len(present)
+    assert (
+        "numpy==1.26.2\n" in constraints and "torch==2.1.2\n" in constraints and constraints.count("==") == len(present)
+    )
 
 
 def test_skip_install_is_honoured(install):
@@ -73,7 +77,9 @@ def test_preload_adds_one_flag(host):
     parser = argparse.ArgumentParser()
     runpy.run_path(str(EXTENSION / "preload.py"))["preload"](parser)
     assert parser.parse_args([]).imagereward_models_path is None
-    host.cmd_opts.imagereward_models_path = parser.parse_args(["--imagereward-models-path", "/data/rewards"]).imagereward_models_path
+    host.cmd_opts.imagereward_models_path = parser.parse_args(
+        ["--imagereward-models-path", "/data/rewards"]
+    ).imagereward_models_path
     host.options.data["imagereward_models_dir"] = "/elsewhere"
     assert str(host.part("host").models_dir()) == "/data/rewards"
 

@@ -12,7 +12,9 @@ from .fakehost import infotext
 @pytest.fixture
 def dropdown(host):
     def run(*args, seeds=4, **kwargs):
-        processed = host.txt2img(script=TITLE, script_args=list(args), seed=148, batch_size=2, n_iter=seeds // 2, **kwargs)
+        processed = host.txt2img(
+            script=TITLE, script_args=list(args), seed=148, batch_size=2, n_iter=seeds // 2, **kwargs
+        )
         assert host.errors == []
         return processed
 
@@ -31,7 +33,12 @@ def test_send_to_keeps_every_setting(dropdown):
 
 
 def test_save_finds_the_seed_of_every_image(dropdown):
-    assert [infotext.parse(text)["Seed"] for text in dropdown(True, -0.1).infotexts] == ["148", "149", "150", "151"]  # the grid has the first
+    assert [infotext.parse(text)["Seed"] for text in dropdown(True, -0.1).infotexts] == [
+        "148",
+        "149",
+        "150",
+        "151",
+    ]  # the grid has the first
 
 
 def test_grid_is_neither_scored_nor_sorted_nor_filtered(dropdown, loader):

@@ -1,5 +1,6 @@
-"""The ReFL tab's server side: the form, runs as processes, the queue, and what requests cannot do. No training here: the
-child is a small program that keeps the run folder's protocol."""
+"""The ReFL tab's server side: the form, runs as processes, the queue, and what requests cannot do. No training here:
+the child is a small program that keeps the run folder's protocol.
+"""
 
 import json
 import sys
@@ -52,7 +53,10 @@ def page(host, tmp_path, monkeypatch):
     for name in ("a.safetensors", "b.ckpt"):
         (tmp_path / name).write_bytes(b"")
     models = types.ModuleType("modules.sd_models")
-    infos = [types.SimpleNamespace(title=f"{name} [123]", filename=str(tmp_path / name)) for name in ("a.safetensors", "b.ckpt")]
+    infos = [
+        types.SimpleNamespace(title=f"{name} [123]", filename=str(tmp_path / name))
+        for name in ("a.safetensors", "b.ckpt")
+    ]
     models.checkpoints_list = {info.title: info for info in infos}
     models.model_path = str(tmp_path / "sd")
     monkeypatch.setitem(sys.modules, "modules.sd_models", models)
@@ -62,7 +66,7 @@ def page(host, tmp_path, monkeypatch):
     refreshed = []
     sys.modules["modules.shared"].refresh_checkpoints = lambda: refreshed.append(1)
     host.options.data["sd_model_checkpoint"] = "a.safetensors [123]"
-    api = host.part("train_api")
+    api = host.part("refl_tab.api")
     libraries = tmp_path / "child"
     (libraries / "refl").mkdir(parents=True)
     (libraries / "refl" / "__main__.py").write_text(CHILD)
@@ -105,7 +109,16 @@ def test_form_offers_what_the_host_has(page):
     data = client.get(f"{URL}/options").json()
     assert data["checkpoints"] == ["a.safetensors [123]", "b.ckpt [123]"] and data["selected"] == "a.safetensors [123]"
     assert "ImageReward-v1.0" in data["rewards"]
-    assert {field["name"] for field in data["fields"]} >= {"checkpoint", "prompts", "reward", "preset", "steps", "anchor", "held_out", "output"}
+    assert {field["name"] for field in data["fields"]} >= {
+        "checkpoint",
+        "prompts",
+        "reward",
+        "preset",
+        "steps",
+        "anchor",
+        "held_out",
+        "output",
+    }
 
 
 def test_every_field_is_a_setting_of_the_trainer(page):
@@ -113,7 +126,7 @@ def test_every_field_is_a_setting_of_the_trainer(page):
     from refl.config import PRESETS, ReFLConfig
 
     client, _, host = page
-    fields = host.part("train_fields")
+    fields = host.part("refl_tab.form")
     assert fields.PRESETS == PRESETS
     config = fields.build_config({"prompts": "a cat", "from_outputs": True, "judge": "CLIP"})
     resolved = ReFLConfig.from_dict(config).resolved()
@@ -154,19 +167,30 @@ def test_two_rewards_and_an_anchor_of_own_images(page, tmp_path):
     from refl.rewards import parse_reward
 
     _, _, host = page
-    fields = host.part("train_fields")
+    fields = host.part("refl_tab.form")
     folder = fields.refl_host.data_folder() / "my=images"
     folder.mkdir(parents=True)
-    sent = {"prompts": "a cat", "second_reward": "CLIP", "second_weight": 0.25, "anchor": "pretrain", "anchor_folder": "my=images"}
+    sent = {
+        "prompts": "a cat",
+        "second_reward": "CLIP",
+        "second_weight": 0.25,
+        "anchor": "pretrain",
+        "anchor_folder": "my=images",
+    }
     config = fields.build_config(sent)
     assert [parse_reward(text) for text in config["rewards"]] == [("ImageReward-v1.0", 1.0), ("CLIP", 0.25)]
     assert ReFLConfig.from_dict(config).resolved().anchor_data == str(folder.resolve())
     back = fields.form_settings(config)
     assert {name: back[name] for name in ("reward", "second_reward", "second_weight", "anchor")} == {
-        "reward": "ImageReward-v1.0", "second_reward": "CLIP", "second_weight": 0.25, "anchor": "pretrain",
-    }  # fmt: skip
+        "reward": "ImageReward-v1.0",
+        "second_reward": "CLIP",
+        "second_weight": 0.25,
+        "anchor": "pretrain",
+    }
     assert fields.build_config(back) == config  # a clone is the same run
-    assert fields.build_config({"prompts": "a cat", "anchor": "pretrain"})["anchor_data"] == str(fields.refl_host.outputs_folder())
+    assert fields.build_config({"prompts": "a cat", "anchor": "pretrain"})["anchor_data"] == str(
+        fields.refl_host.outputs_folder()
+    )
 
 
 @pytest.mark.parametrize(
@@ -202,13 +226,13 @@ def test_files_without_prompts(page, name, text, word):
 
 def test_no_result_replaces_an_earlier_one(page, tmp_path):
     _, _, host = page
-    build = host.part("train_fields").build_config
+    build = host.part("refl_tab.form").build_config
     loras = tmp_path / "models" / "Lora"
     loras.mkdir(parents=True, exist_ok=True)
     assert build({"prompts": "a cat"})["output_name"] == "a-refl"
     (loras / "a-refl.safetensors").write_bytes(b"")
     assert build({"prompts": "a cat"})["output_name"] == "a-refl-2"
-    with pytest.raises(host.part("train_fields").SettingError, match="choose another name"):
+    with pytest.raises(host.part("refl_tab.form").SettingError, match="choose another name"):
         build({"prompts": "a cat", "output_name": "a-refl"})
 
 
@@ -217,7 +241,9 @@ def test_run_from_start_to_result(page, tmp_path):
     run = start(client, seed=1)
     wait(lambda: state(client, run) == "training")
     config = json.loads((runs.path(run) / "config.json").read_text())
-    assert config["prompts"] == ["a cat", "a dog"] and config["pretrained_model_name_or_path"] == str(tmp_path / "a.safetensors")
+    assert config["prompts"] == ["a cat", "a dog"] and config["pretrained_model_name_or_path"] == str(
+        tmp_path / "a.safetensors"
+    )
     assert config["export_dir"] == str(tmp_path / "models" / "Lora")
     wait(lambda: client.get(f"{URL}/runs/{run}").json()["next"] == 1)
     first = client.get(f"{URL}/runs/{run}").json()
@@ -292,8 +318,8 @@ def test_accounts_and_the_pages_token(page):
     assert stranger.get(f"{URL}/runs").status_code == 401
     assert stranger.get(f"{URL}/runs", headers={"X-ImageReward-Token": "wrong"}).status_code == 401
     assert stranger.get(f"{URL}/runs", auth=("anna", "secret")).status_code == 200
-    tab = host.part("train_tab")
-    assert host.part("train_api").TOKEN in tab.root_html()
+    tab = host.part("refl_tab.tab")
+    assert host.part("refl_tab.api").TOKEN in tab.root_html()
 
 
 def test_estimate_comes_from_the_training_process(page):
@@ -319,13 +345,17 @@ def test_time_is_told_by_an_earlier_run_with_the_settings_that_matter(page):
 
 def test_missing_libraries_are_named_before_a_start(page, monkeypatch):
     client, runs, host = page
-    monkeypatch.setattr(host.part("train_api").installer, "status", lambda: {"missing": ["diffusers==0.30.3"], "installing": False, "error": ""})
+    monkeypatch.setattr(
+        host.part("refl_tab.api").installer,
+        "status",
+        lambda: {"missing": ["diffusers==0.30.3"], "installing": False, "error": ""},
+    )
     answer = client.post(f"{URL}/runs", json={"settings": {"prompts": "a cat"}})
     assert answer.status_code == 422 and "diffusers==0.30.3" in answer.json()["detail"] and runs.list() == []
 
 
 def test_libraries_go_to_a_folder_of_their_own(host, tmp_path, monkeypatch):
-    libraries = host.part("refl_libs")
+    libraries = host.part("refl_tab.libraries")
     commands = []
     monkeypatch.setattr(libraries, "missing", lambda folder: ["peft==0.13.2"])
 
@@ -338,14 +368,28 @@ def test_libraries_go_to_a_folder_of_their_own(host, tmp_path, monkeypatch):
     installer.start()
     installer._thread.join(10)
     assert commands == [
-        ["python", "-m", "pip", "install", "--disable-pip-version-check", "--no-deps", "--target", str(tmp_path / "libs"), "peft==0.13.2"]
+        [
+            "python",
+            "-m",
+            "pip",
+            "install",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--target",
+            str(tmp_path / "libs"),
+            "peft==0.13.2",
+        ]
     ]
     assert installer.status()["error"] == "no network"
 
 
 def test_version_comparison_and_environment(host, tmp_path, monkeypatch):
-    libraries = host.part("refl_libs")
-    assert libraries._version("0.30.3") == (0, 30, 3) and libraries._version("2.1.2+cu121") == (2, 1, 2) and libraries._version("1.0.dev0") == (1, 0)
+    libraries = host.part("refl_tab.libraries")
+    assert (
+        libraries._version("0.30.3") == (0, 30, 3)
+        and libraries._version("2.1.2+cu121") == (2, 1, 2)
+        and libraries._version("1.0.dev0") == (1, 0)
+    )
     found = [
         types.SimpleNamespace(metadata={"Name": "diffusers"}, version="0.28.0"),
         types.SimpleNamespace(metadata={"Name": "peft"}, version="0.13.2"),
@@ -362,7 +406,7 @@ def test_version_comparison_and_environment(host, tmp_path, monkeypatch):
 def test_gpu_is_lent_and_taken_back(page, monkeypatch):
     _, _, host = page
     asked = []
-    lender = host.part("refl_host")
+    lender = host.part("refl_tab.host")
     monkeypatch.setattr(lender.host, "device", lambda: "cuda")
     models = sys.modules["modules.sd_models"]
     models.unload_model_weights = lambda: asked.append("unload")

@@ -57,7 +57,9 @@ def test_bad_named_arguments(request_module, named, message):
 def test_keep_is_inclusive_and_stable(request_module):
     keep = request_module.ScoreRequest(filter_by="score", limit=0.5).keep
     assert keep([0.5, 0.49, 1.0, None]) == [0, 2, 3]  # an unscored image is never lost
-    copied = request_module.ScoreRequest(filter_by="score", limit=0.5812).keep  # what the infotext shows for the first two
+    copied = request_module.ScoreRequest(
+        filter_by="score", limit=0.5812
+    ).keep  # what the infotext shows for the first two
     assert copied([0.58116, 0.58124, 0.58114]) == [0, 1]
     best = request_module.ScoreRequest(filter_by="top k", top_k=2, sort=True).keep
     assert best([1.0, 3.0, 3.0, 2.0, None]) == [1, 2, 4]

@@ -25,7 +25,10 @@ def client(host):
 
 
 def test_score_one_prompt_for_all(client, loader):
-    answer = client.post("/imagereward/v1/score", json={"images": [picture(60), "data:image/png;base64," + picture(45)], "prompt": "a (cat:1.2)"})
+    answer = client.post(
+        "/imagereward/v1/score",
+        json={"images": [picture(60), "data:image/png;base64," + picture(45)], "prompt": "a (cat:1.2)"},
+    )
     assert answer.json() == {"scorer": "ImageReward-v1.0", "scores": [1.0, -0.5]}
     assert [prompt for prompt, _ in loader.scorer.calls] == ["a cat", "a cat"]
 
@@ -36,7 +39,9 @@ def test_score_pair_by_pair(client, loader):
 
 
 def test_rank(client):
-    answer = client.post("/imagereward/v1/rank", json={"images": [picture(50), picture(60), picture(55), picture(60)], "prompt": "a cat"})
+    answer = client.post(
+        "/imagereward/v1/rank", json={"images": [picture(50), picture(60), picture(55), picture(60)], "prompt": "a cat"}
+    )
     assert answer.json()["ranking"] == [4, 1, 3, 2] and answer.json()["scores"] == [0.0, 1.0, 0.5, 1.0]
 
 
@@ -49,9 +54,16 @@ def test_the_memory_policy_counts_for_clients_too(client, host, route):
 
 def test_load_status_unload(client):
     assert client.get("/imagereward/v1/status").json()["loaded"] is None
-    assert client.post("/imagereward/v1/load", json={"scorer": "CLIP"}).json() == {"loaded": "CLIP", "device": "cpu", "megabytes": 1.0}
+    assert client.post("/imagereward/v1/load", json={"scorer": "CLIP"}).json() == {
+        "loaded": "CLIP",
+        "device": "cpu",
+        "megabytes": 1.0,
+    }
     assert client.get("/imagereward/v1/status").json()["host"] == "AUTOMATIC1111"
-    assert [client.post("/imagereward/v1/unload").json() for _ in range(2)] == [{"freed_megabytes": 1.0}, {"freed_megabytes": 0.0}]
+    assert [client.post("/imagereward/v1/unload").json() for _ in range(2)] == [
+        {"freed_megabytes": 1.0},
+        {"freed_megabytes": 0.0},
+    ]
 
 
 def test_models_and_schema(client, host):
@@ -78,7 +90,11 @@ def test_models_and_schema(client, host):
         ({"images": [picture()]}, 422, "give either prompt"),
         ({"images": [picture()], "prompt": "x", "prompts": ["y"]}, 422, "give either prompt"),
         ({"images": [picture()], "prompts": ["x", "y"]}, 422, "2 prompts for 1 images"),
-        ({"images": [picture()], "prompt": "x", "scorer": "../../x.pt"}, 404, "there is no scorer '../../x.pt'; there are: ImageReward-v1.0"),
+        (
+            {"images": [picture()], "prompt": "x", "scorer": "../../x.pt"},
+            404,
+            "there is no scorer '../../x.pt'; there are: ImageReward-v1.0",
+        ),
         ({"images": [picture()] * 65, "prompt": "x"}, 422, "found 65"),
     ],
 )

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 def made(host, count, masks=0, tail=0, grid=False):
     """(processed, entries) of a job with `count` images, `masks` after each, `tail` control maps and maybe a grid."""
     entry = host.part("results").Entry
-    entries = [entry(k // 2, k % 2, f"prompt {k}", f"negative {k}", k, 100 + k, object(), float(k)) for k in range(count)]
+    entries = [
+        entry(k // 2, k % 2, f"prompt {k}", f"negative {k}", k, 100 + k, object(), float(k)) for k in range(count)
+    ]
     images = [image for e in entries for image in [e.image, *(("mask", e.seed) for _ in range(masks))]]
     images += [("map", i) for i in range(tail)]
     processed = SimpleNamespace(
@@ -95,7 +97,10 @@ def test_summary_and_yield(host):
     results = host.part("results")
     _, entries = made(host, 4)
     entries[1].score = None
-    assert results.summary(entries, 2, True) == "scored 3 · not scored 1 · kept 2 · hidden 2 · mean 1.67 · best 3.00 (seed 3)"
+    assert (
+        results.summary(entries, 2, True)
+        == "scored 3 · not scored 1 · kept 2 · hidden 2 · mean 1.67 · best 3.00 (seed 3)"
+    )
     assert results.summary(entries[:1], 1, False) == "scored 1 · mean 0.00 · best 0.00 (seed 0)"
     assert results.yield_summary(entries, [3]) == "1 of 4 generated, +0.87 σ over the mean"
     assert results.yield_summary(entries, []) == "0 of 4 generated"

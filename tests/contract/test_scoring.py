@@ -24,7 +24,12 @@ def test_score_is_in_file_gallery_and_api_alike(host, generate):
     assert [score_in(text) for text in processed.infotexts[1:]] == [[-0.2], [-0.1], [0.0], [0.1]]
     assert [score_in(image.info["parameters"]) for image in processed.images[1:]] == [[-0.2], [-0.1], [0.0], [0.1]]
     saved = saved_texts(host)
-    assert {seed: score_in(saved[f"images/{seed}.png"]) for seed in (148, 149, 150, 151)} == {148: [-0.2], 149: [-0.1], 150: [0.0], 151: [0.1]}
+    assert {seed: score_in(saved[f"images/{seed}.png"]) for seed in (148, 149, 150, 151)} == {
+        148: [-0.2],
+        149: [-0.1],
+        150: [0.0],
+        151: [0.1],
+    }
     for seed, text in zip((148, 149, 150, 151), processed.infotexts[1:]):
         assert saved[f"images/{seed}.png"] == text
     assert "-0.0000" not in "".join(processed.infotexts)
@@ -114,8 +119,13 @@ def test_other_scorers_have_keys_of_their_own(host, generate):
 
 
 def test_key_decimals_and_browser_score_are_options(host, generate):
-    host.options.data.update(imagereward_key="Preference", imagereward_decimals=2, imagereward_write_aesthetic_score=True)
-    assert "Preference: 1.00, Preference model: ImageReward-v1.0, aesthetic_score: 8.4" in generate(seeds=1, batch_size=1, start=160).infotexts[0]
+    host.options.data.update(
+        imagereward_key="Preference", imagereward_decimals=2, imagereward_write_aesthetic_score=True
+    )
+    assert (
+        "Preference: 1.00, Preference model: ImageReward-v1.0, aesthetic_score: 8.4"
+        in generate(seeds=1, batch_size=1, start=160).infotexts[0]
+    )
     host.options.data["imagereward_key"] = "score (v1)"  # the host could not read this one back
     assert "ImageReward: 1.00" in generate(seeds=1, batch_size=1, start=160).infotexts[0]
 
@@ -161,19 +171,26 @@ def as_reforge(host, monkeypatch):
 
 
 def test_reforge_grid_carries_no_score(host, generate, monkeypatch):
-    """Neither in the gallery nor on disk, nor in the text that reForge hides in the pixels before any callback could mend it."""
+    """Neither in the gallery nor on disk, nor in the text that reForge hides in the pixels before any callback could
+    mend it.
+    """
     as_reforge(host, monkeypatch)
     host.options.stealth_pnginfo_option, host.options.grid_save, host.options.save_txt = "Alpha", True, True
     processed = generate(seeds=2, batch_size=1, width=64, height=64)
     assert score_in(processed.infotexts[0]) == [] and score_in(processed.images[0].info["parameters"]) == []
     assert score_in(saved_texts(host)["grids/grid-148.png"]) == []
     assert score_in((host.folder / "outputs" / "grids" / "grid-148.txt").read_text()) == []
-    assert hidden_text(processed.images[0]).startswith("a cat\nSteps:") and score_in(hidden_text(processed.images[0])) == []
+    assert (
+        hidden_text(processed.images[0]).startswith("a cat\nSteps:")
+        and score_in(hidden_text(processed.images[0])) == []
+    )
     assert [score_in(text) for text in processed.infotexts[1:]] == [[-0.2], [-0.1]]
 
 
 def test_stealth_text_carries_the_score_and_its_alpha_channel_disturbs_nothing(host, generate):
-    """Forge's default: saving turns the picture in hand into RGBA; it is scored before, and filtered, sorted and joined after."""
+    """Forge's default: saving turns the picture in hand into RGBA; it is scored before, and filtered, sorted and joined
+    after.
+    """
     host.options.stealth_pnginfo_option = "Alpha"
     processed = generate(seeds=4, accordion={"filter_by": "top k", "top_k": 3, "sort": True}, width=64, height=64)
     assert [image.mode for image in processed.images] == ["RGBA"] * 4

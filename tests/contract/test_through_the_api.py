@@ -1,6 +1,8 @@
-"""What an API client sees. Each test runs on the stand-in host, and on a live one where IMAGEREWARD_TEST_HOST=http://… names it.
+"""What an API client sees. Each test runs on the stand-in host, and on a live one where IMAGEREWARD_TEST_HOST=http://…
+names it.
 
-IMAGEREWARD_TEST_SCORER names the scorer to use there (default: ImageReward-v1.0). A live host needs --api and a checkpoint.
+IMAGEREWARD_TEST_SCORER names the scorer to use there (default: ImageReward-v1.0). A live host needs --api and a
+checkpoint.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ class FakeClient:
 
         accordion = (alwayson_scripts or {}).get("ImageReward", {}).get("args")
         try:
-            processed = self._host.txt2img(script=script_name, script_args=script_args, accordion=accordion, seed=148, **fields)
+            processed = self._host.txt2img(
+                script=script_name, script_args=script_args, accordion=accordion, seed=148, **fields
+            )
         except HTTPException as error:
             return error.status_code, error.detail, [], {}
         assert self._host.errors == []
@@ -46,13 +50,20 @@ class LiveClient:
 
     def txt2img(self, **fields):
         body = {"prompt": "a cat", "seed": 148, "steps": 2, "width": 64, "height": 64, "cfg_scale": 4, **fields}
-        request = urllib.request.Request(f"{LIVE}/sdapi/v1/txt2img", json.dumps(body).encode(), {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            f"{LIVE}/sdapi/v1/txt2img", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
         try:
             with urllib.request.urlopen(request, timeout=600) as answer:
                 data = json.load(answer)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)["detail"], [], {}
-        return 200, None, [Image.open(io.BytesIO(base64.b64decode(image))) for image in data["images"]], json.loads(data["info"])
+        return (
+            200,
+            None,
+            [Image.open(io.BytesIO(base64.b64decode(image))) for image in data["images"]],
+            json.loads(data["info"]),
+        )
 
 
 @pytest.fixture(params=["stand-in", "live"])
@@ -92,22 +103,30 @@ def test_filter_and_sort_keep_everything_aligned(client):
     exact = everything["extra_generation_params"]["ImageReward result"]["scores"]  # the infotext's are rounded
     by_seed = dict(zip(everything["all_seeds"], [score for score in exact if score is not None]))
     limit = sorted(by_seed.values())[2]
-    _, _, images, info = client.txt2img(batch_size=2, n_iter=2, alwayson_scripts=accordion(client, filter_by="score", limit=limit, sort=True))
+    _, _, images, info = client.txt2img(
+        batch_size=2, n_iter=2, alwayson_scripts=accordion(client, filter_by="score", limit=limit, sort=True)
+    )
     expected = sorted((seed for seed, score in by_seed.items() if score >= limit), key=lambda seed: -by_seed[seed])
     first = info["index_of_first_image"]
     assert info["all_seeds"] == expected and len(images) == len(info["infotexts"]) == len(expected) + first
-    assert [f"Seed: {seed}," in text for seed, text in zip(expected, info["infotexts"][first:])] == [True] * len(expected)
+    assert [f"Seed: {seed}," in text for seed, text in zip(expected, info["infotexts"][first:])] == [True] * len(
+        expected
+    )
     assert all(len(info[name]) == len(expected) for name in ("all_prompts", "all_subseeds"))
 
 
 def test_everything_filtered_is_no_error(client):
-    status, _, images, info = client.txt2img(batch_size=2, alwayson_scripts=accordion(client, filter_by="score", limit=99))
+    status, _, images, info = client.txt2img(
+        batch_size=2, alwayson_scripts=accordion(client, filter_by="score", limit=99)
+    )
     assert status == 200 and images == [] and info["infotexts"] == [] and info["all_prompts"] == ["a cat"]
     assert info["extra_generation_params"]["ImageReward result"]["hidden"] == 2
 
 
 def test_dropdown_script_with_the_accordions_scorer(client):
-    status, _, images, info = client.txt2img(batch_size=2, script_name=TITLE.upper(), script_args=[True, "-99"], alwayson_scripts=accordion(client))
+    status, _, images, info = client.txt2img(
+        batch_size=2, script_name=TITLE.upper(), script_args=[True, "-99"], alwayson_scripts=accordion(client)
+    )
     first = info["index_of_first_image"]
     assert status == 200 and len(images) == 2 + first and len(scores(info)) == 2
     assert all(f"Script: {TITLE}" in text for text in info["infotexts"])
@@ -120,7 +139,9 @@ def test_a_bad_limit_is_422_with_the_reason(client, script_args):
 
 
 def test_best_of_n(client):
-    _, _, _, info = client.txt2img(batch_size=2, alwayson_scripts=accordion(client, filter_by="score", limit=-99, wanted=3, max_batches=5))
+    _, _, _, info = client.txt2img(
+        batch_size=2, alwayson_scripts=accordion(client, filter_by="score", limit=-99, wanted=3, max_batches=5)
+    )
     assert info["all_seeds"] == [148, 149, 150, 151]
 
 

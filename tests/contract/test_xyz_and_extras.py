@@ -80,7 +80,9 @@ def test_scores_are_written_beside_the_grid(host, xyz):
 def test_the_csv_gets_the_place_and_the_name_of_the_saved_grid(host, xyz):
     """Hosts save grids into a folder per day; a file in the folder above it is not beside the grid."""
     folder = host.folder / "outputs" / "grids"
-    saved = types.SimpleNamespace(p=types.SimpleNamespace(index_of_first_image=1), filename=str(folder / "2026-01-01" / "xyz_grid-0000-148.png"))
+    saved = types.SimpleNamespace(
+        p=types.SimpleNamespace(index_of_first_image=1), filename=str(folder / "2026-01-01" / "xyz_grid-0000-148.png")
+    )
     (folder / "2026-01-01").mkdir(parents=True)
     xyz.cells = [("Score limit", "0")]
     host.txt2img(script="X/Y/Z plot", seed=148, accordion={})
@@ -91,10 +93,13 @@ def test_the_csv_gets_the_place_and_the_name_of_the_saved_grid(host, xyz):
     host.txt2img(script="X/Y/Z plot", seed=148, accordion={})  # interrupted before its grid
     host.state.job_timestamp = "20260101000001"
     host.callbacks.call("on_image_saved", saved)
-    assert sum(name.endswith(".csv") for name in host.files()) == 2 and "grids/xyz-scores-20260101000000.csv" in host.files()
+    assert (
+        sum(name.endswith(".csv") for name in host.files()) == 2
+        and "grids/xyz-scores-20260101000000.csv" in host.files()
+    )
 
 
-# --- Extras ------------------------------------------------------------------------------------------------------------
+# --- Extras ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture

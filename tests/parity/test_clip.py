@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from imagereward_core import clip_tokenizer, registry
+from imagereward_core import clip_bpe as clip_tokenizer
+from imagereward_core import registry
 from imagereward_core.model.reward import RewardHead
 from tests.conftest import shared
 
@@ -64,7 +65,9 @@ def pair():
             torch.nn.init.normal_(parameter, std=0.2 if parameter.shape[0] != 49408 else 1.0)
     text = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 1}
     vision = {**text, "patch_size": 14, "image_size": 56}
-    net = build_clip(hub_names(theirs.state_dict()), clip_config(text, vision, 48), torch.float32, torch.device("cpu"), "original")
+    net = build_clip(
+        hub_names(theirs.state_dict()), clip_config(text, vision, 48), torch.float32, torch.device("cpu"), "original"
+    )
     scorer = ClipScorer(net, registry.get("CLIP"), torch.device("cpu"), size=56)
     return theirs, scorer
 
@@ -105,7 +108,13 @@ def hub_names(state):
     return out
 
 
-PROMPTS = ["a photo of a cat", "", "A “curly” quote’s café, naïve — 東京 &amp; 😀", "it's 42!! <|endoftext|> x", "word " * 200]
+PROMPTS = [
+    "a photo of a cat",
+    "",
+    "A “curly” quote’s café, naïve — 東京 &amp; 😀",
+    "it's 42!! <|endoftext|> x",
+    "word " * 200,
+]
 
 
 def test_token_ids():
@@ -164,7 +173,9 @@ def test_aesthetic_head_on_real_embeddings():
     path = str(folder / "sac+logos+ava1-l14-linearMSE.pth")
     head = build_head(weights.read_state(path)[0], torch.device("cpu"), path)
     expected = [1.6555, 2.3593, 3.0698, 3.6725, 4.2380, 4.7010, 5.0731, 5.3654, 5.5767, 5.7468]
-    rows = torch.from_numpy(np.concatenate([np.load(folder / f"rating{n}.npy").reshape(1, -1) for n in range(10)])).float()
+    rows = torch.from_numpy(
+        np.concatenate([np.load(folder / f"rating{n}.npy").reshape(1, -1) for n in range(10)])
+    ).float()
     with torch.no_grad():
         assert head(rows)[:, 0].tolist() == pytest.approx(expected, abs=2e-4)
     assert json.loads((folder / "golden.json").read_text())

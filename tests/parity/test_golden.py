@@ -33,7 +33,9 @@ def test_scores_and_rankings(golden, golden_model):
 @pytest.mark.newest
 def test_single_images_equal_the_batch(golden, golden_model):
     case, paths = golden["cases"][0], golden["paths"][:2]
-    assert [golden_model.score(case["prompt"], path) for path in paths] == pytest.approx(case["imagereward"][:2], abs=TOLERANCE)
+    assert [golden_model.score(case["prompt"], path) for path in paths] == pytest.approx(
+        case["imagereward"][:2], abs=TOLERANCE
+    )
     ranking, scores = golden_model.inference_rank(case["prompt"], paths)
     assert ranking == [2, 1]
     assert scores == pytest.approx(case["imagereward"][:2], abs=TOLERANCE)
@@ -56,7 +58,9 @@ def test_pixel_gradients(golden, golden_model):
 @pytest.mark.newest
 def test_blip_contrast(golden, golden_model):
     state = golden_model.net.blip.state_dict()
-    state["text_decoder.bert.embeddings.word_embeddings.weight"] = torch.zeros(1)  # parts of BLIP's file with no place here
+    state["text_decoder.bert.embeddings.word_embeddings.weight"] = torch.zeros(
+        1
+    )  # parts of BLIP's file with no place here
     state["visual_encoder_m.cls_token"] = torch.zeros(1)
     state["image_queue"] = torch.zeros(1)
     scorer = from_state(state, golden_model.info, "cpu", "fp32", "golden")

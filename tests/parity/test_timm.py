@@ -17,11 +17,20 @@ def test_equal_to_timm(size):
     image_size, patch_size, width, depth, heads = size
     torch.manual_seed(0)
     theirs = Timm(
-        img_size=image_size, patch_size=patch_size, embed_dim=width, depth=depth, num_heads=heads, mlp_ratio=4, qkv_bias=True, num_classes=0
+        img_size=image_size,
+        patch_size=patch_size,
+        embed_dim=width,
+        depth=depth,
+        num_heads=heads,
+        mlp_ratio=4,
+        qkv_bias=True,
+        num_classes=0,
     )
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    ours = VisionTransformer(VisionConfig(image_size=image_size, patch_size=patch_size, width=width, depth=depth, heads=heads))
+    ours = VisionTransformer(
+        VisionConfig(image_size=image_size, patch_size=patch_size, width=width, depth=depth, heads=heads)
+    )
     ours.load_state_dict(theirs.state_dict(), strict=True)
     pixels = torch.randn(2, 3, image_size, image_size)
     with torch.no_grad():

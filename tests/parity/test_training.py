@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from imagereward_core.preprocess import open_image, pil_to_pixels
-from imagereward_core.training.freezing import freeze
-from imagereward_core.training.items import pairs_of
-from imagereward_core.training.loss import pairwise_loss
+from imagereward_train.freezing import freeze
+from imagereward_train.items import pairs_of
+from imagereward_train.loss import pairwise_loss
 
 TOLERANCE = 1e-5
 

@@ -28,11 +28,15 @@ def models(tmp_path_factory) -> dict[str, Path]:
             vae.save_pretrained(folder / "vae")
             (folder / "text_encoder").mkdir()
             save_file(to_hugging_face(texts[0].state_dict()), str(folder / "text_encoder" / "model.safetensors"))
-            (folder / "text_encoder" / "config.json").write_text(json.dumps({"num_attention_heads": 1, "hidden_act": "quick_gelu"}))
+            (folder / "text_encoder" / "config.json").write_text(
+                json.dumps({"num_attention_heads": 1, "hidden_act": "quick_gelu"})
+            )
             write_tokenizer(folder / "tokenizer")
             (folder / "scheduler").mkdir()
             (folder / "scheduler" / "scheduler_config.json").write_text(
-                json.dumps({"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1})
+                json.dumps(
+                    {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+                )
             )
             paths["folder"] = folder
     return paths

@@ -42,13 +42,20 @@ def gradients(engine):
 
 
 def transcription(backend, context, seed):
-    """Algorithm 1 of arXiv 2304.05977 with the published script's numbers (T = 40, DDPM, no guidance, phi = relu(2 - r),
-    lambda = 1e-3). Shares no code with the package but the loaded networks. Returns the loss; gradients are in the UNet."""
+    """Algorithm 1 of arXiv 2304.05977 with the published script's numbers (T = 40, DDPM, no guidance, phi = relu(2 -
+    r), lambda = 1e-3). Shares no code with the package but the loaded networks. Returns the loss; gradients are in the
+    UNet.
+    """
     from diffusers import DDPMScheduler
 
     generator = torch.Generator().manual_seed(seed)
     scheduler = DDPMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, steps_offset=1, clip_sample=False
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        num_train_timesteps=1000,
+        steps_offset=1,
+        clip_sample=False,
     )
     scheduler.set_timesteps(40)
     latents = torch.randn((4, 8, 8), generator=generator)[None]
@@ -73,11 +80,15 @@ def transcription(backend, context, seed):
 @pytest.mark.parametrize("update", [0, 3])
 def test_algorithm_refl_equals_a_transcription_of_algorithm_1(models, update):
     """Same weights, noise, prompts and step: loss and UNet gradients agree to 1e-4 relative."""
-    engine = make_engine(models, algorithm="refl", anchor="none", tune="full", train_batch_size=1, num_inference_steps=None)
+    engine = make_engine(
+        models, algorithm="refl", anchor="none", tune="full", train_batch_size=1, num_inference_steps=None
+    )
     assert (engine.config.grad_scale, engine.config.eta, engine.config.num_inference_steps) == (1e-3, 1.0, 40)
     loss = engine._reward_gradients(update)[0][0]
     ours = gradients(engine)
-    expected = transcription(engine.backend, engine.table([engine.prompt_of(update)]).context, engine.seed * 1_000_003 + update)
+    expected = transcription(
+        engine.backend, engine.table([engine.prompt_of(update)]).context, engine.seed * 1_000_003 + update
+    )
     assert loss == pytest.approx(expected, rel=1e-4)
     scale = max(float(gradient.abs().max()) for gradient in ours.values())
     assert scale > 0
@@ -111,7 +122,9 @@ def test_with_a_tiny_autoencoder_the_gradient_passes_through_it_alone(models, mo
     engine = make_engine(models, anchor="none")
     torch.manual_seed(0)
     engine.backend.tiny_vae = AutoencoderTiny().eval().requires_grad_(False)
-    monkeypatch.setattr(engine.backend.vae, "decode", lambda *_, **__: pytest.fail("the VAE decodes nothing that is trained on"))
+    monkeypatch.setattr(
+        engine.backend.vae, "decode", lambda *_, **__: pytest.fail("the VAE decodes nothing that is trained on")
+    )
     engine._reward_gradients(0)
     assert all(float(gradient.abs().max()) > 0 for name, gradient in gradients(engine).items() if "lora_B" in name)
 
@@ -120,7 +133,9 @@ def test_with_a_tiny_autoencoder_the_gradient_passes_through_it_alone(models, mo
 def test_one_batch_of_eight_is_eight_batches_of_one(models, algorithm):
     results = []
     for batch, accumulation in ((8, 1), (1, 8)):
-        engine = make_engine(models, algorithm=algorithm, train_batch_size=batch, gradient_accumulation_steps=accumulation, draft_steps=2)
+        engine = make_engine(
+            models, algorithm=algorithm, train_batch_size=batch, gradient_accumulation_steps=accumulation, draft_steps=2
+        )
         engine._reward_gradients(0)
         results.append(gradients(engine))
     for name, gradient in results[0].items():
@@ -154,7 +169,15 @@ def test_draft_1_is_refl_at_the_last_step(models):
 def test_draft_k_through_the_whole_chain_equals_finite_differences(models):
     """K = T: the gradient of the final picture's reward with respect to a weight, in float64."""
     engine = make_engine(
-        models, algorithm="draft-k", draft_steps=2, num_inference_steps=2, min_step=0, max_step=1, tune="full", anchor="none", guidance_scale=1.0
+        models,
+        algorithm="draft-k",
+        draft_steps=2,
+        num_inference_steps=2,
+        min_step=0,
+        max_step=1,
+        tune="full",
+        anchor="none",
+        guidance_scale=1.0,
     )
     backend = engine.backend
     backend.unet.double()
@@ -162,7 +185,9 @@ def test_draft_k_through_the_whole_chain_equals_finite_differences(models):
     backend.predict = lambda x, t, cond: (
         backend.unet(x.double(), t, encoder_hidden_states=cond.context.double()).sample
     )  # fp32 would drown the differences
-    backend.decode = lambda latents, tiny=False: backend.vae.decode(latents.double() / backend.latent_scale).sample / 2 + 0.5
+    backend.decode = lambda latents, tiny=False: (
+        backend.vae.decode(latents.double() / backend.latent_scale).sample / 2 + 0.5
+    )
 
     class Sum:
         def differentiable(self, prompts, images):
@@ -172,7 +197,9 @@ def test_draft_k_through_the_whole_chain_equals_finite_differences(models):
     names = [PROMPTS[0]]
 
     def value():
-        return next(iter(engine.loss.terms(Batch(names, engine.table(names), [SampleNoise(3, 0)]), torch.device("cpu")))).loss
+        return next(
+            iter(engine.loss.terms(Batch(names, engine.table(names), [SampleNoise(3, 0)]), torch.device("cpu")))
+        ).loss
 
     parameter = engine.params["conv_out.bias"]
     value().backward()
@@ -237,7 +264,9 @@ def test_kl_anchor_is_zero_at_the_start_and_pulls_back_later(models):
     for step in range(4):
         free.update(step)
         heavy.update(step)
-    moved = [sum(float(value.detach().norm()) for name, value in e.params.items() if "lora_B" in name) for e in (free, heavy)]
+    moved = [
+        sum(float(value.detach().norm()) for name, value in e.params.items() if "lora_B" in name) for e in (free, heavy)
+    ]
     assert moved[1] < moved[0]
 
 
@@ -266,7 +295,9 @@ def test_draft_lv_weights_add_up(models):
     engine = make_engine(models, algorithm="draft-lv", lv_repeats=2, anchor="none")
     names = PROMPTS[:2]
     batch = Batch(names, engine.table(names), [SampleNoise(0, 0), SampleNoise(0, 1)])
-    terms = [(float(term.loss.detach()), hinge(term.reward, 2.0)) for term in engine.loss.terms(batch, torch.device("cpu"))]
+    terms = [
+        (float(term.loss.detach()), hinge(term.reward, 2.0)) for term in engine.loss.terms(batch, torch.device("cpu"))
+    ]
     assert len(terms) == 3
     for loss, phi in terms:
         assert loss == pytest.approx(float(phi) / 3, rel=1e-5)
@@ -287,4 +318,7 @@ def test_steps_and_prompts_depend_on_the_sample_number_alone():
 def test_rollout_of_the_scheduler_length(models):
     engine = make_engine(models)
     assert len(Rollout(engine.backend, 20, 1.0, 0.0)) == 20
-    assert dataclasses.replace(engine.config, num_inference_steps=20, min_step=None, max_step=None).resolved().max_step == 17
+    assert (
+        dataclasses.replace(engine.config, num_inference_steps=20, min_step=None, max_step=None).resolved().max_step
+        == 17
+    )

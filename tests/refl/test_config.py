@@ -81,7 +81,9 @@ def test_every_flag_of_the_reference_is_accepted():
 
 
 def test_flags_reach_the_settings_and_unused_ones_are_explained(caplog):
-    config = config_from_argv(["--grad_scale", "0.002", "--train_batch_size", "4", "--no-use_ema", "--prompts", "a", "b", "--revision", "x"])
+    config = config_from_argv(
+        ["--grad_scale", "0.002", "--train_batch_size", "4", "--no-use_ema", "--prompts", "a", "b", "--revision", "x"]
+    )
     assert (config.grad_scale, config.train_batch_size, config.use_ema, config.prompts) == (0.002, 4, False, ["a", "b"])
     assert "--revision has no effect" in caplog.text
 
@@ -142,8 +144,22 @@ def test_values_out_of_range_are_refused_by_name(changes):
 
 def test_defaults_of_the_algorithms():
     plus, paper = ReFLConfig().resolved(), ReFLConfig(algorithm="refl").resolved()
-    assert (plus.num_inference_steps, plus.min_step, plus.max_step, plus.guidance_scale, plus.grad_scale, plus.anchor) == (20, 14, 17, 7.0, 1.0, "kl")
-    assert (paper.num_inference_steps, paper.min_step, paper.max_step, paper.guidance_scale, paper.grad_scale, paper.eta) == (
+    assert (
+        plus.num_inference_steps,
+        plus.min_step,
+        plus.max_step,
+        plus.guidance_scale,
+        plus.grad_scale,
+        plus.anchor,
+    ) == (20, 14, 17, 7.0, 1.0, "kl")
+    assert (
+        paper.num_inference_steps,
+        paper.min_step,
+        paper.max_step,
+        paper.guidance_scale,
+        paper.grad_scale,
+        paper.eta,
+    ) == (
         40,
         30,
         39,
@@ -158,14 +174,30 @@ def test_defaults_of_the_algorithms():
 
 
 def test_import_is_cheap():
-    code = "import refl, sys; refl.parse_args(['--seed', '1']); assert 'torch' not in sys.modules and 'diffusers' not in sys.modules"
+    code = (
+        "import refl, sys; refl.parse_args(['--seed', '1']); assert 'torch' not in sys.modules and 'diffusers' not in"
+        " sys.modules"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     with pytest.raises(AttributeError):
         refl.nothing  # noqa: B018
 
 
 def test_cli_reports_errors_without_a_traceback(tmp_path, caplog):
-    assert main(["train", "--output_dir", str(tmp_path / "run"), "--prompts", "a", "--pretrained_model_name_or_path", str(tmp_path / "no.ckpt")]) == 1
+    assert (
+        main(
+            [
+                "train",
+                "--output_dir",
+                str(tmp_path / "run"),
+                "--prompts",
+                "a",
+                "--pretrained_model_name_or_path",
+                str(tmp_path / "no.ckpt"),
+            ]
+        )
+        == 1
+    )
     assert "no such checkpoint" in caplog.text and "Choose another checkpoint" in caplog.text
     assert main(["--config", str(tmp_path / "none.json")]) == 1  # without a command it trains, for accelerate launch
     assert main(["control", str(tmp_path), "dance"]) == 2

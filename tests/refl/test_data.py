@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
-from imagereward_core.formats import exif
+from imagereward_core.metadata.formats import exif
 from refl.anchor import AnchorSet, image_anchor
 from refl.data import captioned_images, infotext_prompt, load_images, load_prompts, sample_prompt, split
 from refl.errors import PromptDataError
@@ -119,7 +119,12 @@ def test_anchor_draws_are_a_function_of_the_sample_number():
     anchor = AnchorSet(["a", "b", "c"], lambda index: torch.full((4, 2, 2), float(index)), 1000)
     x0, captions, t, noise = anchor.draw([0, 1, 2, 7], 0, torch.device("cpu"))
     single = anchor.draw([7], 0, torch.device("cpu"))
-    assert torch.equal(x0[3], single[0][0]) and captions[3] == single[1][0] and t[3] == single[2][0] and torch.equal(noise[3], single[3][0])
+    assert (
+        torch.equal(x0[3], single[0][0])
+        and captions[3] == single[1][0]
+        and t[3] == single[2][0]
+        and torch.equal(noise[3], single[3][0])
+    )
     assert sorted(captions[:3]) == ["a", "b", "c"] and int(t.max()) < 1000
     assert [float(row.mean()) for row in x0[:3]] == [float("abc".index(caption)) for caption in captions[:3]]
 
@@ -131,7 +136,11 @@ def test_image_anchor_holds_some_out(tmp_path, models):
         picture(tmp_path / f"{number:02}.png", sidecar=f"picture {number}")
     backend = load_backend(models["sd1"], clip_bpe=str(models["bpe"]))
     train, held_out = image_anchor(backend, str(tmp_path), 16, 16)
-    assert held_out.captions == ["picture 0", "picture 10"] and len(train) == 18 and not set(train.captions) & set(held_out.captions)
+    assert (
+        held_out.captions == ["picture 0", "picture 10"]
+        and len(train) == 18
+        and not set(train.captions) & set(held_out.captions)
+    )
     assert train.latents(0).shape == (4, 8, 8)
     with pytest.raises(PromptDataError, match="no such folder"):
         image_anchor(backend, str(tmp_path / "x"), 16, 16)

@@ -120,7 +120,11 @@ def test_sdxl_lora_names(models):
     lora.inject(backend.unet, 4, 4.0, "all", 0)
     layout = UNetLayout.of(backend.unet.config)
     state = lora.kohya_state(backend.unet, layout, True)
-    modules = {key[len(UNET_PREFIX) : -len(".weight")].replace(".", "_") for key in load_file(models["sdxl"]) if key.startswith(UNET_PREFIX)}
+    modules = {
+        key[len(UNET_PREFIX) : -len(".weight")].replace(".", "_")
+        for key in load_file(models["sdxl"])
+        if key.startswith(UNET_PREFIX)
+    }
     assert {key.split(".")[0].removeprefix("lora_unet_") for key in state} <= modules
     assert unet_module_to_ldm(layout, "mid_block.attentions.0.proj_in") == "middle_block.1.proj_in"
 
@@ -147,10 +151,20 @@ def test_alpha_other_than_rank_is_kept(models):
 
 def test_diffusers_folder_round_trip(settings, models):
     config = dataclasses.replace(
-        settings, pretrained_model_name_or_path=str(models["folder"]), output="diffusers", max_train_steps=2, learning_rate=1e-2
+        settings,
+        pretrained_model_name_or_path=str(models["folder"]),
+        output="diffusers",
+        max_train_steps=2,
+        learning_rate=1e-2,
     )
     result = Trainer(args=config, rewards=colour_mix(), judges=[]).train()
-    assert sorted(path.name for path in result.exported.iterdir()) == ["scheduler", "text_encoder", "tokenizer", "unet", "vae"]
+    assert sorted(path.name for path in result.exported.iterdir()) == [
+        "scheduler",
+        "text_encoder",
+        "tokenizer",
+        "unet",
+        "vae",
+    ]
     before, after = load_backend(models["folder"]), load_backend(result.exported)
     assert float((outputs(before) - outputs(after)).abs().max()) > 1e-4
     again = export_state(Path(config.output_dir), None, {"output_name": "again"})
@@ -172,7 +186,9 @@ def test_impossible_outputs_are_refused(settings, models):
         ({"pretrained_model_name_or_path": str(models["folder"]), "output": "single-file"}, "single-file checkpoint"),
     ):
         with pytest.raises(ConfigError, match=word):
-            Trainer(args=dataclasses.replace(settings, max_train_steps=1, **changes), rewards=colour_mix(), judges=[]).train()
+            Trainer(
+                args=dataclasses.replace(settings, max_train_steps=1, **changes), rewards=colour_mix(), judges=[]
+            ).train()
         events = read_events(Path(settings.output_dir) / "events.jsonl")
         assert not [event for event in events if event["type"] in ("step", "evaluation")]  # before anything is trained
 

@@ -98,10 +98,14 @@ def test_full_size_names_equal_diffusers_own_conversion(kind):
     assert {ldm_key: name for name, ldm_key in theirs.items()} == ours
     assert ldm.unet_names(ours, layout) == ours
     # and the configuration can be read off the shapes alone
-    inferred = ldm.unet_config({key: state[name] for key, name in ours.items()}, 8 if kind == "sd1" else None, 64 if kind == "sdxl" else None)
+    inferred = ldm.unet_config(
+        {key: state[name] for key, name in ours.items()}, 8 if kind == "sd1" else None, 64 if kind == "sdxl" else None
+    )
     for name, value in inferred.items():
         found = unet.config[name]
-        assert (list(found) if isinstance(found, tuple) else found) == value or (name == "transformer_layers_per_block" and found == 1), name
+        assert (list(found) if isinstance(found, tuple) else found) == value or (
+            name == "transformer_layers_per_block" and found == 1
+        ), name
 
 
 def test_text_encoder_equals_transformers(models):
@@ -110,7 +114,12 @@ def test_text_encoder_equals_transformers(models):
     ours = text_encoder(64)
     theirs = CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=len(tokenizer_files()[0]), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=1, eos_token_id=5
+            vocab_size=len(tokenizer_files()[0]),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=1,
+            eos_token_id=5,
         )
     ).eval()
     state = clip_text.canonical(theirs.state_dict())
@@ -120,7 +129,9 @@ def test_text_encoder_equals_transformers(models):
         expected = theirs(ids, output_hidden_states=True)
         norm = getattr(theirs, "text_model", theirs).final_layer_norm
         torch.testing.assert_close(ours.encode(ids, 1, True, 0)[0], expected.last_hidden_state, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(ours.encode(ids, 2, True, 0)[0], norm(expected.hidden_states[-2]), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            ours.encode(ids, 2, True, 0)[0], norm(expected.hidden_states[-2]), rtol=1e-4, atol=1e-5
+        )
         torch.testing.assert_close(ours.encode(ids, 2, False, 0)[0], expected.hidden_states[-2], rtol=1e-4, atol=1e-5)
 
 
@@ -136,7 +147,9 @@ def test_tokenizer_equals_transformers(tmp_path):
     from transformers import CLIPTokenizer
 
     folder = write_tokenizer(tmp_path / "tokenizer")
-    theirs = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77, pad_token="<|endoftext|>")
+    theirs = CLIPTokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77, pad_token="<|endoftext|>"
+    )
     ours = clip_tokenizer.from_folder(folder)
     same = clip_tokenizer.from_bpe_file(write_bpe(tmp_path / "bpe.txt.gz"))
     prompts = ["a red cat", "A  RED,cat's (house)! 42", "émigré ☃ <|endoftext|>", "", "tree " * 100]
@@ -174,7 +187,9 @@ def test_probe_tells_epsilon_from_v(models, prediction, expected):
 
 
 def change(models, tmp_path, name="changed.safetensors", drop=(), **tensors):
-    state = {key: value for key, value in load_file(models["sd1"]).items() if not key.startswith(tuple(drop) or ("\0",))}
+    state = {
+        key: value for key, value in load_file(models["sd1"]).items() if not key.startswith(tuple(drop) or ("\0",))
+    }
     save_file({**state, **tensors}, str(tmp_path / name))
     return tmp_path / name
 
@@ -193,8 +208,15 @@ def test_refusals_name_the_cause(models, tmp_path):
     refused(change(models, tmp_path, drop=["first_stage_model."]), "no VAE", "--vae", clip_bpe=str(models["bpe"]))
     refused(change(models, tmp_path, drop=["cond_stage_model."]), "no text encoder")
     refused(change(models, tmp_path, drop=["model.diffusion_model.middle_block"]), "form", clip_bpe=str(models["bpe"]))
-    refused(change(models, tmp_path, **{first: torch.zeros(32, 4, 3, 3).to(torch.float8_e4m3fn)}), "quantised", "float8")
-    refiner = change(models, tmp_path, drop=["cond_stage_model."], **{"conditioner.embedders.0.model.ln_final.weight": torch.zeros(2)})
+    refused(
+        change(models, tmp_path, **{first: torch.zeros(32, 4, 3, 3).to(torch.float8_e4m3fn)}), "quantised", "float8"
+    )
+    refiner = change(
+        models,
+        tmp_path,
+        drop=["cond_stage_model."],
+        **{"conditioner.embedders.0.model.ln_final.weight": torch.zeros(2)},
+    )
     refused(refiner, "refiner")
     refused(tmp_path / "absent.safetensors", "no such checkpoint")
     refused(tmp_path, "unet/config.json")
@@ -231,7 +253,9 @@ def test_ckpt_with_tensors_only_is_read(models, tmp_path):
 
 
 def test_old_text_encoder_names_are_read(models, tmp_path):
-    state = {key.replace("transformer.text_model.", "transformer."): value for key, value in load_file(models["sd1"]).items()}
+    state = {
+        key.replace("transformer.text_model.", "transformer."): value for key, value in load_file(models["sd1"]).items()
+    }
     save_file(state, str(tmp_path / "old.safetensors"))
     new = load_backend(models["sd1"], clip_bpe=str(models["bpe"])).text.encode(["a cat"], SIZE)
     old = load_backend(tmp_path / "old.safetensors", clip_bpe=str(models["bpe"])).text.encode(["a cat"], SIZE)
@@ -239,7 +263,11 @@ def test_old_text_encoder_names_are_read(models, tmp_path):
 
 
 def test_separate_vae_and_v_prediction_marker(models, tmp_path):
-    vae = {key.removeprefix("first_stage_model."): value for key, value in load_file(models["sd1"]).items() if key.startswith("first_stage_model.")}
+    vae = {
+        key.removeprefix("first_stage_model."): value
+        for key, value in load_file(models["sd1"]).items()
+        if key.startswith("first_stage_model.")
+    }
     save_file(vae, str(tmp_path / "vae.safetensors"))
     path = change(models, tmp_path, drop=["first_stage_model."], v_pred=torch.zeros(1), ztsnr=torch.zeros(1))
     backend = load_backend(path, vae=str(tmp_path / "vae.safetensors"), clip_bpe=str(models["bpe"]))
@@ -251,7 +279,8 @@ def test_configuration_beside_the_file_is_used(models, tmp_path):
     path = tmp_path / "small.safetensors"
     shutil.copy(models["sd1"], path)
     path.with_suffix(".yaml").write_text(
-        "model: {params: {parameterization: v, linear_start: 0.0015, linear_end: 0.0195, scale_factor: 0.5, unet_config: {params: {num_heads: 4}}}}"
+        "model: {params: {parameterization: v, linear_start: 0.0015, linear_end: 0.0195, scale_factor: 0.5,"
+        " unet_config: {params: {num_heads: 4}}}}"
     )
     backend = load_backend(path, clip_bpe=str(models["bpe"]))
     assert backend.latent_scale == 0.5 and backend.schedule.prediction_type == "v_prediction"
@@ -286,17 +315,27 @@ def test_the_tiny_autoencoder_is_read_from_the_decoders_file(models, tmp_path, s
     torch.manual_seed(0)
     whole = AutoencoderTiny().eval()
     # the original numbers its layers from a clamp without weights on
-    state = {f"{int(key.split('.')[1]) + 1}.{key.split('.', 2)[2]}": value for key, value in whole.decoder.state_dict().items()}
+    state = {
+        f"{int(key.split('.')[1]) + 1}.{key.split('.', 2)[2]}": value
+        for key, value in whole.decoder.state_dict().items()
+    }
     assert "1.weight" in state and "3.conv.0.weight" in state
     path = tmp_path / f"taesd_decoder{suffix}"
     torch.save(state, path) if suffix == ".pth" else save_file(state, path)
     backend = load_backend(models["sd1"], clip_bpe=str(models["bpe"]), taesd=str(path))
     latents = torch.randn(1, 4, 8, 8)
     with torch.no_grad():
-        torch.testing.assert_close(backend.decode(latents, tiny=True), whole.decode(latents, return_dict=False)[0] / 2 + 0.5)
-        assert not torch.equal(backend.decode(latents)[0, 0], backend.decode(latents, tiny=True)[0, 0, :16, :16])  # evaluation keeps the real VAE
+        torch.testing.assert_close(
+            backend.decode(latents, tiny=True), whole.decode(latents, return_dict=False)[0] / 2 + 0.5
+        )
+        assert not torch.equal(
+            backend.decode(latents)[0, 0], backend.decode(latents, tiny=True)[0, 0, :16, :16]
+        )  # evaluation keeps the real VAE
     del state["1.weight"]
     torch.save(state, tmp_path / "broken.pth")
-    for bad, message in (("broken.pth", "is no decoder of a tiny autoencoder"), ("nothing", "neither a decoder's file nor a diffusers folder")):
+    for bad, message in (
+        ("broken.pth", "is no decoder of a tiny autoencoder"),
+        ("nothing", "neither a decoder's file nor a diffusers folder"),
+    ):
         with pytest.raises(CheckpointError, match=message):
             load_backend(models["sd1"], clip_bpe=str(models["bpe"]), taesd=str(tmp_path / bad))

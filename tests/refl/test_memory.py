@@ -25,7 +25,9 @@ GIB = 2**30
     ],
 )
 def test_published_architectures_are_within_15_percent(model, changes, expected):
-    config = ReFLConfig(mixed_precision="bf16", anchor="none", guidance_scale=1.0, **changes).resolved(device_type="cuda")
+    config = ReFLConfig(mixed_precision="bf16", anchor="none", guidance_scale=1.0, **changes).resolved(
+        device_type="cuda"
+    )
     found = estimate(config, family(model), free=8 * GIB)
     assert found.tensors / GIB == pytest.approx(expected, rel=0.15)
     assert found.total == pytest.approx(found.tensors + OVERHEAD) and found.fits is (found.total < 8 * GIB)
@@ -51,7 +53,9 @@ def test_tracker_counts_what_lives():
 
 
 def test_unet_calls_and_fit():
-    config = ReFLConfig(algorithm="refl", anchor="none", gradient_checkpointing=False, train_batch_size=1, gradient_accumulation_steps=1).resolved()
+    config = ReFLConfig(
+        algorithm="refl", anchor="none", gradient_checkpointing=False, train_batch_size=1, gradient_accumulation_steps=1
+    ).resolved()
     from refl.memory import _unet_calls
 
     assert _unet_calls(config) == round(34.5 + 3)  # on average 34.5 steps without gradient, then forward and backward

@@ -34,7 +34,12 @@ def test_two_processes_equal_one_with_the_doubled_batch(settings, tmp_path):
     from refl import Trainer
 
     one = dataclasses.replace(
-        settings, output_dir=str(tmp_path / "one"), train_batch_size=2, gradient_accumulation_steps=2, max_train_steps=2, eval_steps=5
+        settings,
+        output_dir=str(tmp_path / "one"),
+        train_batch_size=2,
+        gradient_accumulation_steps=2,
+        max_train_steps=2,
+        eval_steps=5,
     )
     two = dataclasses.replace(one, output_dir=str(tmp_path / "two"), gradient_accumulation_steps=1)
     Trainer(args=one, rewards=colour_mix(), judges=[]).train()
@@ -45,15 +50,34 @@ def test_two_processes_equal_one_with_the_doubled_batch(settings, tmp_path):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     # what `accelerate launch` starts for several processes; it offers none for several on one CPU without MPI
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port), str(script)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        str(port),
+        str(script),
+    ]
     child = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert child.returncode == 0, child.stderr[-3000:]
-    a, b = ([event for event in read_events(Path(item.output_dir) / "events.jsonl") if event["type"] == "step"] for item in (one, two))
+    a, b = (
+        [event for event in read_events(Path(item.output_dir) / "events.jsonl") if event["type"] == "step"]
+        for item in (one, two)
+    )
     assert len(a) == len(b) == 2
-    assert json.loads((Path(two.output_dir) / "checkpoints" / "step-000002" / "state.json").read_text())["info"]["samples"] == 4
+    assert (
+        json.loads((Path(two.output_dir) / "checkpoints" / "step-000002" / "state.json").read_text())["info"]["samples"]
+        == 4
+    )
     for single, double in zip(a, b, strict=True):
         for name in ("reward", "reward_std", "grad_norm", "loss"):
             assert double[name] == pytest.approx(single[name], rel=2e-4), name
-    weights = [load_file(Path(item.output_dir) / "checkpoints" / "step-000002" / "weights.safetensors") for item in (one, two)]
+    weights = [
+        load_file(Path(item.output_dir) / "checkpoints" / "step-000002" / "weights.safetensors") for item in (one, two)
+    ]
     for name, tensor in weights[0].items():
-        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-2, atol=2e-5)  # Adam divides small gradients by their own size
+        torch.testing.assert_close(
+            weights[1][name], tensor, rtol=1e-2, atol=2e-5
+        )  # Adam divides small gradients by their own size

@@ -76,7 +76,9 @@ def reward_file(tmp_path):
 
 
 def test_a_reward_model_of_the_core_trains_a_run(settings, reward_file):
-    config = dataclasses.replace(settings, rewards=[str(reward_file)], reward_target=1e6, learning_rate=1e-2, max_train_steps=2)
+    config = dataclasses.replace(
+        settings, rewards=[str(reward_file)], reward_target=1e6, learning_rate=1e-2, max_train_steps=2
+    )
     trainer = Trainer(args=config, judges=[])
     result = trainer.train()
     assert result.state == "finished"
@@ -117,7 +119,9 @@ def test_diversity_of_equal_and_opposite_pictures():
     flat[1::2] = 1.0
     assert diversity(flat, 2) == pytest.approx(1.0)
     assert math.isnan(diversity(flat, 1))
-    assert diversity(torch.cat((torch.zeros(2, 3, 8, 8), torch.ones(2, 3, 8, 8))), 2) == 0.0  # other prompts do not count
+    assert (
+        diversity(torch.cat((torch.zeros(2, 3, 8, 8), torch.ones(2, 3, 8, 8))), 2) == 0.0
+    )  # other prompts do not count
 
 
 def test_saturation_and_contrast():
@@ -156,8 +160,9 @@ def test_stop_rule_names_each_reason():
 
 
 def test_stop_rule_catches_the_documented_collapse():
-    """The negative result: at learning rate 1e-3 without anchor the reward and a second reward model rose while diversity
-    fell from 0.56 to 0.02 and the denoising error from 0.043 rose to 0.475."""
+    """The negative result: at learning rate 1e-3 without anchor the reward and a second reward model rose while
+    diversity fell from 0.56 to 0.02 and the denoising error from 0.043 rose to 0.475.
+    """
     base = evaluation(reward=-0.92, diversity=0.56, eps_mse=0.043, judge=(-0.9, -0.8, -0.82))
     collapsed = evaluation(58, reward=0.56, diversity=0.02, eps_mse=0.475, judge=(-0.2, -0.1, -0.03))
     reasons = StopRule().verdict(base, collapsed)
@@ -165,17 +170,23 @@ def test_stop_rule_catches_the_documented_collapse():
 
 
 def test_stop_rule_tells_the_measured_runs_apart():
-    """The small world's committed runs: three that follow the reward model, and one that follows a reward of shuffled rankings, whose own
-    reward rose while nearly every picture went wrong."""
+    """The small world's committed runs: three that follow the reward model, and one that follows a reward of shuffled
+    rankings, whose own reward rose while nearly every picture went wrong.
+    """
     found = json.loads((ROOT / "docs/smallworld/results.json").read_text(encoding="utf-8"))
 
     def verdicts(run):
-        first, *later = [evaluation(item["step"], item["reward"], item["diversity"], item["eps_mse"]) for item in run["evaluations"]]
+        first, *later = [
+            evaluation(item["step"], item["reward"], item["diversity"], item["eps_mse"]) for item in run["evaluations"]
+        ]
         assert later[-1].reward > first.reward
         return [StopRule().verdict(first, now) for now in later]
 
     assert [verdicts(run) for run in found["refl"]] == [["", ""]] * 3
-    assert all("forgetting how to denoise" in verdict for run in found["shuffled"] for verdict in verdicts(run)) and found["shuffled"]
+    assert (
+        all("forgetting how to denoise" in verdict for run in found["shuffled"] for verdict in verdicts(run))
+        and found["shuffled"]
+    )
 
 
 def test_judges_are_reported_beside_rewards(settings):
@@ -187,7 +198,9 @@ def test_judges_are_reported_beside_rewards(settings):
 
 def test_names_of_scorers_do_not_collide(settings):
     """A judge may be a file called reward.safetensors; a judge that is also the reward would judge nothing."""
-    result = Trainer(args=dataclasses.replace(settings, max_train_steps=1), rewards=colour_mix(), judges=[ColourReward("reward", 1)]).train()
+    result = Trainer(
+        args=dataclasses.replace(settings, max_train_steps=1), rewards=colour_mix(), judges=[ColourReward("reward", 1)]
+    ).train()
     scores = result.evaluations[0].scores
     assert set(scores) == {"redness", "reward", MIXED} and scores["reward"] != scores[MIXED]
     with pytest.raises(ConfigError, match="judges names redness"):

@@ -50,7 +50,13 @@ def metrics(folder):
     rows = []
     for event in read_events(Path(folder) / "events.jsonl"):
         if event["type"] in ("step", "evaluation"):
-            rows.append({key: value for key, value in event.items() if key not in ("time", "seconds_per_update", "peak_memory_gib")})
+            rows.append(
+                {
+                    key: value
+                    for key, value in event.items()
+                    if key not in ("time", "seconds_per_update", "peak_memory_gib")
+                }
+            )
     return sorted(rows, key=lambda row: (row["step"], row["type"]))
 
 
@@ -112,11 +118,15 @@ def wait_for(condition, child=None, seconds=120):
 
 
 def steps_done(folder):
-    return max((event["step"] for event in read_events(Path(folder) / "events.jsonl") if event["type"] == "step"), default=0)
+    return max(
+        (event["step"] for event in read_events(Path(folder) / "events.jsonl") if event["type"] == "step"), default=0
+    )
 
 
 def test_killed_run_resumes_to_identical_numbers(settings, tmp_path):
-    straight = dataclasses.replace(settings, output_dir=str(tmp_path / "straight"), max_train_steps=8, checkpointing_steps=3, eval_steps=4)
+    straight = dataclasses.replace(
+        settings, output_dir=str(tmp_path / "straight"), max_train_steps=8, checkpointing_steps=3, eval_steps=4
+    )
     run(straight)
     killed = dataclasses.replace(straight, output_dir=str(tmp_path / "killed"))
     child = start_child(killed, tmp_path)
@@ -144,7 +154,9 @@ def test_two_processes_cannot_train_in_one_folder(settings, tmp_path):
 
 def test_pause_sample_resume_and_stop(settings):
     folder = Path(settings.output_dir)
-    trainer = Trainer(args=dataclasses.replace(settings, max_train_steps=1000, eval_steps=1000), rewards=colour_mix(), judges=[])
+    trainer = Trainer(
+        args=dataclasses.replace(settings, max_train_steps=1000, eval_steps=1000), rewards=colour_mix(), judges=[]
+    )
     results = []
     thread = threading.Thread(target=lambda: results.append(trainer.train()))
     thread.start()
@@ -156,7 +168,9 @@ def test_pause_sample_resume_and_stop(settings):
     send(folder, "pause")
     wait_for(lambda: status().get("state") == "paused")
     before = steps_done(folder)
-    assert checkpoint.saved(folder / "checkpoints")[-1].name == f"step-{before:06d}"  # a pause can be killed without loss
+    assert (
+        checkpoint.saved(folder / "checkpoints")[-1].name == f"step-{before:06d}"
+    )  # a pause can be killed without loss
     time.sleep(0.5)
     assert steps_done(folder) == before
     send(folder, "resume")
@@ -172,7 +186,9 @@ def test_pause_sample_resume_and_stop(settings):
 def test_stop_now_leaves_without_saving(settings):
     folder = Path(settings.output_dir)
     trainer = Trainer(
-        args=dataclasses.replace(settings, max_train_steps=1000, checkpointing_steps=1000, eval_steps=1000), rewards=colour_mix(), judges=[]
+        args=dataclasses.replace(settings, max_train_steps=1000, checkpointing_steps=1000, eval_steps=1000),
+        rewards=colour_mix(),
+        judges=[],
     )
     thread = threading.Thread(target=trainer.train)
     thread.start()
@@ -188,7 +204,8 @@ def test_child_ends_with_its_parent(settings, tmp_path):
     config.write_text(dataclasses.replace(settings, max_train_steps=1000, rewards=["unused"]).to_json())
     code = CHILD.format(root=str(Path(__file__).parents[2]), config=str(config)).replace(
         "Trainer(args=config, rewards=colour_mix(), judges=[]).train()",
-        "from refl.runfiles import follow_stdin\ntrainer = Trainer(args=config, rewards=colour_mix(), judges=[])\nfollow_stdin(trainer.request_stop)\ntrainer.train()",
+        "from refl.runfiles import follow_stdin\ntrainer = Trainer(args=config, rewards=colour_mix(),"
+        " judges=[])\nfollow_stdin(trainer.request_stop)\ntrainer.train()",
     )
     child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_for(lambda: steps_done(settings.output_dir) >= 1)
@@ -199,7 +216,9 @@ def test_child_ends_with_its_parent(settings, tmp_path):
 
 
 def test_states_kept_are_the_last_two_and_the_best(settings):
-    trainer = Trainer(args=dataclasses.replace(settings, max_train_steps=6, eval_steps=1), rewards=colour_mix(), judges=[])
+    trainer = Trainer(
+        args=dataclasses.replace(settings, max_train_steps=6, eval_steps=1), rewards=colour_mix(), judges=[]
+    )
     result = trainer.train()
     names = {path.name for path in checkpoint.saved(Path(settings.output_dir) / "checkpoints")}
     best = max(result.evaluations[1:], key=lambda item: item.reward).step
@@ -269,13 +288,17 @@ def test_unwritable_folder(settings, tmp_path):
 
 
 class FallsAfter(ColourReward):
-    """A judge that stands in for a broken picture statistic: it falls from evaluation `sound` on (the base model's is number 0)."""
+    """A judge that stands in for a broken picture statistic: it falls from evaluation `sound` on (the base model's is
+    number 0).
+    """
 
     sound, evaluations = 1, -1
 
     def differentiable(self, prompts, images):
         self.evaluations += 1
-        return torch.full((len(prompts),), -float(max(self.evaluations - self.sound + 1, 0))) + 0.01 * torch.arange(len(prompts))
+        return torch.full((len(prompts),), -float(max(self.evaluations - self.sound + 1, 0))) + 0.01 * torch.arange(
+            len(prompts)
+        )
 
 
 def steps_of(path):
@@ -317,7 +340,11 @@ def test_stop_rule_pauses_with_the_reason_and_the_best_so_far(settings):
         return read_json(folder / "status.json") or {}
 
     wait_for(lambda: status().get("state") == "paused")
-    assert "falls by" in status()["message"] and "Resume goes on" in status()["message"] and Path(status()["result"]).is_file()
+    assert (
+        "falls by" in status()["message"]
+        and "Resume goes on" in status()["message"]
+        and Path(status()["result"]).is_file()
+    )
     saved = checkpoint.load(folder / "checkpoints" / "step-000003")
     assert all(torch.equal(saved.weights[name], parameter.cpu()) for name, parameter in trainer.engine.params.items())
     send(folder, "stop")
@@ -327,6 +354,14 @@ def test_stop_rule_pauses_with_the_reason_and_the_best_so_far(settings):
 
 def test_training_raises_the_reward_it_is_trained_on(settings):
     """On held-out prompts, by more than three standard errors; the tiny model's untrained VAE leaves little to gain."""
-    result = run(settings, max_train_steps=30, eval_steps=30, learning_rate=1e-2, anchor="none", use_ema=False, checkpointing_steps=30)
+    result = run(
+        settings,
+        max_train_steps=30,
+        eval_steps=30,
+        learning_rate=1e-2,
+        anchor="none",
+        use_ema=False,
+        checkpointing_steps=30,
+    )
     change, error = paired_change(result.evaluations[0].scores[MIXED], result.evaluations[-1].scores[MIXED])
     assert change > 3 * error and change > 0.01

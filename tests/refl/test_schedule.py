@@ -7,7 +7,13 @@ import torch
 
 from refl.schedule import NoiseSchedule
 
-SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000, "steps_offset": 1}
+SD = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "steps_offset": 1,
+}
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])

@@ -16,7 +16,9 @@ SIZE = 16  # pixels; the tiny VAE halves once, so latents are 8×8
 
 
 def tokenizer_files() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """A vocabulary in CLIP's form: bytes, bytes with the end-of-word mark, one merge chain per word, the two markers."""
+    """A vocabulary in CLIP's form: bytes, bytes with the end-of-word mark, one merge chain per word, the two
+    markers.
+    """
     from refl.clip_tokenizer import END, START, _byte_letters
 
     letters = list(_byte_letters().values())
@@ -27,7 +29,13 @@ def tokenizer_files() -> tuple[dict[str, int], list[tuple[str, str]]]:
             if (pieces[0], pieces[1]) not in merges:
                 merges.append((pieces[0], pieces[1]))
             pieces = [pieces[0] + pieces[1], *pieces[2:]]
-    tokens = [*letters, *(letter + "</w>" for letter in letters), *dict.fromkeys("".join(pair) for pair in merges), START, END]
+    tokens = [
+        *letters,
+        *(letter + "</w>" for letter in letters),
+        *dict.fromkeys("".join(pair) for pair in merges),
+        START,
+        END,
+    ]
     return {token: index for index, token in enumerate(tokens)}, merges
 
 
@@ -35,7 +43,9 @@ def write_tokenizer(folder: Path) -> Path:
     vocab, merges = tokenizer_files()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges) + "\n", encoding="utf-8")
+    (folder / "merges.txt").write_text(
+        "#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges) + "\n", encoding="utf-8"
+    )
     return folder
 
 
@@ -86,7 +96,9 @@ VAE_CONFIG = {
 def text_encoder(width: int, activation: str = "quick_gelu", projection: int | None = None):
     from refl.clip_text import ClipText, ClipTextConfig
 
-    return ClipText(ClipTextConfig(len(tokenizer_files()[0]), width, 2, max(width // 64, 1), 2 * width, 77, activation, projection))
+    return ClipText(
+        ClipTextConfig(len(tokenizer_files()[0]), width, 2, max(width // 64, 1), 2 * width, 77, activation, projection)
+    )
 
 
 def to_open_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -110,7 +122,10 @@ def to_open_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
                 result[f"transformer.resblocks.{number}.attn.in_proj_{kind}"] = torch.cat(parts)
     result["token_embedding.weight"] = state["token_embedding.weight"]
     result["positional_embedding"] = state["position_embedding.weight"]
-    result["ln_final.weight"], result["ln_final.bias"] = state["final_layer_norm.weight"], state["final_layer_norm.bias"]
+    result["ln_final.weight"], result["ln_final.bias"] = (
+        state["final_layer_norm.weight"],
+        state["final_layer_norm.bias"],
+    )
     if "text_projection.weight" in state:
         result["text_projection"] = state["text_projection.weight"].T.contiguous()
     return result
@@ -135,7 +150,9 @@ def ldm_unet_keys(unet) -> dict[str, str]:
     from refl.ldm import UNetLayout, unet_module_to_ldm
 
     layout = UNetLayout.of(unet.config)
-    return {f"{unet_module_to_ldm(layout, key.rsplit('.', 1)[0])}.{key.rsplit('.', 1)[1]}": key for key in unet.state_dict()}
+    return {
+        f"{unet_module_to_ldm(layout, key.rsplit('.', 1)[0])}.{key.rsplit('.', 1)[1]}": key for key in unet.state_dict()
+    }
 
 
 def ldm_vae_state(vae) -> dict[str, Tensor]:

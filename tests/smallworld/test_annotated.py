@@ -26,7 +26,9 @@ def test_a_mismatch_is_marked_by_its_kind(error):
 
 
 def test_patches_name_what_covers_them():
-    shapes, colours = patch_labels((Placed(Thing("square", "blue"), 12, 52, 8, 0), Placed(Thing("circle", "red"), 48, 12, 4, 0)))
+    shapes, colours = patch_labels(
+        (Placed(Thing("square", "blue"), 12, 52, 8, 0), Placed(Thing("circle", "red"), 48, 12, 4, 0))
+    )
     assert shapes.reshape(8, 8)[6, 1] == SHAPES.index("square") + 1  # x 12 is column 1, y 52 is row 6
     assert colours.reshape(8, 8)[6, 1] == list(COLOURS).index("blue") + 1
     assert shapes.reshape(8, 8)[1, 6] == SHAPES.index("circle") + 1
@@ -42,7 +44,9 @@ def data():
 def test_the_centres_lie_on_the_objects(data):
     checked = 0
     between = 0
-    for scene, wrong, degree, picture, centres, flaws in zip(data.scenes, data.others, data.degrees, data.pictures, data.centres, data.flaws):
+    for scene, wrong, degree, picture, centres, flaws in zip(
+        data.scenes, data.others, data.degrees, data.pictures, data.centres, data.flaws
+    ):
         for thing, other, (x, y) in zip(scene.things, wrong.things, centres):
             if np.isnan(x):
                 assert flaws[list(FLAWS).index("missing")]

@@ -18,7 +18,7 @@ from smallworld.train_oracle import OracleTraining
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 pytest.importorskip("accelerate")
-pytest.importorskip("imagereward_core.training")
+pytest.importorskip("imagereward_train")
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,9 @@ def test_a_build_is_measured(built, tmp_path):
     folder, _, _ = built
     assert main(["evaluate", "--weights", str(folder), "--count", "8", "--json", str(tmp_path / "measured.json")]) == 0
     measured = json.loads((tmp_path / "measured.json").read_text(encoding="utf-8"))
-    assert measured["tiny-imagereward"]["renders"]["all"] < 0.8  # four updates: these are not the shipped weights, at 0.98
+    assert (
+        measured["tiny-imagereward"]["renders"]["all"] < 0.8
+    )  # four updates: these are not the shipped weights, at 0.98
 
 
 def test_an_unfinished_build_is_not_measured(tmp_path, capsys):
@@ -81,7 +83,9 @@ def test_an_unfinished_build_is_not_measured(tmp_path, capsys):
 
 def test_the_checkpoint_draws(built):
     folder, _, _ = built
-    picture = generate(load_pipeline(folder / "tiny-sd.safetensors"), ["a red star on a white background"], [1], steps=2)[0]
+    picture = generate(
+        load_pipeline(folder / "tiny-sd.safetensors"), ["a red star on a white background"], [1], steps=2
+    )[0]
     assert picture.size == (64, 64)
     assert np.asarray(picture).std() > 0
 
@@ -101,6 +105,8 @@ def test_the_generator_learns(tmp_path):
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(4, 4, 8, 8, generator=generator)
     contexts = torch.randn(5, 77, 96, generator=generator)
-    trainer = GeneratorTrainer(GeneratorTraining(steps=60, batch_size=8, warmup=5), latents, contexts, torch.arange(1, 5))
+    trainer = GeneratorTrainer(
+        GeneratorTraining(steps=60, batch_size=8, warmup=5), latents, contexts, torch.arange(1, 5)
+    )
     losses = [trainer.train_step() for _ in range(60)]
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from imagereward_core import metadata
-from imagereward_core.infotext import parse_infotext
+from imagereward_core.metadata.infotext import parse_infotext
 from smallworld.__main__ import main
 from smallworld.demo import DEFAULT_PROMPTS, DemoConfig, file_hash, ranked_table, run_demo
 from smallworld.errors import SmallWorldError
@@ -45,7 +45,12 @@ def test_the_files_carry_everything(finished):
         assert info.prompt == entry.prompt
         assert info.get("ImageReward") == f"{entry.score:.4f}"
         assert info.get("ImageReward model") == "tiny-imagereward"
-        assert (info.get("Steps"), info.get("Sampler"), info.get("Size"), info.get("Model")) == ("8", "DDIM", "64x64", "tiny-sd")
+        assert (info.get("Steps"), info.get("Sampler"), info.get("Size"), info.get("Model")) == (
+            "8",
+            "DDIM",
+            "64x64",
+            "tiny-sd",
+        )
         assert info.get("Model hash") == file_hash(TINY_SD)[:10]
         assert int(info.get("Seed")) in range(1000, 1006)
         assert Image.open(entry.path).size == (64, 64)
@@ -71,7 +76,22 @@ def test_a_folder_of_images_is_scored_and_left_as_it_was(finished, tmp_path, cap
     for entry in (*result.kept, *result.hidden):
         shutil.copy(entry.path, source)
     before = {path.name: path.read_bytes() for path in source.iterdir()}
-    assert main(["demo", "--images", str(source), "--out", str(tmp_path / "out"), "--threshold", "100", "--prompt", "a red star"]) == 0
+    assert (
+        main(
+            [
+                "demo",
+                "--images",
+                str(source),
+                "--out",
+                str(tmp_path / "out"),
+                "--threshold",
+                "100",
+                "--prompt",
+                "a red star",
+            ]
+        )
+        == 0
+    )
     assert {path.name: path.read_bytes() for path in source.iterdir()} == before
     hidden = list((tmp_path / "out" / "hidden").iterdir())
     assert len(hidden) == 6

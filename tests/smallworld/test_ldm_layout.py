@@ -5,7 +5,17 @@ import json
 import pytest
 import yaml
 
-from smallworld.ldm_layout import TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, ldm_yaml, text_key, to_ldm, unet_key, vae_key, write_config_folder
+from smallworld.ldm_layout import (
+    TEXT_PREFIX,
+    UNET_PREFIX,
+    VAE_PREFIX,
+    ldm_yaml,
+    text_key,
+    to_ldm,
+    unet_key,
+    vae_key,
+    write_config_folder,
+)
 from smallworld.pipeline import TINY_SD
 
 torch = pytest.importorskip("torch")
@@ -33,7 +43,9 @@ def test_names_are_those_of_diffusers_own_converter(networks):
 def test_every_tensor_is_in_the_file_once(networks):
     unet, vae, text = networks
     tensors = to_ldm(unet.state_dict(), vae.state_dict(), text.state_dict())
-    count = sum(len(network.state_dict()) for network in networks) - sum("position_ids" in name for name in text.state_dict())
+    count = sum(len(network.state_dict()) for network in networks) - sum(
+        "position_ids" in name for name in text.state_dict()
+    )
     assert len(tensors) == count
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
     assert all(key.startswith((UNET_PREFIX, VAE_PREFIX, TEXT_PREFIX)) for key in tensors)
@@ -41,7 +53,11 @@ def test_every_tensor_is_in_the_file_once(networks):
 
 
 def test_names_that_transformers_changed_end_up_the_same():
-    assert text_key("text_model.final_layer_norm.bias") == text_key("final_layer_norm.bias") == TEXT_PREFIX + "final_layer_norm.bias"
+    assert (
+        text_key("text_model.final_layer_norm.bias")
+        == text_key("final_layer_norm.bias")
+        == TEXT_PREFIX + "final_layer_norm.bias"
+    )
     assert vae_key("decoder.up_blocks.0.resnets.0.norm1.weight") == VAE_PREFIX + "decoder.up.3.block.0.norm1.weight"
 
 
@@ -79,9 +95,14 @@ def test_the_shipped_folder_and_yaml_are_what_the_code_writes(tmp_path, pipeline
 def test_the_yaml_describes_the_networks(pipeline):
     params = yaml.safe_load(TINY_SD.with_suffix(".yaml").read_text(encoding="utf-8"))["model"]["params"]
     unet = params["unet_config"]["params"]
-    assert [unet["model_channels"] * factor for factor in unet["channel_mult"]] == list(pipeline.unet.config.block_out_channels)
+    assert [unet["model_channels"] * factor for factor in unet["channel_mult"]] == list(
+        pipeline.unet.config.block_out_channels
+    )
     assert unet["context_dim"] == pipeline.text_encoder.config.hidden_size
     assert params["scale_factor"] == pipeline.vae.config.scaling_factor
     assert params["parameterization"] == "v"
-    assert (params["linear_start"], params["linear_end"]) == (pipeline.scheduler.config.beta_start, pipeline.scheduler.config.beta_end)
+    assert (params["linear_start"], params["linear_end"]) == (
+        pipeline.scheduler.config.beta_start,
+        pipeline.scheduler.config.beta_end,
+    )
     assert len(params["first_stage_config"]["params"]["ddconfig"]["ch_mult"]) == 4

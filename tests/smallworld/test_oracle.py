@@ -26,7 +26,10 @@ def test_clutter_is_measured_where_there_is_some(oracle):
 def test_it_reads_a_given_picture(oracle):
     reading = oracle.read([render(PAIR, np.random.default_rng(0))])[0]
     assert reading.background == "black"
-    assert {(thing.shape, thing.colour, thing.size) for thing in reading.things} == {("star", "red", "large"), ("circle", "blue", "small")}
+    assert {(thing.shape, thing.colour, thing.size) for thing in reading.things} == {
+        ("star", "red", "large"),
+        ("circle", "blue", "small"),
+    }
 
 
 def test_an_empty_picture_holds_nothing(oracle):

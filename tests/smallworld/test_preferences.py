@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from smallworld.preferences import PENALTIES, Item, flawed_picture, possible_flaws, sample_item, sample_pair, write_preferences
+from smallworld.preferences import (
+    PENALTIES,
+    Item,
+    flawed_picture,
+    possible_flaws,
+    sample_item,
+    sample_pair,
+    write_preferences,
+)
 from smallworld.world import parse_caption
 
 PAIR = parse_caption("a large red star above a small blue circle on a black background")
@@ -49,7 +57,10 @@ def test_the_oracle_sees_the_planted_flaw_and_no_other(oracle, flaw):
 def test_degradations_change_the_texture(flaw):
     clean = flawed_picture(SINGLE, (), np.random.default_rng(3))
     flawed = flawed_picture(SINGLE, (flaw,), np.random.default_rng(3))
-    detail = [np.abs(np.diff(np.asarray(picture).astype(float), axis=1)).max(axis=(0, 2)).mean() for picture in (clean, flawed)]
+    detail = [
+        np.abs(np.diff(np.asarray(picture).astype(float), axis=1)).max(axis=(0, 2)).mean()
+        for picture in (clean, flawed)
+    ]
     assert detail[1] < 0.8 * detail[0] if flaw == "blur" else detail[1] > 1.2 * detail[0]
 
 
@@ -73,7 +84,7 @@ def test_the_written_file_is_imagereward_format(tmp_path):
 
 
 def test_the_trainer_reads_it(tmp_path):
-    formats = pytest.importorskip("imagereward_core.training.formats")
+    formats = pytest.importorskip("imagereward_train.formats")
     reading = formats.read_items(write_preferences(tmp_path, "train", 6, 1))
     assert len(reading.items) == 6
     assert not reading.problems
@@ -84,13 +95,17 @@ def test_a_view_redraws_its_share_of_the_items(tmp_path):
         return [Image.new("RGB", picture.size) for picture in pictures]
 
     path = write_preferences(tmp_path, "some", 10, 2, view=black, view_share=0.5)
-    redrawn = [np.asarray(Image.open(tmp_path / item["generations"][0])).max() == 0 for item in json.loads(path.read_text(encoding="utf-8"))]
+    redrawn = [
+        np.asarray(Image.open(tmp_path / item["generations"][0])).max() == 0
+        for item in json.loads(path.read_text(encoding="utf-8"))
+    ]
     assert 1 <= sum(redrawn) <= 9
 
 
 def test_shuffled_rankings_keep_pictures_and_ranks_but_not_who_has_which(tmp_path):
     plain, shuffled = (
-        json.loads(write_preferences(tmp_path / name, "x", 30, 3, shuffled=name == "b").read_text(encoding="utf-8")) for name in ("a", "b")
+        json.loads(write_preferences(tmp_path / name, "x", 30, 3, shuffled=name == "b").read_text(encoding="utf-8"))
+        for name in ("a", "b")
     )
     assert all(sorted(one["ranking"]) == sorted(other["ranking"]) for one, other in zip(plain, shuffled))
     assert sum(one["ranking"] != other["ranking"] for one, other in zip(plain, shuffled)) > 15

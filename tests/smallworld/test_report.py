@@ -32,7 +32,9 @@ def test_links_are_relative_and_quoted(tmp_path):
 
 
 def test_the_png_shows_every_picture(tmp_path):
-    write_png(tmp_path / "report.png", [Section("Kept", entries(tmp_path, HOSTILE + " 日本語", 8)), Section("Hidden", ())])
+    write_png(
+        tmp_path / "report.png", [Section("Kept", entries(tmp_path, HOSTILE + " 日本語", 8)), Section("Hidden", ())]
+    )
     sheet = Image.open(tmp_path / "report.png").convert("RGB")
     red = sum(count for count, colour in sheet.getcolors(1 << 20) if colour == (200, 10, 10))
     assert red == 8 * 160 * 160

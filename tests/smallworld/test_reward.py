@@ -30,7 +30,10 @@ def test_the_right_caption_scores_higher_than_a_wrong_one(reward):
     rng = np.random.default_rng(702)
     scene = parse_caption("a large green star on a black background")
     pictures = [render(scene, rng) for _ in range(10)]
-    right, wrong = (np.array(reward.score(caption, pictures)) for caption in (scene.caption, "a large purple circle on a white background"))
+    right, wrong = (
+        np.array(reward.score(caption, pictures))
+        for caption in (scene.caption, "a large purple circle on a white background")
+    )
     assert (right > wrong).mean() >= 0.9
 
 
@@ -50,13 +53,18 @@ def test_the_gradient_reaches_the_picture_and_improves_the_score(reward):
 
 def test_it_has_imagerewards_form(reward):
     names = set(dict(reward.net.named_parameters()))
-    assert {"mlp.layers.0.weight", "blip.visual_encoder.cls_token", "blip.text_encoder.encoder.layer.0.crossattention.self.query.weight"} <= names
+    assert {
+        "mlp.layers.0.weight",
+        "blip.visual_encoder.cls_token",
+        "blip.text_encoder.encoder.layer.0.crossattention.self.query.weight",
+    } <= names
     assert 1e6 < sum(parameter.numel() for parameter in reward.net.parameters()) < 3e6
     assert reward.net.config.vision.image_size == 64
 
 
 def test_any_prompt_can_be_scored(reward):
     score = reward.score(
-        "Ein Bär, 🐻 and 日本語 (masterpiece:1.2)", render(parse_caption("a red star on a white background"), np.random.default_rng(0))
+        "Ein Bär, 🐻 and 日本語 (masterpiece:1.2)",
+        render(parse_caption("a red star on a white background"), np.random.default_rng(0)),
     )
     assert np.isfinite(score)

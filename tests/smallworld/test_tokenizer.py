@@ -41,4 +41,7 @@ def test_clip_tokenizer_reads_them():
     assert ids[:6] == [vocab[BOS], *(vocab[f"{word}</w>"] for word in ("a", "large", "red", "star")), vocab[EOS]]
     assert ids[6:] == [vocab[EOS]] * 71
     assert len(tokenizer("x " * 200, truncation=True).input_ids) == 77
-    assert tokenizer.decode(tokenizer("Hello, wörld!").input_ids, skip_special_tokens=True).replace(" ", "") == "hello,wörld!"
+    assert (
+        tokenizer.decode(tokenizer("Hello, wörld!").input_ids, skip_special_tokens=True).replace(" ", "")
+        == "hello,wörld!"
+    )

@@ -14,14 +14,24 @@ torch = pytest.importorskip("torch")
 def test_targets_name_what_the_caption_says():
     named = {
         name: values[index]
-        for (name, values), index in zip(FIELDS.items(), targets(parse_caption("a large red star below a small blue circle on a black background")))
+        for (name, values), index in zip(
+            FIELDS.items(), targets(parse_caption("a large red star below a small blue circle on a black background"))
+        )
     }
     assert named == {
-        "background": "black", "relation": "below",
-        "shape 1": "star", "colour 1": "red", "size 1": "large",
-        "shape 2": "circle", "colour 2": "blue", "size 2": "small",
-    }  # fmt: skip
-    single = {name: values[index] for (name, values), index in zip(FIELDS.items(), targets(parse_caption("a red star on a gray background")))}
+        "background": "black",
+        "relation": "below",
+        "shape 1": "star",
+        "colour 1": "red",
+        "size 1": "large",
+        "shape 2": "circle",
+        "colour 2": "blue",
+        "size 2": "small",
+    }
+    single = {
+        name: values[index]
+        for (name, values), index in zip(FIELDS.items(), targets(parse_caption("a red star on a gray background")))
+    }
     assert (single["relation"], single["size 1"], single["shape 2"]) == ("none", "none", "none")
 
 
@@ -52,11 +62,17 @@ def test_cards_take_facts_from_the_files(tmp_path):
     from smallworld.cards import MEASURED, update_cards
 
     for name in MEASURED:
-        save_file({"a": torch.zeros(3, 4, dtype=torch.float16), "ids": torch.arange(5)}, tmp_path / f"{name}.safetensors")
+        save_file(
+            {"a": torch.zeros(3, 4, dtype=torch.float16), "ids": torch.arange(5)}, tmp_path / f"{name}.safetensors"
+        )
         (tmp_path / f"{name}.json").write_text(json.dumps({"name": name, "parameters": 7}))
     update_cards(tmp_path, {"oracle": {"shape": 0.123456}, "autoencoder": 1, "tiny-sd": 2, "tiny-imagereward": 3})
     card = json.loads((tmp_path / "oracle.json").read_text())
-    assert (card["parameters"], card["file"], card["quality"]) == (12, "oracle.safetensors", {"oracle": {"shape": 0.1235}})
+    assert (card["parameters"], card["file"], card["quality"]) == (
+        12,
+        "oracle.safetensors",
+        {"oracle": {"shape": 0.1235}},
+    )
     assert card["bytes"] == (tmp_path / "oracle.safetensors").stat().st_size
 
 

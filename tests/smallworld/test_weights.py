@@ -11,7 +11,11 @@ CARDS = sorted(WEIGHTS.glob("*.json"))
 
 
 def test_there_is_a_card_for_every_file():
-    assert {path.stem for path in CARDS} == {path.stem for path in WEIGHTS.glob("*.safetensors")} == {"oracle", "tiny-imagereward", "tiny-sd"}
+    assert (
+        {path.stem for path in CARDS}
+        == {path.stem for path in WEIGHTS.glob("*.safetensors")}
+        == {"oracle", "tiny-imagereward", "tiny-sd"}
+    )
 
 
 def test_all_weights_together_stay_small():

@@ -34,7 +34,15 @@ def test_the_issues_example_is_a_caption():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a cat", "a red star", "a red star on a pink background", "a red star above a blue circle", EXAMPLE + " and a cat"]
+    "text",
+    [
+        "",
+        "a cat",
+        "a red star",
+        "a red star on a pink background",
+        "a red star above a blue circle",
+        EXAMPLE + " and a cat",
+    ],
 )
 def test_other_texts_are_no_captions(text):
     assert parse_caption(text) is None
@@ -82,7 +90,12 @@ def test_objects_lie_as_the_relation_says_and_apart(relation):
     scene = Scene("white", (Thing("star", "red", "large"), Thing("star", "blue", "large")), relation)
     for _ in range(50):
         first, second = place(scene, rng)
-        gap = {"above": second.y - first.y, "below": first.y - second.y, "left of": second.x - first.x, "right of": first.x - second.x}[relation]
+        gap = {
+            "above": second.y - first.y,
+            "below": first.y - second.y,
+            "left of": second.x - first.x,
+            "right of": first.x - second.x,
+        }[relation]
         assert gap >= 31.6  # two reaches of 12 * 1.32
         assert all(-1 <= value <= SIZE + 1 for item in (first, second) for point in outline(item) for value in point)
 
@@ -105,7 +118,10 @@ def test_a_corruption_changes_its_attribute_and_nothing_else(error):
         same = {
             "background": changed.background == scene.background,
             "relation": changed.relation == scene.relation,
-            **{name: [getattr(t, name) for t in changed.things] == [getattr(t, name) for t in scene.things] for name in ("colour", "shape", "size")},
+            **{
+                name: [getattr(t, name) for t in changed.things] == [getattr(t, name) for t in scene.things]
+                for name in ("colour", "shape", "size")
+            },
         }
         assert [name for name, equal in same.items() if not equal] == [error]
 
@@ -135,9 +151,13 @@ def test_an_object_between_two_is_drawn_between_them(shape, other):
         item = Placed(Thing(shape, "red"), 32, 32, 12, 0, Thing(other, "blue"), share)
         return np.asarray(draw("white", (item,), np.random.default_rng(0))).astype(int)
 
-    plain, turned = (np.asarray(draw("white", (Placed(thing, 32, 32, 12, 0),), np.random.default_rng(0))).astype(int) for thing in (
-        Thing(shape, "red"), Thing(other, "blue")))  # fmt: skip
-    assert np.abs(area(0.0) - plain).mean() < 0.5 and np.abs(area(1.0) - turned).mean() < 0.5  # corners between two of the 3-degree rays are cut
+    plain, turned = (
+        np.asarray(draw("white", (Placed(thing, 32, 32, 12, 0),), np.random.default_rng(0))).astype(int)
+        for thing in (Thing(shape, "red"), Thing(other, "blue"))
+    )
+    assert (
+        np.abs(area(0.0) - plain).mean() < 0.5 and np.abs(area(1.0) - turned).mean() < 0.5
+    )  # corners between two of the 3-degree rays are cut
     middle = area(0.5)[32, 32]
     assert np.abs(middle - (np.array(COLOURS["red"]) + COLOURS["blue"]) / 2).max() <= 13
     if shape != other:

@@ -1,4 +1,6 @@
-"""Run a training in a process of its own: python launch.py CONFIG.yaml [KILL_AFTER_UPDATE]. Started alone or by a launcher."""
+"""Run a training in a process of its own: python launch.py CONFIG.yaml [KILL_AFTER_UPDATE]. Started alone or by a
+launcher.
+"""
 
 import os
 import pathlib
@@ -9,7 +11,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent.parent))
 
 import torch
 
-from imagereward_core.training import TrainConfig, train
+from imagereward_train import TrainConfig, train
 
 torch.set_num_threads(1)
 kill_after = int(sys.argv[2]) if len(sys.argv) > 2 else None

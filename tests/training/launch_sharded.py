@@ -1,4 +1,6 @@
-"""Runs of the same training under DDP, FSDP1 and FSDP2, one after the other in the same two processes: launch_sharded.py CONFIG.yaml"""
+"""Runs of the same training under DDP, FSDP1 and FSDP2, one after the other in the same two processes:
+launch_sharded.py CONFIG.yaml
+"""
 
 import dataclasses
 import json
@@ -10,8 +12,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent.parent))
 
 import torch
 
-from imagereward_core.training import TrainConfig, train
-from imagereward_core.training.trainer import Trainer
+from imagereward_train import TrainConfig, train
+from imagereward_train.trainer import Trainer
 
 torch.set_num_threads(1)
 config = TrainConfig.from_yaml(sys.argv[1])
@@ -47,4 +49,7 @@ run("fsdp2-bf16", "bf16")
 if hasattr(torch.amp, "GradScaler"):
     run("fsdp2-fp16", "fp16")
 for _ in range(config.train_iters):  # stopped after every update and resumed
-    train(dataclasses.replace(config, savepath=str(folder / "broken"), precision="bf16", resume=True), should_stop=lambda: True)
+    train(
+        dataclasses.replace(config, savepath=str(folder / "broken"), precision="bf16", resume=True),
+        should_stop=lambda: True,
+    )

@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 from imagereward_core.config import ModelConfig, TextConfig, VisionConfig
-from imagereward_core.training import TrainConfig
+from imagereward_train import TrainConfig
 
 from .drawn import write_rankings
 
@@ -51,7 +51,9 @@ def quick(tmp_path, prompts=12, **changes) -> TrainConfig:
 
 def events(folder, kind):
     """The events of one kind in a run's metrics.jsonl."""
-    return [event for event in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if event["kind"] == kind]
+    return [
+        event for event in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if event["kind"] == kind
+    ]
 
 
 def losses(folder):

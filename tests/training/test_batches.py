@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import imagereward_core as RM
-from imagereward_core.training import TrainConfig, train
-from imagereward_core.training.batches import Plan, share
-from imagereward_core.training.formats import read_items
-from imagereward_core.training.items import Item, pairs_of
-from imagereward_core.training.loss import pairwise_loss
+from imagereward_train import TrainConfig, train
+from imagereward_train.batches import Plan, share
+from imagereward_train.formats import read_items
+from imagereward_train.items import Item, pairs_of
+from imagereward_train.loss import pairwise_loss
 
 from .small import events, losses, quick
 
@@ -62,20 +62,25 @@ def test_every_epoch_shows_every_sample_once_in_another_order():
     assert single.updates_per_epoch == 5 and all(len(pairs) == 1 for _, pairs in single.samples)
 
 
-@pytest.mark.parametrize(("world", "steps", "total", "micro"), [(1, 0, 64, 4), (8, 0, 64, 4), (32, 0, 64, 2), (2, 3, 24, 4)])
+@pytest.mark.parametrize(
+    ("world", "steps", "total", "micro"), [(1, 0, 64, 4), (8, 0, 64, 4), (32, 0, 64, 2), (2, 3, 24, 4)]
+)
 def test_total_batch_is_kept_on_any_number_of_devices(world, steps, total, micro):
     plan = Plan.of(TrainConfig(accumulation_steps=steps), [Item("1", "p", ("a", "b"), ((0, 1),))], world)
     assert (plan.total, plan.micro) == (total, micro)
 
 
 def scores(folder, items):
-    """Standardised scores of a run's last checkpoint. (Raw rewards have a free constant: the loss sees differences only,
-    so the head's biases get gradients of rounding noise, which Adam turns into steps of full size.)"""
+    """Standardised scores of a run's last checkpoint. (Raw rewards have a free constant: the loss sees differences
+    only, so the head's biases get gradients of rounding noise, which Adam turns into steps of full size.)
+    """
     scorer = RM.load(folder / "last.safetensors", device="cpu")
     return [score for item in items for score in scorer.score(item.prompt, list(item.images))]
 
 
-@pytest.mark.parametrize("changes", [{"batch_size": 1}, {"batch_size": 3}, {"batch_size": 2, "rank_pair": True, "total_batch": 8}])
+@pytest.mark.parametrize(
+    "changes", [{"batch_size": 1}, {"batch_size": 3}, {"batch_size": 2, "rank_pair": True, "total_batch": 8}]
+)
 def test_accumulation_equals_the_large_batch(tmp_path, changes):
     whole = quick(tmp_path, savepath=str(tmp_path / "whole"), train_iters=4, **{**changes, "batch_size": 8})
     train(whole)
@@ -89,18 +94,31 @@ def launched(processes, config, path):
     """Train in `processes` CPU processes joined by gloo, through torchrun, which accelerate builds on."""
     config.to_yaml(path)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), LAUNCH, str(path)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        str(processes),
+        LAUNCH,
+        str(path),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_two_processes_equal_one(tmp_path):
-    one = quick(tmp_path, savepath=str(tmp_path / "one"), prompts=14, batch_size=8, total_batch=8, train_iters=4, device="")
+    one = quick(
+        tmp_path, savepath=str(tmp_path / "one"), prompts=14, batch_size=8, total_batch=8, train_iters=4, device=""
+    )
     train(one)
     launched(2, dataclasses.replace(one, savepath=str(tmp_path / "two"), batch_size=4), tmp_path / "two.yaml")
     assert json.loads((tmp_path / "two/result.json").read_text())["processes"] == 2
     # 10 training prompts: the second update of each epoch has 2, so that a process without a share is covered too.
-    assert [event["pairs"] for event in events(tmp_path / "two", "train")] == [event["pairs"] for event in events(tmp_path / "one", "train")]
+    assert [event["pairs"] for event in events(tmp_path / "two", "train")] == [
+        event["pairs"] for event in events(tmp_path / "one", "train")
+    ]
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-6)
     for first, second in zip(events(tmp_path / "one", "valid"), events(tmp_path / "two", "valid")):
         assert {**second, "mean": 0} == pytest.approx({**first, "mean": 0}, abs=1e-5)

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from imagereward_core.errors import DataError, DownloadError
-from imagereward_core.training.download import REPO, download_imagerewarddb
-from imagereward_core.training.formats import read_items
+from imagereward_train.download import REPO, download_imagerewarddb
+from imagereward_train.formats import read_items
 from tests.unit.hub_server import Hub
 
 
@@ -20,7 +20,10 @@ class DatasetHub(Hub):
         if handler.path.startswith(f"/api/datasets/{REPO}/"):
             prefix = f"/datasets/{REPO}/resolve/main/"
             names = [path.removeprefix(prefix) for path in self.files if path.startswith(prefix)]
-            rows = [{"type": "file", "path": name, "size": len(self.files[prefix + name]), "oid": "0" * 40} for name in names]
+            rows = [
+                {"type": "file", "path": name, "size": len(self.files[prefix + name]), "oid": "0" * 40}
+                for name in names
+            ]
             return self.send(handler, 200, {"Content-Type": "application/json"}, json.dumps(rows).encode(), body)
         return super().answer(handler, body)
 
@@ -36,7 +39,12 @@ class DatasetHub(Hub):
                     name = f"{stem}-{prompt}-{rank}.webp"
                     file.writestr(top + name, picture.getvalue())
                     records.append(
-                        {"image_path": f"images/{split}/{stem}/{name}", "prompt_id": f"{stem}-{prompt}", "prompt": f"p {prompt}", "rank": rank}
+                        {
+                            "image_path": f"images/{split}/{stem}/{name}",
+                            "prompt_id": f"{stem}-{prompt}",
+                            "prompt": f"p {prompt}",
+                            "rank": rank,
+                        }
                     )
             file.writestr(f"{top}{stem}.json", json.dumps(records))
         self.put(f"datasets/{REPO}", f"images/{split}/{stem}.zip", buffer.getvalue())
@@ -48,7 +56,7 @@ def hub(monkeypatch):
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         monkeypatch.setenv("HF_HUB_OFFLINE", "0")
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-        monkeypatch.setattr("imagereward_core.training.download.SUBSETS", {"1k": 4, "8k": None})
+        monkeypatch.setattr("imagereward_train.download.SUBSETS", {"1k": 4, "8k": None})
         server.put_folder("train", 10, 2)
         server.put_folder("train", 2, 3, top="train_2/")
         server.put_folder("train", 1, 2)
@@ -61,7 +69,15 @@ def hub(monkeypatch):
 def test_all_splits_in_the_order_of_their_numbers(hub, tmp_path):
     assert download_imagerewarddb(tmp_path) == tmp_path
     train = read_items(tmp_path / "train.json").items
-    assert [item.id for item in train] == ["train_1-0", "train_1-1", "train_2-0", "train_2-1", "train_2-2", "train_10-0", "train_10-1"]
+    assert [item.id for item in train] == [
+        "train_1-0",
+        "train_1-1",
+        "train_2-0",
+        "train_2-1",
+        "train_2-2",
+        "train_10-0",
+        "train_10-1",
+    ]
     assert train[0].pairs == ((1, 0), (0, 2), (1, 2)) and train[2].ranking == (2.0, 1.0, 3.0)
     assert all(Image.open(image).size == (8, 8) for item in train for image in item.images)
     assert [len(read_items(tmp_path / name).items) for name in ("valid.json", "test.json")] == [2, 1]
@@ -81,6 +97,6 @@ def test_mistakes_and_refusals(hub, tmp_path, monkeypatch):
     hub.files = {path: content for path, content in hub.files.items() if "/test/" not in path}
     with pytest.raises(DownloadError, match="no zip under images/test"):
         download_imagerewarddb(tmp_path, "8k", ["test"])
-    monkeypatch.setattr("imagereward_core.hub.offline", lambda: True)
+    monkeypatch.setattr("imagereward_core.weights.hub.offline", lambda: True)
     with pytest.raises(DownloadError, match="offline mode is on"):
         download_imagerewarddb(tmp_path)

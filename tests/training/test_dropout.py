@@ -8,8 +8,8 @@ from torch import nn
 
 from imagereward_core.model import RewardModel
 from imagereward_core.model.text import SelfAttention
-from imagereward_core.training.dropout import _drop_path, apply_dropout
-from imagereward_core.training.initial import initialise
+from imagereward_train.dropout import _drop_path, apply_dropout
+from imagereward_train.initial import initialise
 
 from .small import TINY
 

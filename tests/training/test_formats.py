@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from imagereward_core.errors import DataError
-from imagereward_core.training.dataset import build_dataset, keep_images
-from imagereward_core.training.formats import read_items
-from imagereward_core.training.items import Item, pairs_of, tied_pairs
+from imagereward_train.dataset import build_dataset, keep_images
+from imagereward_train.formats import read_items
+from imagereward_train.items import Item, pairs_of, tied_pairs
 from tests.conftest import shared
 
 
@@ -44,7 +44,12 @@ def test_ranking_json_and_jsonl(tmp_path):
     path = write(tmp_path / "r.json", [row()])
     (item,) = read_items(path, tmp_path / "pics").items
     assert item == Item(
-        "1", "a cat", tuple(str(tmp_path / "pics" / n) for n in ("a.png", "b.png", "c.png")), ((1, 0), (1, 2)), (2, 1, 2), ("a.png", "b.png", "c.png")
+        "1",
+        "a cat",
+        tuple(str(tmp_path / "pics" / n) for n in ("a.png", "b.png", "c.png")),
+        ((1, 0), (1, 2)),
+        (2, 1, 2),
+        ("a.png", "b.png", "c.png"),
     )
     lines = tmp_path / "r.jsonl"
     lines.write_text(json.dumps(row()) + "\n\n" + json.dumps(row(id="2", ranking=[1, 2, 3])) + "\n")
@@ -60,7 +65,8 @@ def test_explicit_pairs(tmp_path):
 
 def test_imagerewarddb_records(tmp_path):
     records = [
-        {"prompt_id": "7", "prompt": "a dog", "image_path": f"{k}.webp", "rank": rank, "overall_rating": 4} for k, rank in enumerate((3, 1, 3))
+        {"prompt_id": "7", "prompt": "a dog", "image_path": f"{k}.webp", "rank": rank, "overall_rating": 4}
+        for k, rank in enumerate((3, 1, 3))
     ]
     (item,) = read_items(write(tmp_path / "train_1.json", records)).items
     assert (item.id, item.pairs, item.ranking) == ("7", ((1, 0), (1, 2)), (3.0, 1.0, 3.0))
@@ -99,7 +105,11 @@ def test_folder_per_prompt(tmp_path):
     (tmp_path / "second" / "prompt.txt").write_text("a blue house\n")
     write(tmp_path / "second" / "ranking.json", {"q.png": 1, "p.png": 2})
     first, second = read_items(tmp_path).items
-    assert (first.prompt, first.names, first.ranking) == ("a red house", ("1_x.png", "2-y.png", "2.png"), (1.0, 2.0, 2.0))
+    assert (first.prompt, first.names, first.ranking) == (
+        "a red house",
+        ("1_x.png", "2-y.png", "2.png"),
+        (1.0, 2.0, 2.0),
+    )
     assert (second.prompt, second.names, second.pairs) == ("a blue house", ("q.png", "p.png"), ((0, 1),))
 
 
@@ -115,12 +125,20 @@ def test_folder_per_prompt(tmp_path):
         ([row(ranking=[1, float("nan"), 2])], "item 1: every rank must be a finite number, found [1, nan, 2]"),
         ([row(ranking=None, pairs=[[0, 9]])], "item 1: pairs must be [better, worse] indices below 3"),
         ([{"prompt": "a", "better": "x.png", "worse": "x.png"}], "pair 1: x.png is compared with itself"),
-        ([{"prompt": "a", "better": "x.png", "worse": ""}], "pair 1: prompt, better and worse are needed, found ['a', 'x.png', '']"),
-        ([{"caption": "a", "image_0": "x", "image_1": "y", "label_0": 7}], "pair 1: label_0 must be 0, 0.5 or 1, found 7"),
+        (
+            [{"prompt": "a", "better": "x.png", "worse": ""}],
+            "pair 1: prompt, better and worse are needed, found ['a', 'x.png', '']",
+        ),
+        (
+            [{"caption": "a", "image_0": "x", "image_1": "y", "label_0": 7}],
+            "pair 1: label_0 must be 0, 0.5 or 1, found 7",
+        ),
     ],
 )
 def test_messages_of_bad_entries(tmp_path, rows, message):
-    assert [str(problem) for problem in read_items(write(tmp_path / "r.json", rows)).problems if problem.fatal] == [message]
+    assert [str(problem) for problem in read_items(write(tmp_path / "r.json", rows)).problems if problem.fatal] == [
+        message
+    ]
 
 
 @pytest.mark.parametrize(
@@ -166,8 +184,17 @@ def test_skip_bad_keeps_what_can_be_used(tmp_path):
         row(id="2", prompt="a dog", generations=["a.png", "b.png"], ranking=[1, 1]),
         row(id="3", prompt="an owl", generations=["d.png", "e.png", "c.png"]),
     ]
-    rows.append(row(id="4", prompt="a cow", generations=[str(picture(tmp_path / "f.png")), str(picture(tmp_path / "g.png"))], ranking=[1, 2]))
-    manifest = build_dataset(write(tmp_path / "r.json", rows), tmp_path / "out", size=16, skip_bad=True, valid_fraction=0.5)
+    rows.append(
+        row(
+            id="4",
+            prompt="a cow",
+            generations=[str(picture(tmp_path / "f.png")), str(picture(tmp_path / "g.png"))],
+            ranking=[1, 2],
+        )
+    )
+    manifest = build_dataset(
+        write(tmp_path / "r.json", rows), tmp_path / "out", size=16, skip_bad=True, valid_fraction=0.5
+    )
     parts = manifest["parts"]
     assert sum(parts[name]["items"] for name in parts) == 2 and sum(parts[name]["pairs"] for name in parts) == 2
     assert manifest["left_out"] == [

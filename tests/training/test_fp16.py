@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 from imagereward_core.errors import ConfigError, TrainingError
-from imagereward_core.training import train
-from imagereward_core.training.trainer import Trainer
-from imagereward_core.training.watch import SKIPS, Watch
+from imagereward_train import train
+from imagereward_train.trainer import Trainer
+from imagereward_train.watch import SKIPS, Watch
 
 from .small import events, losses, quick
 
@@ -28,17 +28,26 @@ def test_fp16_trains_like_fp32_with_an_fp32_head(tmp_path):
     trainer = Trainer(config)
     seen = {}
     trainer.net.mlp.register_forward_hook(lambda module, inputs, output: seen.update(head=output.dtype))
-    trainer.net.blip.visual_encoder.blocks[0].mlp.fc1.register_forward_hook(lambda module, inputs, output: seen.update(backbone=output.dtype))
+    trainer.net.blip.visual_encoder.blocks[0].mlp.fc1.register_forward_hook(
+        lambda module, inputs, output: seen.update(backbone=output.dtype)
+    )
     trainer.fit()
     assert seen == {"head": torch.float32, "backbone": torch.float16}
     train(dataclasses.replace(config, savepath=str(tmp_path / "fp32"), precision="fp32"))
     first, second = events(tmp_path / "fp16", "train"), events(tmp_path / "fp32", "train")
-    assert losses(tmp_path / "fp16") == pytest.approx(losses(tmp_path / "fp32"), abs=3e-3) and losses(tmp_path / "fp16") != losses(tmp_path / "fp32")
-    # Norms of unscaled gradients: at a scale of 65536 they would be that many times as large, and clipping would then stop the run.
+    assert losses(tmp_path / "fp16") == pytest.approx(losses(tmp_path / "fp32"), abs=3e-3) and losses(
+        tmp_path / "fp16"
+    ) != losses(tmp_path / "fp32")
+    # Norms of unscaled gradients: at a scale of 65536 they would be that many times as large, and clipping would then
+    # stop the run.
     assert [event["grad_norm"] for event in first] == pytest.approx([event["grad_norm"] for event in second], rel=0.02)
     assert {event["scale"] for event in first} == {65536.0} and not any(event["skipped"] for event in first)
     assert all("scale" not in event for event in second)
-    assert {tensor.dtype for name, tensor in load_file(tmp_path / "fp16/best.safetensors").items() if "position_ids" not in name} == {torch.float32}
+    assert {
+        tensor.dtype
+        for name, tensor in load_file(tmp_path / "fp16/best.safetensors").items()
+        if "position_ids" not in name
+    } == {torch.float32}
 
 
 def test_an_overflowing_update_changes_nothing_and_halves_the_scale(tmp_path, start_at):

@@ -3,7 +3,7 @@
 import json
 
 import imagereward_core as RM
-from imagereward_core.training import TrainConfig, train
+from imagereward_train import TrainConfig, train
 
 from .drawn import draw, write_rankings
 from .small import MODEL, events

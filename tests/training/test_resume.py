@@ -10,8 +10,8 @@ import pytest
 from safetensors.torch import load_file
 
 from imagereward_core.errors import ConfigError, TrainingError
-from imagereward_core.training import TrainConfig, train
-from imagereward_core.training.resume import find_state
+from imagereward_train import TrainConfig, train
+from imagereward_train.resume import find_state
 
 from .small import events, losses, quick
 
@@ -24,17 +24,23 @@ def same_weights(first, second):
 
 
 def test_killed_twice_and_resumed_gives_the_same_run_to_the_bit(tmp_path):
-    straight = quick(tmp_path, savepath=str(tmp_path / "straight"), epochs=4, dropout=1.0, ema=0.9, save_every=2, valid_per_epoch=2)
+    straight = quick(
+        tmp_path, savepath=str(tmp_path / "straight"), epochs=4, dropout=1.0, ema=0.9, save_every=2, valid_per_epoch=2
+    )
     train(straight)
     broken = dataclasses.replace(straight, savepath=str(tmp_path / "broken"), resume=True)
     broken.to_yaml(tmp_path / "broken.yaml")
     for kill_after in (4, 7):  # after a resume point, and between two
-        process = subprocess.run([sys.executable, LAUNCH, str(tmp_path / "broken.yaml"), str(kill_after)], capture_output=True, text=True)
+        process = subprocess.run(
+            [sys.executable, LAUNCH, str(tmp_path / "broken.yaml"), str(kill_after)], capture_output=True, text=True
+        )
         assert process.returncode == -signal.SIGKILL, process.stderr
         assert len(losses(tmp_path / "broken")) == kill_after
     train(broken)
     assert len(losses(tmp_path / "straight")) == 12
-    assert (tmp_path / "broken/state/ema.safetensors").is_file() and not list((tmp_path / "broken/state").glob("custom*"))
+    assert (tmp_path / "broken/state/ema.safetensors").is_file() and not list(
+        (tmp_path / "broken/state").glob("custom*")
+    )
     for kind in ("train", "valid"):
         assert events(tmp_path / "broken", kind) == events(tmp_path / "straight", kind)
     for name in ("best", "last"):

@@ -6,13 +6,13 @@ import math
 
 import pytest
 
+from imagereward_cli.commands.train import add_arguments, config_from, run
 from imagereward_core.config import ModelConfig, VisionConfig
 from imagereward_core.errors import ConfigError
 from imagereward_core.model import RewardModel
-from imagereward_core.training import TrainConfig
-from imagereward_core.training.cli_train import add_arguments, config_from, run
-from imagereward_core.training.freezing import freeze, frozen_names
-from imagereward_core.training.schedule import learning_rate
+from imagereward_train import TrainConfig
+from imagereward_train.freezing import freeze, frozen_names
+from imagereward_train.schedule import learning_rate
 
 from .small import TINY
 
@@ -26,7 +26,14 @@ def parse(*words):
 def test_defaults_are_the_papers():
     c = TrainConfig()
     assert (c.lr, c.lr_decay_style, c.total_batch, c.fix_rate, c.init) == (1e-5, "cosine", 64, 0.7, "blip")
-    assert (c.adam_beta1, c.adam_beta2, c.adam_eps, c.warmup, c.valid_per_epoch, c.epochs) == (0.9, 0.999, 1e-8, 0.0, 4, 10)
+    assert (c.adam_beta1, c.adam_beta2, c.adam_eps, c.warmup, c.valid_per_epoch, c.epochs) == (
+        0.9,
+        0.999,
+        1e-8,
+        0.0,
+        4,
+        10,
+    )
     assert c.model == ModelConfig()
 
 
@@ -54,11 +61,14 @@ def test_every_setting_is_a_flag_in_both_spellings():
 
 def test_the_authors_command_line_is_understood(tmp_path, capsys):
     words = (
-        "--savepath blip_uni_cross_mul --batch_size 4 --accumulation_steps 4 --epochs 10 --distributed True --gpu_num 4 --gpu_id 0,1,2,3 "
-        "--clear_visualizer --fix_rate 0.7 --lr 1e-05 --lr-decay-style cosine --warmup 0.0 --rank_pair --load_pair_store --std_log --valid_per_epoch 4"
+        "--savepath blip_uni_cross_mul --batch_size 4 --accumulation_steps 4 --epochs 10 --distributed True --gpu_num 4"
+        " --gpu_id 0,1,2,3 --clear_visualizer --fix_rate 0.7 --lr 1e-05 --lr-decay-style cosine --warmup 0.0"
+        " --rank_pair --load_pair_store --std_log --valid_per_epoch 4"
     )
     args = parse(*words.split(), "--data", "x", "--write-config", str(tmp_path / "run.yaml"))
-    assert config_from(args) == TrainConfig(data="x", savepath="blip_uni_cross_mul", accumulation_steps=4, rank_pair=True)
+    assert config_from(args) == TrainConfig(
+        data="x", savepath="blip_uni_cross_mul", accumulation_steps=4, rank_pair=True
+    )
     assert run(args) == 0
     captured = capsys.readouterr()
     assert "--gpu_num is not needed: accelerate launch decides" in captured.err
@@ -80,7 +90,10 @@ def test_flags_override_the_file(tmp_path):
         ({"epochs": 0}, "epochs must be at least 1, found 0"),
         ({"resume": "maybe"}, "resume must be bool, found 'maybe'"),
         ({"fix_rate": 1.5}, "fix_rate must be between 0 and 1, found 1.5"),
-        ({"lr_decay_style": "exponential"}, "lr_decay_style must be one of constant, linear, cosine, inverse_square_root"),
+        (
+            {"lr_decay_style": "exponential"},
+            "lr_decay_style must be one of constant, linear, cosine, inverse_square_root",
+        ),
         ({"model": "huge"}, "model must be blip-large, small or a JSON file"),
         ({"model": "small"}, "init blip fits the blip-large model only"),
         ({"ema": 1.0}, "ema must be at least 0 and below 1"),
@@ -114,7 +127,10 @@ def test_frozen_tensors_of_the_published_model():
     vision = [name for name in trained if name.startswith("blip.visual_encoder.")]
     assert {name.split(".")[4] for name in text} == {"8", "9", "10", "11"}
     assert {name.split(".")[3] for name in vision if ".blocks." in name} == set(map(str, range(16, 24)))
-    assert [name for name in vision if ".blocks." not in name] == ["blip.visual_encoder.norm.weight", "blip.visual_encoder.norm.bias"]
+    assert [name for name in vision if ".blocks." not in name] == [
+        "blip.visual_encoder.norm.weight",
+        "blip.visual_encoder.norm.bias",
+    ]
     frozen = set(frozen_names(net, 0.7))
     # The authors' loop stops after the first tensor of the first free layer, which therefore stays frozen.
     assert {name for name in frozen if ".layer.8." in name or ".blocks.16." in name} == {
@@ -132,7 +148,11 @@ def test_frozen_tensors_of_the_published_model():
 
 @pytest.mark.parametrize(
     ("rate", "base", "free"),
-    [(0.0, False, {"blip.text_encoder", "blip.visual_encoder", "mlp.layers"}), (1.0, False, {"mlp.layers"}), (0.5, True, {"mlp.layers"})],
+    [
+        (0.0, False, {"blip.text_encoder", "blip.visual_encoder", "mlp.layers"}),
+        (1.0, False, {"mlp.layers"}),
+        (0.5, True, {"mlp.layers"}),
+    ],
 )
 def test_freezing_nothing_and_everything(rate, base, free):
     net = RewardModel(TINY)

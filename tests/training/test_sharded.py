@@ -1,4 +1,6 @@
-"""FSDP, on two CPU processes joined by gloo: as accelerate's configuration in docs/ asks for it, and in both of torch's versions."""
+"""FSDP, on two CPU processes joined by gloo: as accelerate's configuration in docs/ asks for it, and in both of torch's
+versions.
+"""
 
 import dataclasses
 import json
@@ -11,12 +13,12 @@ import pytest
 from safetensors.torch import load_file
 
 from imagereward_core.errors import ConfigError
-from imagereward_core.training import train
-from imagereward_core.training.formats import read_items
-from imagereward_core.training.freezing import freeze
-from imagereward_core.training.initial import initial_model
-from imagereward_core.training.items import Item
-from imagereward_core.training.sharding import fsdp_plugin
+from imagereward_train import train
+from imagereward_train.formats import read_items
+from imagereward_train.freezing import freeze
+from imagereward_train.initial import initial_model
+from imagereward_train.items import Item
+from imagereward_train.sharding import fsdp_plugin
 
 from ..conftest import ROOT
 from .small import events, losses, quick
@@ -25,13 +27,28 @@ from .test_batches import scores
 pytest.importorskip("torch.distributed.fsdp", reason="FSDP2 needs torch 2.6")
 fsdp = sys.modules["torch.distributed.fsdp"]
 pytestmark = pytest.mark.skipif(not hasattr(fsdp, "fully_shard"), reason="FSDP2 needs torch 2.6")
-RUN = {"prompts": 14, "batch_size": 8, "total_batch": 8, "train_iters": 4, "fix_rate": 0.5, "max_grad_norm": 0.5, "device": ""}
+RUN = {
+    "prompts": 14,
+    "batch_size": 8,
+    "total_batch": 8,
+    "train_iters": 4,
+    "fix_rate": 0.5,
+    "max_grad_norm": 0.5,
+    "device": "",
+}
 
 
 def started(command, folder):
     """Run a launcher, which finds the package here; fails with what it said."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-m", *map(str, command)], capture_output=True, text=True, env=environment, timeout=300, cwd=folder)
+    done = subprocess.run(
+        [sys.executable, "-m", *map(str, command)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+        cwd=folder,
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return done
 
@@ -61,11 +78,17 @@ def test_bf16_and_fp16_under_fsdp_equal_ddp_with_the_head_in_fp32(tmp_path):
     script = pathlib.Path(__file__).parent / "launch_sharded.py"
     started(["torch.distributed.run", "--standalone", "--nproc_per_node", 2, script, tmp_path / "run.yaml"], tmp_path)
     train(dataclasses.replace(config, savepath=str(tmp_path / "fp32"), batch_size=8))
-    for name, kind in (("ddp", "DistributedDataParallel"), ("fsdp1", "FullyShardedDataParallel"), ("fsdp2", "FSDPRewardModel")):
+    for name, kind in (
+        ("ddp", "DistributedDataParallel"),
+        ("fsdp1", "FullyShardedDataParallel"),
+        ("fsdp2", "FSDPRewardModel"),
+    ):
         seen = json.loads((tmp_path / f"{name}-bf16.json").read_text())
         assert seen["kind"] == kind
         assert seen["head"] == ["torch.float32"]  # output and weight
-        assert seen["trained"] == seen["frozen"] == ["torch.bfloat16", "torch.float32"]  # computed in bf16 from fp32 weights
+        assert (
+            seen["trained"] == seen["frozen"] == ["torch.bfloat16", "torch.float32"]
+        )  # computed in bf16 from fp32 weights
         assert (seen["frozen trains"], seen["trained trains"]) == (False, True)
         assert losses(tmp_path / f"{name}-bf16") == pytest.approx(losses(tmp_path / "ddp-bf16"), abs=1e-5)
     assert losses(tmp_path / "ddp-bf16") != pytest.approx(losses(tmp_path / "fp32"), abs=1e-5)

@@ -11,10 +11,10 @@ from PIL import Image
 
 from imagereward_core.errors import DataError
 from imagereward_core.preprocess import open_image, pil_to_pixels
-from imagereward_core.training.cache import PixelCache
-from imagereward_core.training.items import Item, normal_prompt
-from imagereward_core.training.split import split_items, without_overlap
-from imagereward_core.training.store import RowStore
+from imagereward_train.cache import PixelCache
+from imagereward_train.items import Item, normal_prompt
+from imagereward_train.split import split_items, without_overlap
+from imagereward_train.store import RowStore
 
 
 def items_of(spec):
@@ -23,11 +23,17 @@ def items_of(spec):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(0, 12), st.lists(st.integers(0, 60), min_size=2, max_size=3, unique=True)), min_size=4, max_size=40),
+    st.lists(
+        st.tuples(st.integers(0, 12), st.lists(st.integers(0, 60), min_size=2, max_size=3, unique=True)),
+        min_size=4,
+        max_size=40,
+    ),
     st.integers(0, 5),
 )
 def test_no_prompt_and_no_image_on_both_sides(spec, seed):
-    items = items_of([(f"Prompt  {p}" if i % 2 else f"prompt {p} ", tuple(map(str, images))) for i, (p, images) in enumerate(spec)])
+    items = items_of(
+        [(f"Prompt  {p}" if i % 2 else f"prompt {p} ", tuple(map(str, images))) for i, (p, images) in enumerate(spec)]
+    )
     try:
         parts = split_items(items, 0.2, 0.2, seed)
     except DataError as error:
@@ -36,7 +42,9 @@ def test_no_prompt_and_no_image_on_both_sides(spec, seed):
     assert sorted(item.id for part in parts for item in part) == sorted(item.id for item in items)
     for first in range(3):
         for second in range(first):
-            assert not {normal_prompt(i.prompt) for i in parts[first]} & {normal_prompt(i.prompt) for i in parts[second]}
+            assert not {normal_prompt(i.prompt) for i in parts[first]} & {
+                normal_prompt(i.prompt) for i in parts[second]
+            }
             assert not {x for i in parts[first] for x in i.images} & {x for i in parts[second] for x in i.images}
 
 
@@ -77,7 +85,11 @@ def test_rows_come_back_after_reopening(tmp_path):
     assert second.rows(["b", "a", "b"])[:, 0, 0].tolist() == [2, 1, 2]
     second.append([("c", array(3))])
     assert second.rows(["c"])[0, 1, 2] == 3
-    assert json.loads((second.folder / "manifest.json").read_text()) == {"shape": [2, 3], "dtype": "float32", "kind": "t"}
+    assert json.loads((second.folder / "manifest.json").read_text()) == {
+        "shape": [2, 3],
+        "dtype": "float32",
+        "kind": "t",
+    }
     assert store(tmp_path, other=1).folder != first.folder
 
 
@@ -126,7 +138,9 @@ def test_cached_pixels_are_the_scorers_own_and_are_read_once(tmp_path, monkeypat
     monkeypatch.setattr(again, "_read", lambda path: pytest.fail("decoded twice"))
     assert again.build(paths) == {}
     assert torch.equal(again.pixels(paths[::-1]), wanted.flip(0))
-    assert again.build([str(tmp_path / "gone.png")]) == {str(tmp_path / "gone.png"): f"no such image: {tmp_path / 'gone.png'}"}
+    assert again.build([str(tmp_path / "gone.png")]) == {
+        str(tmp_path / "gone.png"): f"no such image: {tmp_path / 'gone.png'}"
+    }
 
 
 def test_a_changed_image_is_cached_anew(tmp_path):

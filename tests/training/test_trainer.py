@@ -12,16 +12,16 @@ import imagereward_core as RM
 from imagereward_core.config import METADATA_KEY, ModelConfig, TextConfig
 from imagereward_core.errors import ConfigError, DataError, TrainingError
 from imagereward_core.model import RewardModel
-from imagereward_core.training import train
-from imagereward_core.training.dataset import build_dataset
-from imagereward_core.training.ema import Ema
-from imagereward_core.training.export import TRAINING_KEY
-from imagereward_core.training.freezing import freeze
-from imagereward_core.training.initial import initial_model, initialise
-from imagereward_core.training.items import pairs_of
-from imagereward_core.training.trainer import Trainer
-from imagereward_core.training.watch import Watch, no_better_than_chance
-from imagereward_core.weights import read_state
+from imagereward_core.weights.find import read_state
+from imagereward_train import train
+from imagereward_train.dataset import build_dataset
+from imagereward_train.ema import Ema
+from imagereward_train.export import TRAINING_KEY
+from imagereward_train.freezing import freeze
+from imagereward_train.initial import initial_model, initialise
+from imagereward_train.items import pairs_of
+from imagereward_train.trainer import Trainer
+from imagereward_train.watch import Watch, no_better_than_chance
 
 from .drawn import write_rankings
 from .small import TINY, events, losses, quick
@@ -45,8 +45,12 @@ def test_checkpoint_scores_are_standardised_on_the_validation_set(tmp_path):
     config = quick(tmp_path, train_iters=4, test_fraction=0.2)
     scorer = RM.load(train(config), device="cpu")
     trainer_data = Trainer(dataclasses.replace(config, resume=True)).data
-    scores = torch.tensor([score for item in trainer_data.valid for score in scorer.score(item.prompt, list(item.images))])
-    assert scores.mean().item() == pytest.approx(0, abs=1e-4) and scores.std(correction=0).item() == pytest.approx(1, abs=1e-4)
+    scores = torch.tensor(
+        [score for item in trainer_data.valid for score in scorer.score(item.prompt, list(item.images))]
+    )
+    assert scores.mean().item() == pytest.approx(0, abs=1e-4) and scores.std(correction=0).item() == pytest.approx(
+        1, abs=1e-4
+    )
     _, metadata = read_state(tmp_path / "run/best.safetensors")
     assert ModelConfig.from_json(metadata[METADATA_KEY]).vision == TINY.vision
     assert json.loads(metadata[TRAINING_KEY])["pairs"] == events(tmp_path / "run", "valid")[0]["pairs"]
@@ -88,7 +92,9 @@ def test_bf16_trains_with_an_fp32_head(tmp_path):
     trainer = Trainer(config)
     seen = {}
     trainer.net.mlp.register_forward_hook(lambda module, inputs, output: seen.update(head=output.dtype))
-    trainer.net.blip.visual_encoder.blocks[0].mlp.fc1.register_forward_hook(lambda module, inputs, output: seen.update(backbone=output.dtype))
+    trainer.net.blip.visual_encoder.blocks[0].mlp.fc1.register_forward_hook(
+        lambda module, inputs, output: seen.update(backbone=output.dtype)
+    )
     trainer.fit()
     assert seen == {"head": torch.float32, "backbone": torch.bfloat16}
     train(dataclasses.replace(config, savepath=str(tmp_path / "fp32"), precision="fp32"))
@@ -120,7 +126,16 @@ def test_features_cached_with_the_data_set_are_used(tmp_path, monkeypatch):
     manifest = build_dataset(data, tmp_path / "built", size=16, valid_fraction=0.25, features=str(base))
     assert manifest["features"] in {path.name for path in (tmp_path / "built/cache").iterdir()}
     monkeypatch.setattr(RewardModel, "features", lambda *args: pytest.fail("computed again"))
-    train(quick(tmp_path, data=str(tmp_path / "built"), model=ModelConfig(), preload_path=str(base), fix_base=True, train_iters=2))
+    train(
+        quick(
+            tmp_path,
+            data=str(tmp_path / "built"),
+            model=ModelConfig(),
+            preload_path=str(base),
+            fix_base=True,
+            train_iters=2,
+        )
+    )
     assert len(losses(tmp_path / "run")) == 2
 
 
@@ -152,7 +167,9 @@ def test_ema_is_what_is_validated_and_saved(tmp_path):
 
 
 def test_the_papers_head_initialisation_stalls_and_is_caught(tmp_path):
-    wide = dataclasses.replace(TINY, text=TextConfig(width=192, depth=1, heads=2, intermediate=32, max_positions=16), head=(1024, 128, 64, 16))
+    wide = dataclasses.replace(
+        TINY, text=TextConfig(width=192, depth=1, heads=2, intermediate=32, max_positions=16), head=(1024, 128, 64, 16)
+    )
     config = quick(tmp_path, epochs=30, model=wide, head_init="paper", fix_base=True, lr=1e-5, stall_steps=8)
     with pytest.raises(TrainingError, match="stayed at ln 2 = 0.6931 for 8 updates and all images get the same reward"):
         train(config)
@@ -170,7 +187,10 @@ def test_nan_is_caught(tmp_path):
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [((float("nan"), 1.0, 1.0), "the loss became nan at update 3"), ((0.5, 1.0, 2e4), "a reward reached 2e\\+04 at update 3: the run is exploding")],
+    [
+        ((float("nan"), 1.0, 1.0), "the loss became nan at update 3"),
+        ((0.5, 1.0, 2e4), "a reward reached 2e\\+04 at update 3: the run is exploding"),
+    ],
 )
 def test_watch_messages(values, message):
     with pytest.raises(TrainingError, match=message):
@@ -197,7 +217,7 @@ def test_watch_forgives_an_interrupted_stall():
     assert watch.stalled == 0
 
 
-# --- where a run starts -------------------------------------------------------------------------------------------------
+# --- where a run starts ---------------------------------------------------------------------------
 
 
 def test_random_weights_give_different_rewards():
@@ -212,7 +232,9 @@ def test_random_weights_give_different_rewards():
 
 def test_preload_path_brings_architecture_and_weights(tmp_path):
     first = train(quick(tmp_path, savepath=str(tmp_path / "first"), train_iters=2))
-    config = quick(tmp_path, savepath=str(tmp_path / "second"), train_iters=1, preload_path=str(first), model=ModelConfig())
+    config = quick(
+        tmp_path, savepath=str(tmp_path / "second"), train_iters=1, preload_path=str(first), model=ModelConfig()
+    )
     start = initial_model(config)
     assert start.config == dataclasses.replace(TINY, mean=0.0, std=1.0)
     saved = load_file(first)
@@ -226,13 +248,17 @@ def test_preload_path_brings_architecture_and_weights(tmp_path):
 
 
 def test_blip_initialisation_takes_the_backbone_and_leaves_the_rest(tmp_path, monkeypatch):
-    """A file with BLIP's key names (momentum copies, queues and decoder included) fills the backbone; the head is new."""
-    from imagereward_core.training import config as settings
+    """A file with BLIP's key names (momentum copies, queues and decoder included) fills the backbone; the head is
+    new.
+    """
+    from imagereward_train import config as settings
 
     donor = RewardModel(dataclasses.replace(TINY, mean=0.0, std=1.0))
     torch.manual_seed(5)
     initialise(donor)
-    state = {name.removeprefix("blip."): tensor for name, tensor in donor.state_dict().items() if name.startswith("blip.")}
+    state = {
+        name.removeprefix("blip."): tensor for name, tensor in donor.state_dict().items() if name.startswith("blip.")
+    }
     state |= {
         "visual_encoder_m.cls_token": torch.zeros(1),
         "image_queue": torch.zeros(2, 2),
@@ -244,15 +270,19 @@ def test_blip_initialisation_takes_the_backbone_and_leaves_the_rest(tmp_path, mo
     monkeypatch.setattr(settings, "ModelConfig", lambda: TINY)  # the check that BLIP's file fits the architecture
     net = initial_model(quick(tmp_path, init="blip", download_root=str(tmp_path)))
     ours = net.state_dict()
-    assert all(torch.equal(ours[name], tensor) for name, tensor in donor.state_dict().items() if name.startswith("blip."))
+    assert all(
+        torch.equal(ours[name], tensor) for name, tensor in donor.state_dict().items() if name.startswith("blip.")
+    )
     assert not torch.equal(ours["mlp.layers.0.weight"], donor.state_dict()["mlp.layers.0.weight"])
 
 
-# --- refusals -----------------------------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
 
 def test_bad_data_is_refused_before_weights_are_looked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("imagereward_core.training.initial.weights.locate", lambda *args, **options: pytest.fail("weights first"))
+    monkeypatch.setattr(
+        "imagereward_train.initial.weights.locate", lambda *args, **options: pytest.fail("weights first")
+    )
     config = quick(tmp_path, init="blip", model=ModelConfig())
     next((tmp_path / "data").glob("*.png")).unlink()
     with pytest.raises(DataError, match="no such image"):
@@ -267,7 +297,9 @@ def test_no_data(tmp_path):
 def test_validation_prompts_are_taken_out_of_training(tmp_path, caplog):
     config = quick(tmp_path, train_iters=1)
     source = json.loads((tmp_path / "data/rankings.json").read_text())
-    (tmp_path / "data/valid.json").write_text(json.dumps([{**item, "id": f"v{item['id']}", "prompt": item["prompt"].upper()} for item in source[:4]]))
+    (tmp_path / "data/valid.json").write_text(
+        json.dumps([{**item, "id": f"v{item['id']}", "prompt": item["prompt"].upper()} for item in source[:4]])
+    )
     with caplog.at_level("WARNING", "imagereward"):
         trainer = Trainer(dataclasses.replace(config, valid=str(tmp_path / "data/valid.json")))
     assert (len(trainer.data.train), len(trainer.data.valid)) == (8, 4)
@@ -299,7 +331,16 @@ def test_pairs_without_rankings_train_too(tmp_path):
     ]
     table.write_text("\n".join(["prompt,better,worse", *lines]))
     for name, rank_pair in (("whole", False), ("single", True)):
-        train(quick(tmp_path, data=str(table), savepath=str(tmp_path / name), epochs=1, rank_pair=rank_pair, test_fraction=0.2))
+        train(
+            quick(
+                tmp_path,
+                data=str(table),
+                savepath=str(tmp_path / name),
+                epochs=1,
+                rank_pair=rank_pair,
+                test_fraction=0.2,
+            )
+        )
         seen = sum(event["pairs"] for event in events(tmp_path / name, "train"))
         valid = events(tmp_path / name, "valid")[0]["pairs"]
         test = json.loads((tmp_path / name / "result.json").read_text())["test"]["pairs"]

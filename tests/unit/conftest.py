@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from imagereward_core import download, hub
+from imagereward_core.weights import download, hub
 from tests.unit.hub_server import Hub
 from tests.unit.weights_samples import CONTENT
 
@@ -21,7 +21,9 @@ def server(monkeypatch, tmp_path):
         monkeypatch.setenv(name, str(tmp_path / "home"))
     monkeypatch.setattr(hub, "DELAYS", (0.0, 0.0, 0.0))
     monkeypatch.setattr(download, "DELAYS", (0.0, 0.0, 0.0))
-    hurried = types.SimpleNamespace(**{**vars(time), "sleep": lambda _: None})  # some clients wait between tries of their own
+    hurried = types.SimpleNamespace(
+        **{**vars(time), "sleep": lambda _: None}
+    )  # some clients wait between tries of their own
     monkeypatch.setattr("huggingface_hub.utils._http.time", hurried, raising=False)
     forget_sessions()
     with Hub() as running:

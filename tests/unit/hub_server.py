@@ -1,8 +1,9 @@
-"""A server on the loopback interface that answers as the Hugging Face hub and as a plain web server do, and fails on request.
+"""A server on the loopback interface that answers as the Hugging Face hub and as a plain web server do, and fails on
+request.
 
-/<owner>/<repo>/resolve/<revision>/<file>   302 to /cdn/… with the X-Linked headers (large files), or the file (small ones)
-/cdn/<sha256>                               the bytes, with Range
-/plain/<file>                               the bytes, with ETag and Range, no checksum
+/<owner>/<repo>/resolve/<revision>/<file>   302 to /cdn/… with the X-Linked headers (large files), or the file (small
+ones) /cdn/<sha256>                               the bytes, with Range /plain/<file>                               the
+bytes, with ETag and Range, no checksum
 """
 
 from __future__ import annotations
@@ -78,7 +79,12 @@ class Hub:
     def put(self, repo: str, name: str, content: bytes, small: bool = False) -> None:
         """Publish a file; `small` ones are kept in git itself and have git's blob hash as their etag."""
         path = f"/{repo}/resolve/main/{name}"
-        for key in (path, path.replace("/main/", f"/{COMMIT}/"), f"/cdn/{hashlib.sha256(content).hexdigest()}", f"/plain/{name}"):
+        for key in (
+            path,
+            path.replace("/main/", f"/{COMMIT}/"),
+            f"/cdn/{hashlib.sha256(content).hexdigest()}",
+            f"/plain/{name}",
+        ):
             self.files[key] = content
             if small and "/resolve/" in key:
                 self.small.add(key)
@@ -118,10 +124,17 @@ class Hub:
         sha256 = hashlib.sha256(content).hexdigest()
         size = self.faults.announced_size if self.faults.announced_size is not None else len(content)
         linked = self.faults.announced_sha256 or sha256
-        headers |= {"X-Linked-Size": str(size), "X-Linked-Etag": f'"{linked}"', "ETag": f'"{sha256[:32]}"', "Location": f"{self.cdn}/cdn/{sha256}"}
+        headers |= {
+            "X-Linked-Size": str(size),
+            "X-Linked-Etag": f'"{linked}"',
+            "ETag": f'"{sha256[:32]}"',
+            "Location": f"{self.cdn}/cdn/{sha256}",
+        }
         return self.send(handler, 302, headers, b"", body)
 
-    def bytes(self, handler: BaseHTTPRequestHandler, content: bytes, headers: dict[str, str], wanted: str, body: bool) -> None:
+    def bytes(
+        self, handler: BaseHTTPRequestHandler, content: bytes, headers: dict[str, str], wanted: str, body: bool
+    ) -> None:
         """The file, from where Range says."""
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and not self.faults.ignore_range else 0
         if start >= len(content) > 0 and start:
@@ -130,9 +143,15 @@ class Hub:
             headers = {**headers, "Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
         self.send(handler, 206 if start else 200, headers, content[start:], body)
 
-    def send(self, handler: BaseHTTPRequestHandler, status: int, headers: dict[str, str], content: bytes, body: bool) -> None:
+    def send(
+        self, handler: BaseHTTPRequestHandler, status: int, headers: dict[str, str], content: bytes, body: bool
+    ) -> None:
         handler.send_response(status)
-        for name, value in {"Content-Type": "application/octet-stream", **headers, "Content-Length": str(len(content))}.items():
+        for name, value in {
+            "Content-Type": "application/octet-stream",
+            **headers,
+            "Content-Length": str(len(content)),
+        }.items():
             handler.send_header(name, value)
         handler.end_headers()
         if not (body and content):

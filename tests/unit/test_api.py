@@ -203,7 +203,9 @@ def test_clip_without_transformers_says_what_to_do(monkeypatch):
 
 
 def test_config_round_trip_and_errors():
-    config = tiny_config(head=(8,), vision=VisionConfig(image_size=64, patch_size=16, width=24, depth=1, heads=2, stem="conv"))
+    config = tiny_config(
+        head=(8,), vision=VisionConfig(image_size=64, patch_size=16, width=24, depth=1, heads=2, stem="conv")
+    )
     assert ModelConfig.from_json(config.to_json()) == config
     for wrong, message in (
         ({"vision": VisionConfig(patch_size=15)}, "not a multiple"),
@@ -244,7 +246,10 @@ def test_med_config(tmp_path, pictures):
 
 
 def test_importing_is_free():
-    code = "import sys, imagereward_core; bad = {'torch', 'numpy', 'PIL', 'transformers', 'tokenizers', 'huggingface_hub'} & set(sys.modules); sys.exit(str(bad) if bad else 0)"
+    code = (
+        "import sys, imagereward_core; bad = {'torch', 'numpy', 'PIL', 'transformers', 'tokenizers', 'huggingface_hub'}"
+        " & set(sys.modules); sys.exit(str(bad) if bad else 0)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 

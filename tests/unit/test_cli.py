@@ -14,8 +14,9 @@ from PIL import Image, PngImagePlugin
 from safetensors.torch import load_file, save_file
 
 import imagereward_core as RM
-from imagereward_core import cli, registry, weights
-from imagereward_core.commands import options, output
+from imagereward_cli import main as cli
+from imagereward_cli.commands import options, output
+from imagereward_core import exit_codes, registry, weights
 from imagereward_core.config import METADATA_KEY
 from imagereward_core.errors import DownloadError
 from imagereward_core.files import find_images
@@ -68,7 +69,7 @@ def scores_of(out):
 
 def test_own_prompts_and_the_apis_scores(run, folder, tiny_model):
     code, out, err = run("score", folder, "--json")
-    assert code == cli.SOME_FAILED
+    assert code == exit_codes.SOME_FAILED
     data = json.loads(out)
     assert [(os.path.basename(image["file"]), image["prompt"], image["prompt_source"]) for image in data["images"]] == [
         ("2.png", "a dog", "infotext"),
@@ -85,7 +86,7 @@ def test_own_prompts_and_the_apis_scores(run, folder, tiny_model):
 
 def test_a_given_prompt_is_taken_as_it_is(run, folder, tiny_model):
     code, out, _ = run("score", folder, "--prompt", "a (red:1.2) cat", "--json")
-    assert code == cli.OK
+    assert code == exit_codes.OK
     assert scores_of(out)["4.jpg"] == pytest.approx(tiny_model.score("a (red:1.2) cat", folder / "4.jpg"), abs=1e-5)
     assert {image["prompt_source"] for image in json.loads(out)["images"]} == {"given"}
 
@@ -102,7 +103,7 @@ def test_the_table(run, folder):
 def test_csv_to_a_file_chosen_by_its_name(run, folder, tmp_path):
     target = tmp_path / "scores.csv"
     code, out, _ = run("score", folder, "-p", 'a "cat", ünï 猫', "-o", target)
-    assert (code, out) == (cli.OK, "")
+    assert (code, out) == (exit_codes.OK, "")
     rows = list(csv.DictReader(io.StringIO(target.read_text(encoding="utf-8"))))
     assert len(rows) == 4 and rows[0]["prompt"] == 'a "cat", ünï 猫'
     assert [float(row["score"]) for row in rows] == [
@@ -118,10 +119,26 @@ def test_sort_top_and_limit(run, folder):
     assert list(scores_of(run("score", folder, "-p", "a cat", "--json", "--sort")[1])) == best
     assert list(scores_of(run("score", folder, "-p", "a cat", "--json", "--sort", "worst")[1])) == best[::-1]
     assert list(scores_of(run("score", folder, "-p", "a cat", "--json", "--top", 2)[1])) == best[:2]
-    assert list(scores_of(run("score", folder, "-p", "a cat", "--json", "--top", 2, "--sort", "worst")[1])) == best[1::-1]
+    assert (
+        list(scores_of(run("score", folder, "-p", "a cat", "--json", "--top", 2, "--sort", "worst")[1])) == best[1::-1]
+    )
     middle = (by_name[best[1]] + by_name[best[2]]) / 2
     assert set(scores_of(run("score", folder, "-p", "a cat", "--json", "--min-score", middle)[1])) == set(best[:2])
-    assert list(scores_of(run("score", folder / "4.jpg", folder / "10.png", folder / "2.png", "-p", "a cat", "--json", "--sort", "name")[1])) == [
+    assert list(
+        scores_of(
+            run(
+                "score",
+                folder / "4.jpg",
+                folder / "10.png",
+                folder / "2.png",
+                "-p",
+                "a cat",
+                "--json",
+                "--sort",
+                "name",
+            )[1]
+        )
+    ) == [
         "2.png",
         "4.jpg",
         "10.png",
@@ -134,8 +151,13 @@ def test_bad_images_are_named_and_skipped(run, folder, batch, tiny_model):
     (folder / "5.png").write_bytes((folder / "2.png").read_bytes()[:900])
     (folder / "text.png").write_bytes(b"no image")
     code, out, err = run("score", folder, folder / "missing.png", "-p", "a cat", "--json", "--batch-size", batch)
-    assert code == cli.SOME_FAILED
-    assert {os.path.basename(failed["file"]) for failed in json.loads(out)["failed"]} == {"empty.png", "5.png", "text.png", "missing.png"}
+    assert code == exit_codes.SOME_FAILED
+    assert {os.path.basename(failed["file"]) for failed in json.loads(out)["failed"]} == {
+        "empty.png",
+        "5.png",
+        "text.png",
+        "missing.png",
+    }
     for name in ("empty.png", "5.png", "text.png", "missing.png"):
         assert err.count(name) >= 1
     found = scores_of(out)
@@ -144,7 +166,7 @@ def test_bad_images_are_named_and_skipped(run, folder, batch, tiny_model):
         assert score == pytest.approx(tiny_model.score("a cat", folder / name), abs=1e-5)
 
 
-# --- writing and resuming ----------------------------------------------------------------------------------------------
+# --- writing and resuming -------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -161,15 +183,17 @@ def loads(monkeypatch):
 def test_written_scores_are_reused(run, folder, loads):
     (folder / "4.txt").write_text("a fish", encoding="utf-8")
     code, out, _ = run("score", folder, "--write", "--json")
-    assert code == cli.OK and len(loads) == 1
+    assert code == exit_codes.OK and len(loads) == 1
     first = scores_of(out)
     assert all(image["written"] and not image["stored"] for image in json.loads(out)["images"])
-    assert read_infotext(folder / "2.png").startswith(f"a dog\n{SETTINGS}, ImageReward: {first['2.png']:.4f}, ImageReward model: tiny [")
+    assert read_infotext(folder / "2.png").startswith(
+        f"a dog\n{SETTINGS}, ImageReward: {first['2.png']:.4f}, ImageReward model: tiny ["
+    )
     assert read_infotext(folder / "4.jpg").startswith("a fish\nSize: 40x32, ImageReward: ")
     assert read_score(folder / "10.png").prompt == "a red cat"
 
     code, out, err = run("score", folder, "--write", "--json")
-    assert code == cli.OK and len(loads) == 1  # no model was needed
+    assert code == exit_codes.OK and len(loads) == 1  # no model was needed
     assert all(image["stored"] for image in json.loads(out)["images"])
     assert scores_of(out) == {name: round(score, 4) for name, score in first.items()}
     assert "0 scored, 4 had a score" in err
@@ -212,12 +236,12 @@ def test_int8_scores_do_not_pass_for_exact_ones(run, folder):
 def test_a_score_that_cannot_be_written_is_still_listed(run, tmp_path):
     picture(1).save(tmp_path / "cat.gif")
     code, out, err = run("score", tmp_path / "cat.gif", "-p", "a cat", "--write", "--json")
-    assert code == cli.SOME_FAILED
+    assert code == exit_codes.SOME_FAILED
     assert len(json.loads(out)["images"]) == 1 and not json.loads(out)["images"][0]["written"]
     assert "cat.gif: only PNG" in err
 
 
-# --- finding images ----------------------------------------------------------------------------------------------------
+# --- finding images -------------------------------------------------------------------------------
 
 
 def test_find_images(tmp_path, monkeypatch):
@@ -233,44 +257,52 @@ def test_find_images(tmp_path, monkeypatch):
     assert names("missing.png", "*.bmp") == ["missing.png", "*.bmp"]
 
 
-# --- how it ends -------------------------------------------------------------------------------------------------------
+# --- how it ends ----------------------------------------------------------------------------------
 
 
 def test_no_images_is_a_usage_error(run, tmp_path):
     (tmp_path / "empty").mkdir()
     code, out, err = run("score", tmp_path / "empty", "-p", "a cat")
-    assert (code, out) == (cli.USAGE, "")
+    assert (code, out) == (exit_codes.USAGE, "")
     assert "no images in" in err and "--recursive" in err
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["nonsense"], ["score"], ["score", "x.png", "--top", "0"], ["score", "x.png", "--json", "--csv"], ["rank", "--sort"]]
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["score"],
+        ["score", "x.png", "--top", "0"],
+        ["score", "x.png", "--json", "--csv"],
+        ["rank", "--sort"],
+    ],
 )
 def test_wrong_command_lines(arguments, capsys):
-    assert cli.main(arguments) == cli.USAGE
+    assert cli.main(arguments) == exit_codes.USAGE
     assert "usage: imagereward" in capsys.readouterr().err
 
 
 def test_settings_that_do_not_exist(run, folder):
     code, _, err = run("score", folder, "-p", "x", "--precision", "fp7")
-    assert code == cli.USAGE and "fp7" in err
+    assert code == exit_codes.USAGE and "fp7" in err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_device_that_is_not_there(folder, tiny_file, capsys):
     code = cli.main(["score", str(folder), "-p", "x", "--model", str(tiny_file), "--device", "cuda"])
-    assert code == cli.USAGE
+    assert code == exit_codes.USAGE
     assert "on cuda: " in capsys.readouterr().err
 
 
 def test_unknown_missing_and_damaged_models(run, folder, tmp_path):
     code, _, err = run("score", folder, "-p", "x", model="ImageReward-v9")
-    assert code == cli.MODEL and "ImageReward-v1.0" in err
+    assert code == exit_codes.MODEL and "ImageReward-v1.0" in err
     code, _, err = run("score", folder, "-p", "x", model=tmp_path / "missing.safetensors")
-    assert code == cli.MODEL and "missing.safetensors" in err
+    assert code == exit_codes.MODEL and "missing.safetensors" in err
     (tmp_path / "page.pt").write_text("<!doctype html><title>Sign in</title>")
     code, _, err = run("score", folder, "-p", "x", model=tmp_path / "page.pt")
-    assert code == cli.MODEL and "page.pt" in err
+    assert code == exit_codes.MODEL and "page.pt" in err
 
 
 def test_a_model_that_returns_nan_ends_the_run(run, folder, tiny_file, tmp_path):
@@ -279,7 +311,7 @@ def test_a_model_that_returns_nan_ends_the_run(run, folder, tiny_file, tmp_path)
     path = tmp_path / "nan.safetensors"
     save_file(state, path, metadata={METADATA_KEY: tiny_config().to_json()})
     code, _, err = run("score", folder, "-p", "x", model=path)
-    assert code == cli.MODEL and "nan" in err.lower()
+    assert code == exit_codes.MODEL and "nan" in err.lower()
 
 
 def test_ctrl_c_prints_what_is_done(run, folder, monkeypatch):
@@ -295,7 +327,7 @@ def test_ctrl_c_prints_what_is_done(run, folder, monkeypatch):
 
     monkeypatch.setattr(ImageRewardScorer, "score_pairs", interrupted)
     code, out, err = run("score", folder, "-p", "a cat", "--json", "--batch-size", 1)
-    assert code == cli.INTERRUPTED
+    assert code == exit_codes.INTERRUPTED
     assert len(json.loads(out)["images"]) == 2 and json.loads(out)["interrupted"]
     assert "interrupted: 2 scored" in err
 
@@ -313,7 +345,7 @@ def test_an_error_of_the_model_midway_prints_what_is_done(run, folder, monkeypat
 
     monkeypatch.setattr(ImageRewardScorer, "score_pairs", full)
     code, out, err = run("score", folder, "-p", "a cat", "--json", "--batch-size", 2)
-    assert code == cli.USAGE
+    assert code == exit_codes.USAGE
     assert len(json.loads(out)["images"]) == 2
     assert "ended early" in err and "not enough memory for 2 images at once" in err
 
@@ -328,7 +360,7 @@ def test_a_console_without_unicode_does_not_crash(folder, tiny_file, monkeypatch
     code = cli.main(["score", str(folder), "--model", str(tiny_file), "--device", "cpu", *form])
     consoles[1].flush()
     out, err = (console.buffer.getvalue().decode("cp1252") for console in consoles)
-    assert code == cli.SOME_FAILED
+    assert code == exit_codes.SOME_FAILED
     assert "\\u574f.png" in err
     assert "\\u732b" in out
     if form == ["--json"]:
@@ -341,25 +373,46 @@ def test_a_file_name_that_is_no_text(run, folder):
     with open(name, "wb") as file:
         file.write((folder / "2.png").read_bytes())
     code, out, _ = run("score", os.fsdecode(name), "--json")
-    assert code == cli.OK
+    assert code == exit_codes.OK
     assert os.fsencode(json.loads(out)["images"][0]["file"]) == name
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes end otherwise on Windows")
 def test_a_closed_pipe_is_no_error(folder, tiny_file):
-    command = f'"{sys.executable}" -m imagereward_core score "{folder}" -p cat --model "{tiny_file}" --device cpu | true; echo "${{PIPESTATUS[0]}}"'
+    command = (
+        f'"{sys.executable}" -m imagereward_core score "{folder}" -p cat --model "{tiny_file}" --device cpu | true;'
+        ' echo "${PIPESTATUS[0]}"'
+    )
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    assert done.stdout.strip() == str(cli.PIPE_CLOSED)
+    assert done.stdout.strip() == str(exit_codes.PIPE_CLOSED)
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr
 
 
 def test_help_imports_no_torch_and_names_every_exit_code():
-    script = "import sys\nfrom imagereward_core import cli\ncode = cli.main(sys.argv[1:])\nassert code == 0\nassert not {'torch', 'numpy', 'PIL'} & set(sys.modules)"
+    script = (
+        "import sys\nfrom imagereward_cli import main as cli\n"
+        "code = cli.main(sys.argv[1:])\nassert code == 0\nassert not"
+        " {'torch', 'numpy', 'PIL'} & set(sys.modules)"
+    )
     for arguments in (["--help"], ["--version"], ["score", "--help"], ["doctor", "--help"]):
-        done = subprocess.run([sys.executable, "-c", script, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", script, *arguments],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
     text = cli.build_parser().format_help()
-    for code in (cli.OK, cli.SOME_FAILED, cli.USAGE, cli.MODEL, cli.INTERRUPTED, cli.PIPE_CLOSED):
+    for code in (
+        exit_codes.OK,
+        exit_codes.SOME_FAILED,
+        exit_codes.USAGE,
+        exit_codes.MODEL,
+        exit_codes.INTERRUPTED,
+        exit_codes.PIPE_CLOSED,
+    ):
         assert f"\n  {code:<5}" in text
     for name in cli.COMMANDS:
         assert f"\n    {name} " in text
@@ -367,11 +420,11 @@ def test_help_imports_no_torch_and_names_every_exit_code():
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_every_command_explains_itself(command, capsys):
-    assert cli.main([command, "--help"]) == cli.OK
+    assert cli.main([command, "--help"]) == exit_codes.OK
     assert f"usage: imagereward {command}" in capsys.readouterr().out
 
 
-# --- the table's corners -----------------------------------------------------------------------------------------------
+# --- the table's corners --------------------------------------------------------------------------
 
 
 def test_file_names_cannot_drive_the_terminal():
@@ -387,12 +440,12 @@ def test_wide_characters_are_aligned_and_cut():
     assert lines[2].endswith("...") and len(lines[2]) < 24
 
 
-# --- rank, fetch -------------------------------------------------------------------------------------------------------
+# --- rank, fetch ----------------------------------------------------------------------------------
 
 
 def test_rank(run, folder, tiny_model):
     code, out, _ = run("rank", folder, "-p", "a cat", "--json")
-    assert code == cli.OK
+    assert code == exit_codes.OK
     paths = [folder / name for name in ("2.png", "3.webp", "4.jpg", "10.png")]
     ranking, _ = tiny_model.inference_rank("a cat", paths)
     expected = [path.name for _, path in sorted(zip(ranking, paths))]
@@ -405,9 +458,9 @@ def test_rank(run, folder, tiny_model):
 def test_rank_takes_the_images_own_prompt_only_if_it_is_one(run, tmp_path):
     first, second = save(tmp_path / "1.png", 1, "a cat"), save(tmp_path / "2.png", 2, "(a cat:1.3)")
     code, out, _ = run("rank", first, second, "--json")
-    assert code == cli.OK and json.loads(out)["prompt"] == "a cat"
+    assert code == exit_codes.OK and json.loads(out)["prompt"] == "a cat"
     code, _, err = run("rank", first, save(tmp_path / "3.png", 3, "a dog"))
-    assert code == cli.USAGE and "2 different prompts" in err
+    assert code == exit_codes.USAGE and "2 different prompts" in err
 
 
 def test_fetch(monkeypatch, capsys, tmp_path):
@@ -421,25 +474,25 @@ def test_fetch(monkeypatch, capsys, tmp_path):
         return [tmp_path / f"{info.name}.pt"]
 
     monkeypatch.setattr(weights, "fetch", fetch)
-    assert cli.main(["fetch"]) == cli.OK
-    assert cli.main(["fetch", "clip", "--download-root", str(tmp_path), "--convert", "fp16"]) == cli.OK
+    assert cli.main(["fetch"]) == exit_codes.OK
+    assert cli.main(["fetch", "clip", "--download-root", str(tmp_path), "--convert", "fp16"]) == exit_codes.OK
     assert asked == [("ImageReward-v1.0", None, None), ("CLIP", str(tmp_path), "fp16")]
     assert capsys.readouterr().out.splitlines() == [str(tmp_path / "ImageReward-v1.0.pt"), str(tmp_path / "CLIP.pt")]
-    assert cli.main(["fetch", "CLIP", "Nothing"]) == cli.MODEL
+    assert cli.main(["fetch", "CLIP", "Nothing"]) == exit_codes.MODEL
     assert len(asked) == 2  # a misspelt name is found before anything is downloaded
-    assert cli.main(["fetch", "BLIP"]) == cli.MODEL
+    assert cli.main(["fetch", "BLIP"]) == exit_codes.MODEL
     assert "connection was cut" in capsys.readouterr().err
     asked.clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "MODELS", registry.MODELS[:2])
-        assert cli.main(["fetch", "--all", "-q"]) == cli.OK
+        assert cli.main(["fetch", "--all", "-q"]) == exit_codes.OK
     assert [name for name, _, _ in asked] == ["ImageReward-v1.0", "CLIP"]
 
 
 def test_fetch_list_downloads_nothing(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(weights, "fetch", None)
     monkeypatch.setenv("IMAGEREWARD_HOME", str(tmp_path))
-    assert cli.main(["fetch", "--list"]) == cli.OK
+    assert cli.main(["fetch", "--list"]) == exit_codes.OK
     out = capsys.readouterr().out
     for name in RM.available_models() + RM.available_scores():
         assert name in out

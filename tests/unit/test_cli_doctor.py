@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from imagereward_core import cli, doctor, hub, preprocess, registry, selftest, weights
+from imagereward_cli import main as cli
+from imagereward_core import doctor, exit_codes, preprocess, registry, selftest, weights
 from imagereward_core.doctor import REQUIRED, VOCABULARY_SHA256, Finding, examine
 from imagereward_core.errors import ModelNotFoundError
 from imagereward_core.registry import ModelInfo, Source
+from imagereward_core.weights import hub
 from tests.conftest import ROOT
 
 
@@ -35,14 +37,18 @@ def test_the_self_test_passes_here():
 
 
 def test_seeded_numbers_never_change():
-    assert selftest.uniform("a", (2, 2)).ravel().tolist() == pytest.approx([-0.183994410, 0.494045755, 0.312574149, -0.991119807], abs=1e-9)
+    assert selftest.uniform("a", (2, 2)).ravel().tolist() == pytest.approx(
+        [-0.183994410, 0.494045755, 0.312574149, -0.991119807], abs=1e-9
+    )
     assert abs(selftest.uniform("b", (10_000,)).mean()) < 0.02
     assert np.ptp(selftest.uniform("b", (10_000,))) > 1.99
 
 
 def test_the_self_test_notices_pixels_off_by_one_level(monkeypatch):
     real = preprocess.resize_and_crop
-    monkeypatch.setattr(preprocess, "resize_and_crop", lambda image, size: real(image, size).point(lambda value: min(value + 1, 255)))
+    monkeypatch.setattr(
+        preprocess, "resize_and_crop", lambda image, size: real(image, size).point(lambda value: min(value + 1, 255))
+    )
     finding = doctor.self_test("cpu")
     assert finding.status == "problem" and "recorded scores" in finding.detail and finding.fix
 
@@ -83,15 +89,23 @@ def test_a_missing_optional_package_is_a_note(monkeypatch):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_device_that_is_not_there():
     finding = doctor.compute_device("cuda")
-    assert finding.status == "problem" and finding.detail.startswith("cuda cannot be used: ") and "--device" in finding.fix
+    assert (
+        finding.status == "problem" and finding.detail.startswith("cuda cannot be used: ") and "--device" in finding.fix
+    )
 
 
-# --- weights -----------------------------------------------------------------------------------------------------------
+# --- weights --------------------------------------------------------------------------------------
 
 
 def model(content=None, repo="someone/model"):
     digest = hashlib.sha256(content).hexdigest() if content else None
-    return ModelInfo("Test", "imagereward", (Source("test.safetensors", repo=repo, about=2_000_000_000, sha256=digest),), "MIT", "a test")
+    return ModelInfo(
+        "Test",
+        "imagereward",
+        (Source("test.safetensors", repo=repo, about=2_000_000_000, sha256=digest),),
+        "MIT",
+        "a test",
+    )
 
 
 def check(info, needed=True, online=False):
@@ -104,7 +118,9 @@ def content(tiny_file):
 
 
 def test_absent_weights(home):
-    assert check(model()) == Finding("weights of Test", "problem", "test.safetensors is not on this machine", "imagereward fetch Test (2.00 GB)")
+    assert check(model()) == Finding(
+        "weights of Test", "problem", "test.safetensors is not on this machine", "imagereward fetch Test (2.00 GB)"
+    )
     assert check(model(), needed=False).status == "note"
 
 
@@ -120,7 +136,9 @@ def test_other_weights_than_announced(home, content):
     (home / "test.safetensors").write_bytes(content)
     info = dataclasses.replace(model(), sources=(dataclasses.replace(model().sources[0], sha256="0" * 64),))
     finding = check(info)
-    assert finding.status == "problem" and "announces 0000000000" in finding.detail and finding.fix.startswith("remove ")
+    assert (
+        finding.status == "problem" and "announces 0000000000" in finding.detail and finding.fix.startswith("remove ")
+    )
 
 
 def test_cut_weights(home, content):
@@ -133,18 +151,22 @@ def test_online_asks_the_source(home, content, monkeypatch):
     (home / "test.safetensors").write_bytes(content)
     monkeypatch.setattr(hub, "ask", lambda source: hub.Remote("url", digest=("sha256", "f" * 64)))
     assert check(model(), online=True).status == "problem"
-    monkeypatch.setattr(hub, "ask", lambda source: hub.Remote("url", digest=("sha256", hashlib.sha256(content).hexdigest())))
+    monkeypatch.setattr(
+        hub, "ask", lambda source: hub.Remote("url", digest=("sha256", hashlib.sha256(content).hexdigest()))
+    )
     assert check(model(), online=True).status == "ok"
 
 
-# --- the command -------------------------------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------
 
 
 def test_the_command_prints_every_problem_with_its_fix(home, capsys):
-    assert cli.main(["doctor", "--device", "cpu"]) == cli.MODEL
+    assert cli.main(["doctor", "--device", "cpu"]) == exit_codes.MODEL
     out = capsys.readouterr().out
     assert re.search(r"^ok +self-test on cpu: ", out, re.MULTILINE)
-    assert re.search(r"^problem +weights of ImageReward-v1.0: .*\n +fix: imagereward fetch ImageReward-v1.0", out, re.MULTILINE)
+    assert re.search(
+        r"^problem +weights of ImageReward-v1.0: .*\n +fix: imagereward fetch ImageReward-v1.0", out, re.MULTILINE
+    )
     assert re.search(r"^note +weights of CLIP: ", out, re.MULTILINE)
     assert out.endswith("1 problem found\n")
 
@@ -157,12 +179,12 @@ def test_the_command_as_json_when_all_is_well(home, monkeypatch, capsys, tiny_fi
         raise ModelNotFoundError("absent")
 
     monkeypatch.setattr(weights, "locate", locate)
-    assert cli.main(["doctor", "--device", "cpu", "--json"]) == cli.OK
+    assert cli.main(["doctor", "--device", "cpu", "--json"]) == exit_codes.OK
     found = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
     assert found["weights of ImageReward-v1.0"]["status"] == "ok"
     assert {finding["status"] for finding in found.values()} <= {"ok", "note"}
 
 
 def test_an_unknown_model(capsys):
-    assert cli.main(["doctor", "--model", "Nothing"]) == cli.MODEL
+    assert cli.main(["doctor", "--model", "Nothing"]) == exit_codes.MODEL
     assert registry.MODELS[0].name in capsys.readouterr().err

@@ -14,16 +14,19 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin, TiffImagePlugin, features
 
 from imagereward_core.errors import MetadataError
-from imagereward_core.formats import exif, read_text, write_text
-from imagereward_core.infotext import Infotext, StoredScore, build_infotext, parse_infotext
 from imagereward_core.metadata import read_infotext, read_prompt, read_score, write_score
+from imagereward_core.metadata.formats import exif, read_text, write_text
+from imagereward_core.metadata.infotext import Infotext, StoredScore, build_infotext, parse_infotext
 
 INFOTEXT = """a cat, (sharp:1.2)
 Negative prompt: blurry
-Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 965400086, Size: 24x16, Model hash: 45dee52b, Model: real, Hires prompt: "a: b, c\\nd", Version: v1.10.1"""
+Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 965400086, Size: 24x16, \
+Model hash: 45dee52b, Model: real, Hires prompt: "a: b, c\\nd", Version: v1.10.1"""
 SCORE = StoredScore(0.5811622738838196, "ImageReward-v1.0", "a cat, sharp")
 EXPECTED = INFOTEXT + ", ImageReward: 0.5812, ImageReward model: ImageReward-v1.0"
-AVIF = pytest.mark.skipif("avif" not in features.modules or not features.check("avif"), reason="this Pillow has no AVIF codec")
+AVIF = pytest.mark.skipif(
+    "avif" not in features.modules or not features.check("avif"), reason="this Pillow has no AVIF codec"
+)
 FORMATS = ["png", "jpg", "webp", pytest.param("avif", marks=AVIF)]
 
 
@@ -96,7 +99,10 @@ def test_an_image_without_metadata(tmp_path, suffix):
     before = pixels(path)
     assert read_infotext(path) is None and read_prompt(path) is None and read_score(path) is None
     write_score(path, StoredScore(1, "ImageReward-v1.0", 'ünïcode 猫, "quoted": yes'))
-    assert pillow_text(path) == 'ünïcode 猫, "quoted": yes\nSize: 24x16, ImageReward: 1.0000, ImageReward model: ImageReward-v1.0'
+    assert (
+        pillow_text(path)
+        == 'ünïcode 猫, "quoted": yes\nSize: 24x16, ImageReward: 1.0000, ImageReward model: ImageReward-v1.0'
+    )
     assert read_prompt(path).text == 'ünïcode 猫, "quoted": yes'
     assert pixels(path) == before
     write_score(path, StoredScore(2, "ImageReward-v1.0", 'ünïcode 猫, "quoted": yes'))
@@ -108,7 +114,8 @@ def test_an_image_without_metadata(tmp_path, suffix):
 @settings(max_examples=60, deadline=None)
 @given(
     prompt=st.one_of(
-        st.text('ab,:"\\\n ü猫{}', max_size=40), st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), max_size=40)
+        st.text('ab,:"\\\n ü猫{}', max_size=40),
+        st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), max_size=40),
     ),
     value=st.floats(-9, 9).map(lambda number: round(number, 4) + 0.0),
 )
@@ -122,7 +129,7 @@ def test_any_prompt_survives_in_any_format(suffix, prompt, value):
     assert read_text(write_text(data, text + ", Score: 1")) == text + ", Score: 1"
 
 
-# --- independent readers -----------------------------------------------------------------------------------------------
+# --- independent readers --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
@@ -152,14 +159,16 @@ def test_piexif_reads_it_as_the_host_does(tmp_path, suffix):
         write_score(path, SCORE)
         with Image.open(path) as image:
             fields = piexif.load(image.info["exif"])
-        expected = EXPECTED if text else "a cat, sharp\nSize: 24x16, ImageReward: 0.5812, ImageReward model: ImageReward-v1.0"
+        expected = (
+            EXPECTED if text else "a cat, sharp\nSize: 24x16, ImageReward: 0.5812, ImageReward model: ImageReward-v1.0"
+        )
         assert helper.UserComment.load(fields["Exif"][piexif.ExifIFD.UserComment]) == expected
         if text:
             assert fields["0th"][piexif.ImageIFD.Make] == b"A camera"
             assert fields["Exif"][piexif.ExifIFD.ExposureTime] == (1, 250)
 
 
-# --- PNG ---------------------------------------------------------------------------------------------------------------
+# --- PNG ------------------------------------------------------------------------------------------
 
 
 def chunks(data):
@@ -189,7 +198,9 @@ def test_png_keeps_every_other_chunk_in_its_place(tmp_path):
     write_score(path, SCORE)
     after = chunks(path.read_bytes())
     assert [kind for kind, _ in after] == [kind for kind, _ in before]
-    assert [pair for pair in after if not pair[1].startswith(b"parameters")] == [pair for pair in before if not pair[1].startswith(b"parameters")]
+    assert [pair for pair in after if not pair[1].startswith(b"parameters")] == [
+        pair for pair in before if not pair[1].startswith(b"parameters")
+    ]
     assert (b"tEXt", b"parameters\0" + EXPECTED.encode("latin-1")) in after
 
 
@@ -234,7 +245,12 @@ def test_png_text_bomb(tmp_path):
 def test_png_with_the_text_twice_has_it_once_afterwards(tmp_path):
     plain = saved(tmp_path, "png").read_bytes()
     path = tmp_path / "twice.png"
-    path.write_bytes(plain[:33] + png_chunk(b"tEXt", b"parameters\0old") + png_chunk(b"tEXt", b"parameters\0" + INFOTEXT.encode()) + plain[33:])
+    path.write_bytes(
+        plain[:33]
+        + png_chunk(b"tEXt", b"parameters\0old")
+        + png_chunk(b"tEXt", b"parameters\0" + INFOTEXT.encode())
+        + plain[33:]
+    )
     write_score(path, SCORE)
     assert pillow_text(path) == EXPECTED
     assert path.read_bytes().count(b"parameters\0") == 1
@@ -251,7 +267,7 @@ def test_apng_keeps_its_frames(tmp_path):
         assert image.convert("RGB").tobytes() == frames[1].tobytes()
 
 
-# --- EXIF --------------------------------------------------------------------------------------------------------------
+# --- EXIF -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "webp", pytest.param("avif", marks=AVIF)])
@@ -332,12 +348,18 @@ def test_jpeg_refuses_more_than_a_segment_holds(tmp_path):
     assert path.read_bytes() == before
 
 
-# --- WebP and AVIF -----------------------------------------------------------------------------------------------------
+# --- WebP and AVIF --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("mode", "options"),
-    [("RGB", {}), ("RGB", {"lossless": True}), ("RGBA", {}), ("RGBA", {"lossless": True}), ("RGB", {"xmp": b"<x/>", "icc_profile": b"p" * 9})],
+    [
+        ("RGB", {}),
+        ("RGB", {"lossless": True}),
+        ("RGBA", {}),
+        ("RGBA", {"lossless": True}),
+        ("RGB", {"xmp": b"<x/>", "icc_profile": b"p" * 9}),
+    ],
 )
 def test_every_kind_of_webp(tmp_path, mode, options):
     path = saved(tmp_path, "webp", mode=mode, **options)
@@ -368,7 +390,12 @@ def test_avif_gets_an_item_and_keeps_the_others(tmp_path, mode, xmp):
     options = {"xmp": xmp} if xmp else {}
     path = saved(tmp_path, "avif", mode=mode, icc_profile=None, **options)
     before = pixels(path)
-    for value, name in ((0.5, "short"), (-0.25, "a longer name " * 20), (1.25, "short"), (1.5, "an even longer name " * 40)):
+    for value, name in (
+        (0.5, "short"),
+        (-0.25, "a longer name " * 20),
+        (1.25, "short"),
+        (1.5, "an even longer name " * 40),
+    ):
         write_score(path, StoredScore(value, name, "a cat"))
         assert read_score(path).value == value
         assert pillow_text(path) == read_infotext(path)
@@ -377,12 +404,14 @@ def test_avif_gets_an_item_and_keeps_the_others(tmp_path, mode, xmp):
         assert image.info.get("xmp") == xmp
 
 
-# --- files -------------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 def test_prompt_from_the_text_file_beside(tmp_path):
     path = saved(tmp_path, "png")
-    (tmp_path / "cat.txt").write_bytes("\ufeffa cät\r\nby the sea\r\nNegative prompt: dog\r\nSteps: 1, Seed: 2, Size: 3x3\r\n".encode())
+    (tmp_path / "cat.txt").write_bytes(
+        "\ufeffa cät\r\nby the sea\r\nNegative prompt: dog\r\nSteps: 1, Seed: 2, Size: 3x3\r\n".encode()
+    )
     found = read_prompt(path)
     assert (found.text, found.source) == ("a cät\nby the sea", "text file")
     (tmp_path / "cat.txt").write_bytes("a cät".encode("cp1252"))

@@ -1,4 +1,6 @@
-"""The text format: parse and build are inverses, a score goes in without disturbing anything, AUTOMATIC1111 reads it all."""
+"""The text format: parse and build are inverses, a score goes in without disturbing anything, AUTOMATIC1111 reads it
+all.
+"""
 
 import dataclasses
 import re
@@ -9,15 +11,27 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from imagereward_core.errors import MetadataError
-from imagereward_core.infotext import Infotext, StoredScore, build_infotext, get_score, parse_infotext, quote, score_key, unquote, with_score
+from imagereward_core.metadata.infotext import (
+    Infotext,
+    StoredScore,
+    build_infotext,
+    get_score,
+    parse_infotext,
+    quote,
+    score_key,
+    unquote,
+    with_score,
+)
 from imagereward_core.prompts import plain_prompt
 from imagereward_core.registry import MODELS
 
 A1111 = """a cat, (sharp:1.2), <lora:fur:0.8>
 second line: with a colon
 Negative prompt: blurry, (low quality:1.4)
-Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, Seed: 965400086, Size: 512x768, Model hash: 45dee52b, \
-Hires prompt: "a dog, sharp: very\\nnew line", Lora hashes: "fur: 8f2e", Hashes: {"vae": "735e4c3a44", "model": "c0d1994c73"}, Version: v1.10.1"""
+Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, Seed: 965400086, Size: 512x768, \
+Model hash: 45dee52b, \
+Hires prompt: "a dog, sharp: very\\nnew line", \
+Lora hashes: "fur: 8f2e", Hashes: {"vae": "735e4c3a44", "model": "c0d1994c73"}, Version: v1.10.1"""
 SCORE = StoredScore(0.58116, "ImageReward-v1.0", "a cat, sharp, second line: with a colon")
 
 
@@ -45,8 +59,14 @@ def test_parse():
         ("a cat", Infotext("a cat")),
         ("a cat\n", Infotext("a cat")),
         ("a cat\nNegative prompt: dog", Infotext("a cat", "dog")),
-        ("Negative prompt: dog\nSteps: 1, Seed: 2, Size: 3x3", Infotext("", "dog", (("Steps", "1"), ("Seed", "2"), ("Size", "3x3")))),
-        ("a cat\nSteps: 1, Seed: 2", Infotext("a cat\nSteps: 1, Seed: 2")),  # two pairs are prompt text for the host too
+        (
+            "Negative prompt: dog\nSteps: 1, Seed: 2, Size: 3x3",
+            Infotext("", "dog", (("Steps", "1"), ("Seed", "2"), ("Size", "3x3"))),
+        ),
+        (
+            "a cat\nSteps: 1, Seed: 2",
+            Infotext("a cat\nSteps: 1, Seed: 2"),
+        ),  # two pairs are prompt text for the host too
         ("cat\nSteps: 1, Seed: 2, Size: 3x3\n", Infotext("cat", "", (("Steps", "1"), ("Seed", "2"), ("Size", "3x3")))),
     ],
 )
@@ -57,7 +77,11 @@ def test_parse_corners(text, expected):
 def test_a_score_goes_into_the_settings_line_and_nothing_else_changes():
     text = with_score(A1111, SCORE)
     assert text == A1111 + ", ImageReward: 0.5812, ImageReward model: ImageReward-v1.0"
-    assert host_pairs(text) == [*host_pairs(A1111), ("ImageReward", "0.5812"), ("ImageReward model", "ImageReward-v1.0")]
+    assert host_pairs(text) == [
+        *host_pairs(A1111),
+        ("ImageReward", "0.5812"),
+        ("ImageReward model", "ImageReward-v1.0"),
+    ]
     assert get_score(text) == StoredScore(0.5812, "ImageReward-v1.0", plain_prompt(parse_infotext(A1111).prompt))
 
 
@@ -80,7 +104,10 @@ def test_scorers_do_not_disturb_each_other():
 
 def test_a_score_in_the_middle_is_replaced():
     text = "cat\nSteps: 1, ImageReward: 0.1, ImageReward model: x, Seed: 2, Size: 3x3"
-    assert with_score(text, StoredScore(0.2, "y", "cat")) == "cat\nSteps: 1, Seed: 2, Size: 3x3, ImageReward: 0.2000, ImageReward model: y"
+    assert (
+        with_score(text, StoredScore(0.2, "y", "cat"))
+        == "cat\nSteps: 1, Seed: 2, Size: 3x3, ImageReward: 0.2000, ImageReward model: y"
+    )
 
 
 def test_an_image_without_infotext_gets_prompt_and_true_facts_only():
@@ -106,7 +133,9 @@ def test_a_prompt_that_infotext_cannot_hold_is_kept_as_a_setting():
 def test_template_lines_of_dynamic_prompts_stay_below_the_settings():
     text = A1111 + "\nTemplate: a {cat|dog}\nNegative Template: x, y: z, w: v, u: t"
     scored = with_score(text, SCORE)
-    assert scored.endswith("ImageReward model: ImageReward-v1.0\nTemplate: a {cat|dog}\nNegative Template: x, y: z, w: v, u: t")
+    assert scored.endswith(
+        "ImageReward model: ImageReward-v1.0\nTemplate: a {cat|dog}\nNegative Template: x, y: z, w: v, u: t"
+    )
     assert get_score(scored).value == 0.5812
     assert build_infotext(parse_infotext(text)).split("\n")[-2:] == text.split("\n")[-2:]
 
@@ -156,7 +185,7 @@ def test_a_long_prompt_line_takes_linear_time():
     assert time.perf_counter() - start < 30
 
 
-# --- properties --------------------------------------------------------------------------------------------------------
+# --- properties -----------------------------------------------------------------------------------
 
 TEXT = st.one_of(
     st.text(st.characters(blacklist_categories=("Cs",)), max_size=60),
@@ -202,7 +231,11 @@ def test_without_settings_the_result_is_the_same_or_an_error(prompt, negative):
 
 
 SCORES = st.builds(
-    StoredScore, st.floats(-9, 9).map(lambda v: round(v, 4) + 0.0), TEXT.filter(bool), TEXT, st.sampled_from(["ImageReward", "CLIP", "HPSv2_1"])
+    StoredScore,
+    st.floats(-9, 9).map(lambda v: round(v, 4) + 0.0),
+    TEXT.filter(bool),
+    TEXT,
+    st.sampled_from(["ImageReward", "CLIP", "HPSv2_1"]),
 )
 
 
@@ -223,7 +256,9 @@ def test_scores_round_trip_in_any_text_and_leave_the_rest_alone(prompt, negative
     if text.strip():
         assert after.prompt == before.prompt
         assert after.negative_prompt == before.negative_prompt
-    assert [pair for pair in after.settings if pair[0] not in ours] == [pair for pair in before.settings if pair[0] not in ours]
+    assert [pair for pair in after.settings if pair[0] not in ours] == [
+        pair for pair in before.settings if pair[0] not in ours
+    ]
     assert len(host_pairs(twice)) >= 3 or after.trailer
 
 

@@ -6,7 +6,15 @@ import torch
 from PIL import Image
 
 from imagereward_core.errors import ImageError
-from imagereward_core.preprocess import MEAN, STD, normalize, open_image, pil_to_pixels, resize_and_crop, tensor_to_pixels
+from imagereward_core.preprocess import (
+    MEAN,
+    STD,
+    normalize,
+    open_image,
+    pil_to_pixels,
+    resize_and_crop,
+    tensor_to_pixels,
+)
 
 
 def noise(size=(300, 200), mode="RGB", seed=0):

@@ -11,7 +11,13 @@ def test_speed_figures():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for row in (
         f"| load the model | {ours['load_s']:.2f} s | {theirs['load_s']:.2f} s | {ratios['load_time']:.2f} |",
-        f"| peak memory after loading | {ours['peak_load_mb']:.0f} MB | {theirs['peak_load_mb']:.0f} MB | {ratios['load_memory']:.2f} |",
-        f"| images per second | {ours['images_per_s']:.2f} | {theirs['images_per_s']:.2f} | {ratios['throughput']:.2f} |",
+        (
+            f"| peak memory after loading | {ours['peak_load_mb']:.0f} MB | {theirs['peak_load_mb']:.0f} MB |"
+            f" {ratios['load_memory']:.2f} |"
+        ),
+        (
+            f"| images per second | {ours['images_per_s']:.2f} | {theirs['images_per_s']:.2f} |"
+            f" {ratios['throughput']:.2f} |"
+        ),
     ):
         assert row in readme

@@ -28,4 +28,6 @@ def test_speed_against_the_reference():
     for name, values in figures["measured"].items():
         time, memory = ratios[name]["seconds_per_sample"], ratios[name]["peak_growth_mib"]
         shown = [f"{ratio:.2f}" if name != "reference" else "1" for ratio in (time, memory)]
-        assert f"| {values['seconds_per_sample']:.2f} | {shown[0]} | {values['peak_growth_mib']:.0f} | {shown[1]} |" in DOC
+        assert (
+            f"| {values['seconds_per_sample']:.2f} | {shown[0]} | {values['peak_growth_mib']:.0f} | {shown[1]} |" in DOC
+        )

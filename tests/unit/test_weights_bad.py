@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 import imagereward_core as RM
-from imagereward_core.checkpoint import checked, file_format, read_state, recognise
 from imagereward_core.errors import WeightsError
 from imagereward_core.model import ALLOWED_MISSING, RewardModel
+from imagereward_core.weights.checkpoint import checked, file_format, read_state, recognise
 from tests.conftest import random_state, tiny_config
 
 
@@ -158,12 +158,18 @@ def test_a_host_that_replaces_torch_load(tmp_path, state, monkeypatch):
 OTHERS = {
     "a LoRA": ["lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight"],
     "a Stable Diffusion XL checkpoint": ["conditioner.embedders.0.x", "model.diffusion_model.input_blocks.0.0.weight"],
-    "a Stable Diffusion checkpoint": ["model.diffusion_model.input_blocks.0.0.weight", "first_stage_model.encoder.down.0.x"],
+    "a Stable Diffusion checkpoint": [
+        "model.diffusion_model.input_blocks.0.0.weight",
+        "first_stage_model.encoder.down.0.x",
+    ],
     "a ControlNet": ["control_model.input_hint_block.0.weight"],
     "a diffusers UNet": ["down_blocks.0.resnets.0.conv1.weight"],
     "a VAE": ["encoder.down.0.block.0.conv1.weight"],
     "a textual inversion embedding": ["emb_params"],
-    "a CLIP model of transformers": ["text_model.embeddings.token_embedding.weight", "vision_model.embeddings.class_embedding"],
+    "a CLIP model of transformers": [
+        "text_model.embeddings.token_embedding.weight",
+        "vision_model.embeddings.class_embedding",
+    ],
     "a CLIP model of OpenAI or open_clip": ["visual.conv1.weight", "token_embedding.weight"],
     "a BLIP checkpoint": ["visual_encoder.cls_token", "text_encoder.embeddings.word_embeddings.weight"],
     "an aesthetic or reward head alone": ["layers.0.weight", "layers.0.bias"],
@@ -187,7 +193,10 @@ def test_what_differs_is_listed(network, state):
     with pytest.raises(WeightsError) as caught:
         checked(changed, network, ALLOWED_MISSING, "x.pt")
     message = str(caught.value)
-    wanted = f"Of the {len(network.state_dict())} tensors wanted and {len(changed)} found: 1 missing (mlp.layers.0.bias); 1 unexpected (extra.one); "
+    wanted = (
+        f"Of the {len(network.state_dict())} tensors wanted and {len(changed)} found: 1 missing (mlp.layers.0.bias); 1"
+        " unexpected (extra.one); "
+    )
     assert wanted + "1 of another shape (blip.vision_proj.bias [5] where [16] is wanted)" in message
     assert "This is an ImageReward checkpoint" in message
 

@@ -13,11 +13,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import imagereward_core as RM
-from imagereward_core import convert, weights
-from imagereward_core.checkpoint import read_state
+from imagereward_core import weights
 from imagereward_core.config import METADATA_KEY
 from imagereward_core.errors import ConfigError, WeightsError
 from imagereward_core.registry import Source
+from imagereward_core.weights import convert
+from imagereward_core.weights.checkpoint import read_state
 from tests.conftest import ROOT, random_state, tiny_config
 from tests.unit.test_api import picture
 
@@ -92,7 +93,7 @@ def test_every_tensor_is_aligned(pickled):
 
 
 def convert_header(path):
-    from imagereward_core.checkpoint import read_header
+    from imagereward_core.weights.checkpoint import read_header
 
     return read_header(path)
 
@@ -123,7 +124,9 @@ def test_loading_converts_and_the_next_load_reads_the_copy(tmp_path, monkeypatch
     torch.save({"model": random_state(config), METADATA_KEY: config.to_json()}, path)
     first = RM.load(path, device="cpu").score("a cat", picture(0))
     assert (tmp_path / "tiny.safetensors").is_file()
-    monkeypatch.setattr("imagereward_core.checkpoint._read_pickled", lambda *_: pytest.fail("the .pt was read again"))
+    monkeypatch.setattr(
+        "imagereward_core.weights.checkpoint._read_pickled", lambda *_: pytest.fail("the .pt was read again")
+    )
     model = RM.load(path, device="cpu")
     assert model.score("a cat", picture(0)) == pytest.approx(first, abs=1e-6)
     assert model.name == "tiny"
@@ -142,7 +145,11 @@ def test_weights_stay_in_the_mapped_file(tmp_path):
                 regions.append([int(part, 16) for part in line.split()[0].split("-")])
     if not regions:
         pytest.skip("this system does not list memory maps")
-    outside = [name for name, parameter in model.net.named_parameters() if not any(start <= parameter.data_ptr() < end for start, end in regions)]
+    outside = [
+        name
+        for name, parameter in model.net.named_parameters()
+        if not any(start <= parameter.data_ptr() < end for start, end in regions)
+    ]
     assert outside == []
 
 
@@ -188,7 +195,9 @@ def test_a_damaged_copy_is_not_used_and_made_again(tmp_path):
     assert weights.resolve(path) == copy
 
 
-@pytest.mark.parametrize("where", ["imagereward_core.convert.write_safetensors", "imagereward_core.convert.os.replace"])
+@pytest.mark.parametrize(
+    "where", ["imagereward_core.weights.convert.write_safetensors", "imagereward_core.weights.convert.os.replace"]
+)
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
 def test_a_read_only_or_full_folder_is_no_problem(pickled, monkeypatch, where, number):
     def refuse(*_args):
@@ -203,7 +212,9 @@ def test_a_read_only_or_full_folder_is_no_problem(pickled, monkeypatch, where, n
 
 
 def test_no_room_is_seen_before_anything_is_written(pickled, monkeypatch):
-    monkeypatch.setattr("imagereward_core.convert.shutil.disk_usage", lambda _: type("usage", (), {"free": 1000}))
+    monkeypatch.setattr(
+        "imagereward_core.weights.convert.shutil.disk_usage", lambda _: type("usage", (), {"free": 1000})
+    )
     with pytest.raises(WeightsError, match="are free in"):
         convert.convert(pickled)
 
@@ -219,7 +230,9 @@ def test_nan_is_found_and_not_kept(tmp_path):
     torch.save({"w": torch.tensor([1.0, float("nan")]), "v": torch.ones(2)}, path)
     state, metadata = read_state(path)
     assert weights.non_finite(state) == ["w"]
-    assert weights.non_finite({"large": torch.full((4,), 3e38), "ids": torch.arange(3)}) == []  # a sum that overflows is no NaN
+    assert (
+        weights.non_finite({"large": torch.full((4,), 3e38), "ids": torch.arange(3)}) == []
+    )  # a sum that overflows is no NaN
     with pytest.raises(WeightsError, match="w holds NaN"):
         weights.keep_converted(path, state, metadata)
     assert not path.with_suffix(".safetensors").exists()
@@ -243,10 +256,14 @@ def test_origin_is_recorded(pickled):
 
 
 def test_loading_brings_in_no_compiler(tmp_path, tiny_file):
-    """torch's compiler and sympy cost a second and 100 MB; some functions load them when they run on the meta device."""
+    """torch's compiler and sympy cost a second and 100 MB; some functions load them when they run on the meta
+    device.
+    """
     code = (
-        "import sys, torch; before = set(sys.modules); import imagereward_core as RM; RM.load(sys.argv[1], device='cpu');"
-        "print([name for name in set(sys.modules) - before if name in ('sympy', 'torch._dynamo')])"
+        "import sys, torch; before = set(sys.modules); import imagereward_core as RM; RM.load(sys.argv[1],"
+        " device='cpu');print([name for name in set(sys.modules) - before if name in ('sympy', 'torch._dynamo')])"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tiny_file)], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tiny_file)], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from imagereward_core import download, hub, weights
+from imagereward_core import weights
 from imagereward_core.errors import DownloadError
 from imagereward_core.registry import Source
+from imagereward_core.weights import download, hub
 from tests.unit.hub_server import COMMIT
 from tests.unit.weights_samples import CONTENT, SOURCE, checkpoint, files
 
@@ -16,7 +17,9 @@ from tests.unit.weights_samples import CONTENT, SOURCE, checkpoint, files
 def test_from_the_hub(server, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     steps = []
-    path = weights.locate(SOURCE, download_root=tmp_path / "models", progress=lambda done, total: steps.append((done, total)))
+    path = weights.locate(
+        SOURCE, download_root=tmp_path / "models", progress=lambda done, total: steps.append((done, total))
+    )
     assert path == tmp_path / "models" / "model.pt" and path.read_bytes() == CONTENT
     assert files(path.parent) == ["model.pt"]
     assert steps == sorted(steps) and steps[-1] == (len(CONTENT), len(CONTENT)) and len(steps) > 3
@@ -35,7 +38,9 @@ def test_where_downloads_go(server, tmp_path, monkeypatch):
     other = replace(SOURCE, filename="other.pt", local="mine.pt")
     assert weights.locate(other) == tmp_path / "env" / "mine.pt"
     server.put("owner/name", "third.pt", CONTENT)
-    assert weights.locate(replace(SOURCE, filename="third.pt"), models_dir=tmp_path / "host").parent == tmp_path / "host"
+    assert (
+        weights.locate(replace(SOURCE, filename="third.pt"), models_dir=tmp_path / "host").parent == tmp_path / "host"
+    )
 
 
 def test_a_repository_that_was_renamed(server, tmp_path):
@@ -59,7 +64,9 @@ def test_a_cut_connection_is_taken_up_where_it_broke(server, tmp_path):
 
 def test_a_connection_that_keeps_breaking_is_an_error_and_the_next_call_goes_on(server, tmp_path):
     server.faults.cuts = [100_000, 0, 0, 0, 0]
-    with pytest.raises(DownloadError, match=r"broke off 4 times.*will not be asked for again.*To do it by hand, download http"):
+    with pytest.raises(
+        DownloadError, match=r"broke off 4 times.*will not be asked for again.*To do it by hand, download http"
+    ):
         weights.locate(SOURCE, download_root=tmp_path)
     (part,) = files(tmp_path)
     assert part.startswith("model.pt.") and part.endswith(".part")
@@ -160,7 +167,9 @@ def test_a_failed_download_leaves_the_old_file(server, tmp_path):
 
 
 def test_no_room_is_seen_before_anything_is_asked_for(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("imagereward_core.download.shutil.disk_usage", lambda _: type("usage", (), {"free": 300_000}))
+    monkeypatch.setattr(
+        "imagereward_core.weights.download.shutil.disk_usage", lambda _: type("usage", (), {"free": 300_000})
+    )
     with pytest.raises(DownloadError, match=r"has 0\.00 GB free and 0\.07 GB are needed"):
         weights.locate(SOURCE, download_root=tmp_path)
     assert files(tmp_path) == []

@@ -14,27 +14,34 @@ from dataclasses import replace
 import pytest
 import torch
 
-from imagereward_core import download, hub, registry, weights
-from imagereward_core.checkpoint import read_state
+from imagereward_core import registry, weights
 from imagereward_core.errors import DownloadError
 from imagereward_core.registry import ModelInfo, Source
+from imagereward_core.weights import download, hub
+from imagereward_core.weights.checkpoint import read_state
 from tests.conftest import ROOT
 from tests.unit.weights_samples import CONTENT, SOURCE, files
 
-# --- plain web servers -------------------------------------------------------------------------------------------------
+# --- plain web servers ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("head_missing", [False, True])
 def test_plain_url(server, tmp_path, head_missing):
     server.faults.cuts, server.faults.head_missing = [200_000], head_missing
-    source = Source("BLIP.pth", url=f"{server.url}/plain/model.pt", sha256=hashlib.sha256(CONTENT).hexdigest(), size=len(CONTENT))
+    source = Source(
+        "BLIP.pth", url=f"{server.url}/plain/model.pt", sha256=hashlib.sha256(CONTENT).hexdigest(), size=len(CONTENT)
+    )
     assert weights.locate(source, download_root=tmp_path).read_bytes() == CONTENT
     assert server.downloads()[-1].range
 
 
 @pytest.mark.parametrize(
     ("known", "message"),
-    [({"sha256": "1" * 64}, "1{64} was announced"), ({"size": 100}, "where 100 were announced"), ({"url": "/plain/other.pt"}, "no such file")],
+    [
+        ({"sha256": "1" * 64}, "1{64} was announced"),
+        ({"size": 100}, "where 100 were announced"),
+        ({"url": "/plain/other.pt"}, "no such file"),
+    ],
 )
 def test_plain_url_that_is_not_what_we_know(server, tmp_path, known, message):
     known = {"url": "/plain/model.pt", **known}
@@ -58,14 +65,21 @@ def test_data_that_is_no_weights(server, tmp_path):
 
 
 def test_a_web_page_of_the_wrong_type_is_seen_by_its_content(server, tmp_path):
-    server.faults.page, server.faults.page_type, server.faults.head_missing = b"<!DOCTYPE html>" + b" " * 5000, "application/octet-stream", True
+    server.faults.page, server.faults.page_type, server.faults.head_missing = (
+        b"<!DOCTYPE html>" + b" " * 5000,
+        "application/octet-stream",
+        True,
+    )
     with pytest.raises(DownloadError, match="is a web page"):
         weights.locate(Source("BLIP.pth", url=f"{server.url}/plain/model.pt"), download_root=tmp_path)
     assert files(tmp_path) == []
 
 
 def test_google_announces_md5():
-    assert download._google_md5("crc32c=n03x6A==,md5=XrY7u+Ae7tCTyyK7j1rNww==") == ("md5", "5eb63bbbe01eeed093cb22bb8f5acdc3")
+    assert download._google_md5("crc32c=n03x6A==,md5=XrY7u+Ae7tCTyyK7j1rNww==") == (
+        "md5",
+        "5eb63bbbe01eeed093cb22bb8f5acdc3",
+    )
     assert download._google_md5("crc32c=n03x6A==") is None
 
 
@@ -77,7 +91,7 @@ def test_digests_of_hello_world(tmp_path):
     assert download.file_digest(path, "git-sha1") == "95d09f2b10159347eece71399a7e2e907ea3df4f"  # git hash-object
 
 
-# --- fetch -------------------------------------------------------------------------------------------------------------
+# --- fetch ----------------------------------------------------------------------------------------
 
 
 def model(*sources):
@@ -89,7 +103,9 @@ def test_fetch_counts_all_files_together_and_converts(server, tmp_path):
     server.put("owner/name", "config.json", config, small=True)
     info = model(replace(SOURCE, about=1), replace(SOURCE, filename="config.json", about=2))
     steps = []
-    paths = weights.fetch(info, download_root=tmp_path, progress=lambda done, total: steps.append((done, total)), convert="fp16")
+    paths = weights.fetch(
+        info, download_root=tmp_path, progress=lambda done, total: steps.append((done, total)), convert="fp16"
+    )
     assert [path.name for path in paths] == ["model.fp16.safetensors", "config.json"]
     assert [done for done, _ in steps] == sorted(done for done, _ in steps)
     assert steps[-1] == (len(CONTENT) + len(config),) * 2
@@ -104,7 +120,11 @@ def test_fetch_converts_what_is_left(server, tmp_path):
     assert weights.fetch(info, download_root=tmp_path, convert="fp32") == [full]
     (half,) = weights.fetch(info, download_root=tmp_path, convert="fp16")
     full.unlink()
-    assert weights.fetch(info, download_root=tmp_path, convert="fp16") == [half] == weights.fetch(info, download_root=tmp_path)
+    assert (
+        weights.fetch(info, download_root=tmp_path, convert="fp16")
+        == [half]
+        == weights.fetch(info, download_root=tmp_path)
+    )
     assert half.name == "model.fp16.safetensors" and server.requests == []
     assert read_state(half)[0]["w"].dtype == torch.float16
 
@@ -131,7 +151,7 @@ def test_every_source_of_the_registry_has_one_address():
             assert bool(source.repo) != bool(source.url) and hub.address(source).startswith("https://")
 
 
-# --- several processes -------------------------------------------------------------------------------------------------
+# --- several processes ----------------------------------------------------------------------------
 
 
 def start(server, folder):
@@ -140,7 +160,13 @@ def start(server, folder):
         "print(weights.locate(Source('model.pt', repo='owner/name'), download_root=sys.argv[1]))"
     )
     environment = {**os.environ, "HF_ENDPOINT": server.url, "PYTHONPATH": str(ROOT), "HF_HUB_DISABLE_TELEMETRY": "1"}
-    return subprocess.Popen([sys.executable, "-c", code, str(folder)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def until(condition):

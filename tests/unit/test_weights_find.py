@@ -6,9 +6,10 @@ import socket
 import pytest
 import torch
 
-from imagereward_core import hub, registry, weights
+from imagereward_core import registry, weights
 from imagereward_core.errors import ModelNotFoundError
 from imagereward_core.registry import Source
+from imagereward_core.weights import hub
 
 SOURCE = Source("ImageReward.pt", repo="THUDM/ImageReward", about=1_790_000_000)
 
@@ -105,7 +106,11 @@ def test_fetch_asks_nothing_when_the_files_are_there(tmp_path, monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     path = put(tmp_path)
     steps = []
-    found = weights.fetch(registry.get("ImageReward-v1.0"), download_root=tmp_path, progress=lambda done, total: steps.append((done, total)))
+    found = weights.fetch(
+        registry.get("ImageReward-v1.0"),
+        download_root=tmp_path,
+        progress=lambda done, total: steps.append((done, total)),
+    )
     assert found == [path] and steps == [(path.stat().st_size, path.stat().st_size)]
 
 

@@ -1,9 +1,9 @@
 """A small stand-in for the WebUI, written from what the hosts do and not from their code.
 
 It reproduces what an extension can stumble over: scripts executed as loose modules with a restored sys.path, callbacks
-cleared on every load, script instances shared by all requests, the order of the hooks, infotext built twice per image with a
-batch-local index, the save decision taken once per batch, masks without infotext, the grid with the main prompt, hires
-intermediates, script arguments assigned as a slice, and an API that builds every script's UI twice.
+cleared on every load, script instances shared by all requests, the order of the hooks, infotext built twice per image
+with a batch-local index, the save decision taken once per batch, masks without infotext, the grid with the main prompt,
+hires intermediates, script arguments assigned as a slice, and an API that builds every script's UI twice.
 
 `FakeHost` installs it into sys.modules as `modules` (and a recording stand-in as `gradio`) and takes it out again.
 """
@@ -69,7 +69,14 @@ class OptionInfo:
     def __init__(self, default, label, component=None, args=None, section=None, category_id=None, **_):
         if component is None and isinstance(default, float):
             raise TypeError(f"{label}: a float needs a component of its own")
-        self.default, self.label, self.component, self.args, self.section, self.category_id = (default, label, component, args, section, category_id)
+        self.default, self.label, self.component, self.args, self.section, self.category_id = (
+            default,
+            label,
+            component,
+            args,
+            section,
+            category_id,
+        )
 
     def info(self, _text: str) -> OptionInfo:
         return self
@@ -82,9 +89,22 @@ class FakeHost:
         self.folder, self.extension = folder, extension
         self.options = Options()
         self.state = Namespace(
-            interrupted=False, skipped=False, stopping_generation=False, textinfo=None, job_timestamp="20260101000000", job_count=-1
+            interrupted=False,
+            skipped=False,
+            stopping_generation=False,
+            textinfo=None,
+            job_timestamp="20260101000000",
+            job_count=-1,
         )
-        self.cmd_opts = Namespace(**{"imagereward_models_path": None, "api_auth": None, "gradio_auth": None, "gradio_auth_path": None, **cmd_opts})
+        self.cmd_opts = Namespace(
+            **{
+                "imagereward_models_path": None,
+                "api_auth": None,
+                "gradio_auth": None,
+                "gradio_auth_path": None,
+                **cmd_opts,
+            }
+        )
         self.errors: list[str] = []
         self.runners: dict[str, runner.ScriptRunner] = {}
         self.on_sample: list[Any] = []
@@ -93,14 +113,22 @@ class FakeHost:
     # --- in and out of sys.modules ---------------------------------------------------------------------------------
 
     def __enter__(self) -> FakeHost:
-        for key in [k for k in sys.modules if k.split(".")[0] in ("modules", "gradio") or k.split(".")[0].startswith("imagereward_webui")]:
+        for key in [
+            k
+            for k in sys.modules
+            if k.split(".")[0] in ("modules", "gradio") or k.split(".")[0].startswith("imagereward_webui")
+        ]:
             self._saved[key] = sys.modules.pop(key)
         self._install()
         self.load_ui()
         return self
 
     def __exit__(self, *_: Any) -> None:
-        for key in [k for k in sys.modules if k.split(".")[0] in ("modules", "gradio") or k.split(".")[0].startswith("imagereward_webui")]:
+        for key in [
+            k
+            for k in sys.modules
+            if k.split(".")[0] in ("modules", "gradio") or k.split(".")[0].startswith("imagereward_webui")
+        ]:
             del sys.modules[key]
         sys.modules.update(self._saved)
 
@@ -134,12 +162,16 @@ class FakeHost:
     # --- loading as the host does ----------------------------------------------------------------------------------
 
     def load_ui(self) -> None:
-        """Start or Reload UI: forget callbacks, execute scripts/*.py loosely, make one instance per tab, build the UI."""
+        """Start or Reload UI: forget callbacks, execute scripts/*.py loosely, make one instance per tab, build the
+        UI.
+        """
         self.callbacks.clear()
         loaded = runner.load_scripts(self, self.extension)
         self.scripts.scripts_data[:] = loaded
         self.callbacks.call("on_before_ui")
-        self.runners = {tab: runner.ScriptRunner(self, loaded, is_img2img=tab == "img2img") for tab in ("txt2img", "img2img")}
+        self.runners = {
+            tab: runner.ScriptRunner(self, loaded, is_img2img=tab == "img2img") for tab in ("txt2img", "img2img")
+        }
         self.callbacks.call("on_ui_settings")
 
     @property
@@ -181,4 +213,8 @@ class FakeHost:
     def files(self) -> list[str]:
         """Everything saved, relative to the output folder."""
         root = self.folder / "outputs"
-        return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()) if root.exists() else []
+        return (
+            sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+            if root.exists()
+            else []
+        )

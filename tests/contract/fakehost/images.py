@@ -24,7 +24,9 @@ class GridParams:
 
 
 def hide_text(image: Any, text: str) -> None:
-    """Forge's and reForge's stealth text: the picture itself gets an alpha channel, in place, that spells the infotext in its low bits."""
+    """Forge's and reForge's stealth text: the picture itself gets an alpha channel, in place, that spells the infotext
+    in its low bits.
+    """
     image.putalpha(255)
     bits = "".join(f"{byte:08b}" for byte in len(text.encode()).to_bytes(4, "big") + text.encode())
     alpha = image.getchannel("A")
@@ -43,7 +45,9 @@ def hidden_text(image: Any) -> str:
 def build(host: Any) -> dict[str, Any]:
     """The functions of the `images` module for this host."""
 
-    def save_image(image, path, basename, seed=None, prompt=None, extension="png", info=None, p=None, grid=False, suffix="", **_):
+    def save_image(
+        image, path, basename, seed=None, prompt=None, extension="png", info=None, p=None, grid=False, suffix="", **_
+    ):
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         stem = f"grid-{seed}" if grid else f"{seed}{suffix}"

@@ -1,4 +1,6 @@
-"""Writing and reading infotexts by the rules of the format: prompt, negative prompt, one settings line of at least three pairs."""
+"""Writing and reading infotexts by the rules of the format: prompt, negative prompt, one settings line of at least
+three pairs.
+"""
 
 from __future__ import annotations
 

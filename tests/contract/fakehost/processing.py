@@ -36,7 +36,10 @@ class Processing:
         self.steps, self.sampler_name, self.cfg_scale = 20, "Euler", 7.0
         self.mask_for_overlay, self.hires = mask, hires
         self.do_not_save_samples = self.do_not_save_grid = False
-        self.outpath_samples, self.outpath_grids = str(host.folder / "outputs" / "images"), str(host.folder / "outputs" / "grids")
+        self.outpath_samples, self.outpath_grids = (
+            str(host.folder / "outputs" / "images"),
+            str(host.folder / "outputs" / "grids"),
+        )
         self.extra_generation_params: dict[str, Any] = {}
         self.comments: dict[str, int] = {}
         self.scripts, self.script_args = None, {}
@@ -56,8 +59,16 @@ class Processing:
         """One plain picture per seed: red is the seed's last two digits, so that tests know each image's score."""
         if self.hires and self.host.options.save_images_before_highres_fix:
             for i, seed in enumerate(self.seeds):
-                text = infotext.create(self, self.all_prompts, self.all_seeds, self.all_subseeds, index=self.iteration * self.batch_size + i)
-                self.host.images.save_image(picture(seed), self.outpath_samples, "", seed, info=text, p=self, suffix="-before-highres-fix")
+                text = infotext.create(
+                    self,
+                    self.all_prompts,
+                    self.all_seeds,
+                    self.all_subseeds,
+                    index=self.iteration * self.batch_size + i,
+                )
+                self.host.images.save_image(
+                    picture(seed), self.outpath_samples, "", seed, info=text, p=self, suffix="-before-highres-fix"
+                )
         return [picture(seed, (self.width, self.height)) for seed in self.seeds]
 
 
@@ -69,7 +80,14 @@ class Processed:
     """What a job returns."""
 
     def __init__(
-        self, p: Any, images_list: list[Any], seed: int = -1, info: str = "", subseed: int = -1, index_of_first_image: int = 0, infotexts=None
+        self,
+        p: Any,
+        images_list: list[Any],
+        seed: int = -1,
+        info: str = "",
+        subseed: int = -1,
+        index_of_first_image: int = 0,
+        infotexts=None,
     ):
         self.images, self.info, self.seed, self.subseed = images_list, info, seed, subseed
         self.prompt, self.negative_prompt = p.prompt, p.negative_prompt
@@ -134,13 +152,16 @@ def build(host: Any) -> dict[str, Any]:
             part = slice(n * p.batch_size, (n + 1) * p.batch_size)
             p.prompts, p.negative_prompts = p.all_prompts[part], p.all_negative_prompts[part]
             p.seeds, p.subseeds = p.all_seeds[part], p.all_subseeds[part]
-            p.scripts.hook("before_process_batch", p, batch_number=n, prompts=p.prompts, seeds=p.seeds, subseeds=p.subseeds)
+            p.scripts.hook(
+                "before_process_batch", p, batch_number=n, prompts=p.prompts, seeds=p.seeds, subseeds=p.subseeds
+            )
             if not p.prompts:
                 break
             p.scripts.hook("process_batch", p, batch_number=n, prompts=p.prompts, seeds=p.seeds, subseeds=p.subseeds)
             if n == 0:
                 (host.folder / "params.txt").write_text(
-                    infotext.create(p, p.all_prompts, p.all_seeds, p.all_subseeds, position_in_batch=0), encoding="utf-8"
+                    infotext.create(p, p.all_prompts, p.all_seeds, p.all_subseeds, position_in_batch=0),
+                    encoding="utf-8",
                 )
             for callback in host.on_sample:
                 callback(p, n)
@@ -161,7 +182,16 @@ def build(host: Any) -> dict[str, Any]:
                 p.scripts.hook("postprocess_image_after_composite", p, args)
                 image = args.image
                 if saving:
-                    save(image, p.outpath_samples, "", p.seeds[i], p.prompts[i], opts.samples_format, info=text_of(i), p=p)
+                    save(
+                        image,
+                        p.outpath_samples,
+                        "",
+                        p.seeds[i],
+                        p.prompts[i],
+                        opts.samples_format,
+                        info=text_of(i),
+                        p=p,
+                    )
                 text = text_of(i)
                 texts.append(text)
                 if opts.enable_pnginfo:
@@ -174,7 +204,11 @@ def build(host: Any) -> dict[str, Any]:
         if not texts:
             texts.append(infotext.create(p, p.all_prompts, p.all_seeds, p.all_subseeds, position_in_batch=0))
         first = 0
-        if (opts.return_grid or opts.grid_save) and not p.do_not_save_grid and not (len(output) < 2 and opts.grid_only_if_multiple):
+        if (
+            (opts.return_grid or opts.grid_save)
+            and not p.do_not_save_grid
+            and not (len(output) < 2 and opts.grid_only_if_multiple)
+        ):
             grid = host.images.image_grid(output, p.batch_size)
             text = text_of(use_main_prompt=True)
             if opts.return_grid:
@@ -183,9 +217,24 @@ def build(host: Any) -> dict[str, Any]:
                 output.insert(0, grid)
                 first = 1
             if opts.grid_save:
-                save(grid, p.outpath_grids, "grid", p.all_seeds[0], p.all_prompts[0], opts.grid_format, info=text, p=p, grid=True)
+                save(
+                    grid,
+                    p.outpath_grids,
+                    "grid",
+                    p.all_seeds[0],
+                    p.all_prompts[0],
+                    opts.grid_format,
+                    info=text,
+                    p=p,
+                    grid=True,
+                )
         processed = Processed(p, output, p.all_seeds[0], texts[0], p.all_subseeds[0], first, texts)
         p.scripts.hook("postprocess", p, processed)
         return processed
 
-    return {"process_images": process_images, "create_infotext": infotext.create, "Processed": Processed, "copy": copy.copy}
+    return {
+        "process_images": process_images,
+        "create_infotext": infotext.create,
+        "Processed": Processed,
+        "copy": copy.copy,
+    }

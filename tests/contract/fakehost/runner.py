@@ -103,7 +103,9 @@ class Callbacks:
             registered.clear()
 
     def registrars(self) -> dict[str, Any]:
-        return {name: (lambda callback, *, name=None, _list=self.lists[name]: _list.append(callback)) for name in self.NAMES}
+        return {
+            name: (lambda callback, *, name=None, _list=self.lists[name]: _list.append(callback)) for name in self.NAMES
+        }
 
     def call(self, name: str, *args: Any) -> None:
         for callback in self.lists[name]:
@@ -141,7 +143,10 @@ class ScriptRunner:
         self.host = host
         self.scripts, self.selectable_scripts, self.alwayson_scripts = [], [], []
         self.inputs: list[Any] = [None]
-        for script_class in [*(entry.script_class for entry in loaded if issubclass(entry.script_class, Script)), *others]:
+        for script_class in [
+            *(entry.script_class for entry in loaded if issubclass(entry.script_class, Script)),
+            *others,
+        ]:
             script = script_class()
             script.is_txt2img, script.is_img2img = not is_img2img, is_img2img
             visible = script.show(is_img2img)
@@ -159,13 +164,19 @@ class ScriptRunner:
             script.args_to = len(self.inputs)
 
     def api_arguments(self, title: str | None, args: list[Any] | None, accordion: Any) -> list[Any]:
-        """As the API fills them: defaults from two more ui() calls, the selected script's by slice, the accordion's one by one."""
+        """As the API fills them: defaults from two more ui() calls, the selected script's by slice, the accordion's one
+        by one.
+        """
         values: list[Any] = [0, *[None] * (len(self.inputs) - 1)]
         for script in self.scripts:
             script.ui(script.is_img2img)
-            values[script.args_from : script.args_to] = [component.value for component in script.ui(script.is_img2img) or []]
+            values[script.args_from : script.args_to] = [
+                component.value for component in script.ui(script.is_img2img) or []
+            ]
         if title is not None:
-            position, script = next((i, s) for i, s in enumerate(self.selectable_scripts) if s.title().lower() == title.lower())
+            position, script = next(
+                (i, s) for i, s in enumerate(self.selectable_scripts) if s.title().lower() == title.lower()
+            )
             if args is not None:
                 values[script.args_from : script.args_to] = args
             values[0] = position + 1

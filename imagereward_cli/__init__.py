@@ -1,0 +1,1 @@
+"""The command line: what the user typed → a configuration → one function of the core or of the training package."""

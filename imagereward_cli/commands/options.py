@@ -1,0 +1,141 @@
+"""Arguments that several commands share, and what they mean."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imagereward_core import registry
+from imagereward_core.errors import ConfigError, ImageRewardError
+from imagereward_core.files import ScoreJob
+
+if TYPE_CHECKING:
+    from imagereward_core.scorers.base import Scorer
+
+DEFAULT_MODEL = registry.MODELS[0].name
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, found {text}")
+    return value
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which model, where and how."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        "--scorer",
+        default=DEFAULT_MODEL,
+        metavar="NAME_OR_PATH",
+        help=(
+            f"{', '.join(registry.names())}, or the path of a reward model's .pt or .safetensors file (default"
+            " %(default)s)"
+        ),
+    )
+    group.add_argument(
+        "--download-root", metavar="DIR", help="folder to look for weights in first, and to download them to"
+    )
+    group.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: cuda if there is one)")
+    group.add_argument(
+        "--precision",
+        default="auto",
+        help="auto, fp32, fp16, bf16, or int8 on the CPU (default %(default)s: fp16 on cuda, else fp32)",
+    )
+    group.add_argument(
+        "--batch-size", type=positive, default=8, metavar="N", help="images computed at once (default %(default)s)"
+    )
+
+
+def add_image_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which images, and how they are read."""
+    parser.add_argument("images", nargs="+", help="image files, folders or patterns such as 'out/*.png'")
+    parser.add_argument("-r", "--recursive", action="store_true", help="folders with everything below them")
+    parser.add_argument(
+        "--exif-rotation",
+        action="store_true",
+        help="turn photographs as the camera says (the published model was trained without)",
+    )
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """In which form the result is given."""
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument(
+        "--json", action="store_const", const="json", dest="form", help="one JSON object instead of a table"
+    )
+    form.add_argument(
+        "--csv", action="store_const", const="csv", dest="form", help="CSV with a header instead of a table"
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="write there instead of to the terminal; .json and .csv choose the form"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar and no summary")
+
+
+def job_of(args: argparse.Namespace, prompt: str | None, **changes: Any) -> ScoreJob:
+    """The job these arguments describe."""
+    path = model_path(args.model)
+    info = registry.MODELS[0] if path else registry.get(args.model)
+    name = f"{path.stem} [{_short_hash(path)}]" if path else info.name
+    if args.precision == "int8":
+        name += " int8"  # its scores differ by about a tenth: they must not pass for exact ones in a later run
+    job = ScoreJob(info, name, prompt, exif_transpose=args.exif_rotation, batch_size=args.batch_size)
+    return dataclasses.replace(job, **changes)
+
+
+def loader_of(args: argparse.Namespace) -> Callable[[], Scorer]:
+    """A function that loads the model these arguments name."""
+
+    def load() -> Scorer:
+        from imagereward_core.scorers import load_scorer
+
+        name: Any = model_path(args.model) or args.model
+        try:
+            return load_scorer(name, device=args.device, download_root=args.download_root, precision=args.precision)
+        except ImageRewardError:
+            raise
+        except (RuntimeError, AssertionError) as error:  # torch raises both for a device it does not have
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ConfigError(
+                f"cannot load {args.model} on {args.device or 'the default device'}: {reason}; choose another with"
+                " --device"
+            ) from error
+
+    return load
+
+
+def model_path(name: str) -> Path | None:
+    """The file if `--model` names one, None if it is a name of the registry."""
+    if name.lower() in (known.lower() for known in registry.names()):
+        return None
+    looks_like_one = os.path.isfile(name) or name.lower().endswith((".pt", ".pth", ".safetensors"))
+    return Path(name) if looks_like_one else None
+
+
+def _short_hash(path: Path) -> str:
+    """The first ten digits of the file's sha256, as web UIs name checkpoints: two files called last.safetensors
+    differ.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+    except OSError:
+        return "missing"  # loading it will say so, with what to do
+    return digest.hexdigest()[:10]
+
+
+def say(text: str) -> None:
+    """A message beside the result: to stderr, so that the output can be piped."""
+    print(f"imagereward: {text}", file=sys.stderr)

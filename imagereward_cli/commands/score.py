@@ -1,0 +1,180 @@
+"""Score images against a prompt, or each against the prompt it was made from (in its metadata or a .txt file beside
+it).
+
+Web UI syntax in an image's own prompt (weights, <lora:...>) is resolved to plain words; --prompt is taken as it is.
+With --write the score goes into the image's metadata, and the next run skips images that have a score of the same model
+for the same prompt. Bad images are named and skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imagereward_core.errors import ConfigError, ImageRewardError
+from imagereward_core.exit_codes import INTERRUPTED, OK, SOME_FAILED
+from imagereward_core.files import FileScore, ScoreJob, find_images, natural, score_files
+
+from . import options, output
+
+if TYPE_CHECKING:
+    from imagereward_core.scorers.base import Scorer
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    options.add_image_arguments(parser)
+    parser.add_argument("-p", "--prompt", help="the prompt for all images (default: each image's own)")
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="put the score into the image's metadata (PNG, JPEG, WebP, AVIF; pixels stay as they are)",
+    )
+    parser.add_argument("--rescore", action="store_true", help="compute again what has a score already")
+    chosen = parser.add_argument_group("result")
+    chosen.add_argument(
+        "--sort",
+        nargs="?",
+        const="best",
+        choices=("best", "worst", "name", "given"),
+        help="order (default: as given; best first with --top)",
+    )
+    chosen.add_argument("--min-score", type=float, metavar="X", help="list only images with at least this score")
+    chosen.add_argument("--top", type=options.positive, metavar="K", help="list only the K best")
+    options.add_output_arguments(parser)
+    options.add_model_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    job = options.job_of(args, args.prompt, write=args.write, rescore=args.rescore)
+    outcome = score_all(args, job, options.loader_of(args))
+    listed = select(outcome.scored, args.sort, args.min_score, args.top)
+    report(args, job, outcome, listed)
+    return outcome.finish()
+
+
+@dataclass
+class Outcome:
+    """What became of all files. `fatal` ended the run early: an error of the model, which no other image would
+    escape.
+    """
+
+    results: list[FileScore] = field(default_factory=list)
+    interrupted: bool = False
+    fatal: ImageRewardError | None = None
+    seconds: float = 0.0
+
+    @property
+    def scored(self) -> list[FileScore]:
+        return [result for result in self.results if result.score is not None]
+
+    @property
+    def failed(self) -> list[FileScore]:
+        return [result for result in self.results if result.error]
+
+    def finish(self) -> int:
+        """The exit code, once what is done is printed. Raises what ended the run."""
+        if self.fatal is not None:
+            raise self.fatal
+        return INTERRUPTED if self.interrupted else SOME_FAILED if self.failed else OK
+
+
+def score_all(args: argparse.Namespace, job: ScoreJob, load: Callable[[], Scorer]) -> Outcome:
+    """Score every image these arguments name, with a progress bar; Ctrl-C keeps what is done. Results in the order
+    given.
+    """
+    from tqdm import tqdm
+
+    paths = find_images(args.images, args.recursive)
+    if not paths:
+        raise ConfigError(
+            f"no images in {', '.join(map(str, args.images))}"
+            + ("" if args.recursive else "; --recursive also looks in the folders below")
+        )
+    outcome, start = Outcome(), time.monotonic()
+    with tqdm(
+        total=len(paths), unit="img", disable=True if args.quiet else None, file=sys.stderr, dynamic_ncols=True
+    ) as bar:
+        try:
+            for result in score_files(paths, job, load):
+                outcome.results.append(result)
+                bar.update()
+                if result.error:
+                    with bar.external_write_mode(sys.stderr):
+                        options.say(
+                            result.error if os.fspath(result.path) in result.error else f"{result.path}: {result.error}"
+                        )
+        except KeyboardInterrupt:
+            outcome.interrupted = True
+        except ImageRewardError as error:
+            if not outcome.results:
+                raise
+            outcome.fatal = error
+    outcome.seconds = time.monotonic() - start
+    order = {path: index for index, path in enumerate(paths)}
+    outcome.results.sort(key=lambda result: order[result.path])
+    if not args.quiet:
+        options.say(_summary(outcome, len(paths)))
+    return outcome
+
+
+def _summary(outcome: Outcome, total: int) -> str:
+    computed = sum(not result.stored for result in outcome.scored)
+    rate = f", {computed / outcome.seconds:.1f} img/s" if computed and outcome.seconds else ""
+    parts = [
+        f"{computed} scored",
+        f"{len(outcome.scored) - computed} had a score",
+        f"{len(outcome.failed)} with errors",
+    ]
+    ended = "interrupted: " if outcome.interrupted else "ended early: " if outcome.fatal else ""
+    return ended + f"{', '.join(parts)}, of {total} images in {outcome.seconds:.1f} s{rate}"
+
+
+def select(scored: Sequence[FileScore], sort: str | None, min_score: float | None, top: int | None) -> list[FileScore]:
+    """The results to list, in the order to list them."""
+    kept = [result for result in scored if min_score is None or score_of(result) >= min_score]
+    best = sorted(kept, key=score_of, reverse=True)[:top]
+    sort = sort or ("best" if top else "given")
+    if sort == "best":
+        return best
+    if sort == "worst":
+        return best[::-1]
+    chosen = set(map(id, best))
+    kept = [result for result in kept if id(result) in chosen]
+    return sorted(kept, key=lambda result: natural(result.path)) if sort == "name" else kept
+
+
+def score_of(result: FileScore) -> float:
+    """The score of a result that has one."""
+    return float("-inf") if result.score is None else result.score
+
+
+def report(args: argparse.Namespace, job: ScoreJob, outcome: Outcome, listed: Sequence[FileScore]) -> None:
+    """Print the listed results in the form asked for."""
+    rows = [(f"{score_of(result):.4f}", os.fspath(result.path), result.prompt or "") for result in listed]
+    records = [record(result) for result in listed]
+    summary = {
+        "model": job.model,
+        "interrupted": outcome.interrupted,
+        "failed": [{"file": os.fspath(result.path), "error": result.error} for result in outcome.failed],
+    }
+    output.emit(
+        output.form_of(args.form, args.output), args.output, ("score", "file", "prompt"), rows, records, summary
+    )
+
+
+def record(result: FileScore) -> dict[str, Any]:
+    """A result as JSON and CSV hold it: the score at full precision."""
+    return {
+        "file": os.fspath(Path(result.path)),
+        "score": result.score,
+        "prompt": result.prompt,
+        "prompt_source": result.source,
+        "stored": result.stored,
+        "written": result.written,
+    }

@@ -1,0 +1,8 @@
+"""What our command lines return to the shell. One table, whichever package the command belongs to."""
+
+OK = 0
+SOME_FAILED = 1  # done, but some images could not be scored or written
+USAGE = 2  # the command line or a setting is wrong
+MODEL = 3  # a model cannot be found, downloaded, loaded, run or trained
+INTERRUPTED = 130  # as shells report SIGINT
+PIPE_CLOSED = 141  # as shells report SIGPIPE

@@ -1,0 +1,3 @@
+"""Moved: this name was documented, so whoever imports it is told the new one."""
+
+raise ImportError("imagereward_core.training has moved: import imagereward_train instead")

@@ -1,0 +1,224 @@
+"""Table 1: rank text-to-image models by the mean score of their images, and compare with people's ranking."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from imagereward_core.errors import DataError
+
+from ..items import Item
+from ..readers import IMAGE_SUFFIXES
+from . import metrics, published, report
+from .judges import Judge
+from .scoring import Progress, World, score_items
+
+SHOWN = 10
+
+
+def read_prompts(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
+    """(id, prompt) of a JSON list of {id, prompt}. Raises DataError."""
+    try:
+        rows = json.loads(Path(path).read_text(encoding="utf-8"))
+        prompts = [(str(row["id"]), str(row["prompt"])) for row in rows]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f"{path} must be a JSON list of objects with id and prompt: {type(error).__name__}: {error}"
+        ) from error
+    if len({key for key, _ in prompts}) < len(prompts) or not prompts:
+        raise DataError(f"{path} holds {len(prompts)} prompts; each needs an id of its own")
+    return prompts
+
+
+def read_generations(
+    prompts: Sequence[tuple[str, str]], folder: Path, models: Sequence[str] = ()
+) -> dict[str, list[Item]]:
+    """{model: one item per prompt} from `folder`/<model>/<prompt id>_<number>.png. Every prompt needs an image of every
+    model.
+
+    Without `models`: the paper's six if they are there, else every subfolder. Raises DataError naming what is missing.
+    """
+    if not folder.is_dir():
+        raise DataError(f"no such folder of generations: {folder}")
+    there = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    names = {
+        name: generator.folder for generator in published.GENERATORS for name in (generator.folder, *generator.aliases)
+    }
+    wanted = list(models) or [name for name in names if name in there] or there
+    if not wanted:
+        raise DataError(f"{folder} holds no folder with a model's images")
+    found: dict[str, list[Item]] = {}
+    missing: list[str] = []
+    for name in wanted:
+        if name not in there:
+            raise DataError(f"{folder} has no folder {name!r}; there are {', '.join(there) or 'none'}")
+        images: dict[str, list[tuple[int, str]]] = {}
+        for path in (folder / name).iterdir():
+            match = re.fullmatch(r"(.+)_(\d+)", path.stem)
+            if match and path.suffix.lower() in IMAGE_SUFFIXES:
+                images.setdefault(match.group(1), []).append((int(match.group(2)), str(path)))
+        missing += [f"{name}/{key}" for key, _ in prompts if key not in images]
+        paths = {key: tuple(path for _, path in sorted(entries)) for key, entries in images.items()}
+        found[names.get(name, name)] = [
+            Item(f"{name}/{key}", prompt, paths.get(key, ()), ()) for key, prompt in prompts
+        ]
+    if missing:
+        more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+        raise DataError(
+            f"{len(missing)} prompts have no image called <id>_<number>: {', '.join(missing[:SHOWN])}{more}"
+        )
+    return found
+
+
+def run_models(
+    prompts: str | os.PathLike[str],
+    generations: str | os.PathLike[str],
+    judges: Sequence[Callable[[World], Judge]],
+    out: str | os.PathLike[str],
+    *,
+    models: Sequence[str] = (),
+    wins: dict[str, float] | None = None,
+    resume: bool = False,
+    seed: int = 0,
+    repeats: int = 1000,
+    plot: bool = True,
+    world: World | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Score all generations with every judge; write results.json, report.md and plot.png to `out`, and return the
+    results.
+
+    wins: {model: human wins} to compare with (default: the paper's, for its six models). Raises DataError.
+    """
+    world, folder = world or World(), Path(out)
+    items = read_generations(read_prompts(prompts), Path(generations), models)
+    human = (
+        wins if wins is not None else {generator.folder: float(generator.wins) for generator in published.GENERATORS}
+    )
+    images = sum(len(item.images) for group in items.values() for item in group)
+    flat = [item for group in items.values() for item in group]
+    digest = (
+        report.digest_images((image for item in flat for image in item.images), str(generations))
+        if world.main or world.count > 1
+        else ""
+    )
+    used: list[Judge] = []
+    results: dict[str, Any] = {"scorers": {}}
+    for build in judges:
+        judge = build(world)
+        scores = score_items(flat, judge, folder / "scores", digest, resume, world, progress)
+        means = {model: np.array([np.mean(scores[item.id]) for item in group]) for model, group in items.items()}
+        results["scorers"][judge.name] = evaluate(means, human, seed, repeats)
+        used.append(judge)
+    settings = {
+        "prompts": str(prompts),
+        "prompts_sha256": report.digest_file(prompts),
+        "images_sha256": digest,
+        "seed": seed,
+        "bootstrap": repeats,
+        "processes": world.count,
+    }
+    results |= {
+        "benchmark": "models",
+        "prompts": len(next(iter(items.values()))),
+        "images": images,
+        "human_wins": {model: human[model] for model in items if model in human},
+        "published": {"means": {g.folder: g.mean for g in published.GENERATORS}, "spearman": published.SPEARMAN},
+        "manifest": report.manifest(used, settings),
+    }
+    if world.main:
+        report.write_report(folder, results, markdown(results))
+        if plot:
+            bars = {
+                name: {
+                    model: (row["mean"], row["low"], row["high"])
+                    for model, row in sorted(found["models"].items(), key=lambda entry: entry[1]["rank"])
+                }
+                for name, found in results["scorers"].items()
+            }
+            report.bar_plot(folder / "plot.png", "Mean score per text-to-image model", bars, "mean score")
+    world.wait()
+    return results
+
+
+def evaluate(
+    means: dict[str, np.ndarray], human: dict[str, float], seed: int = 0, repeats: int = 1000
+) -> dict[str, Any]:
+    """From each model's mean score per prompt: means, ranks, Spearman's ρ to human wins, 95 % intervals over prompts.
+
+    All models share the prompts of a resample, since they answered the same ones.
+    """
+    names = list(means)
+    table = np.stack([means[name] for name in names])  # [models, prompts]
+    average = table.mean(axis=1)
+    samples = metrics.bootstrap(
+        table.shape[1], lambda draw: table[:, draw].mean(axis=1), repeats, seed
+    )  # [repeats, models]
+    low, high = metrics.interval(samples)
+    place = metrics.ranks(average)
+    rows = {
+        name: {
+            "mean": float(average[i]),
+            "low": float(low[i]),
+            "high": float(high[i]),
+            "rank": float(place[i]),
+            "prompts": table.shape[1],
+        }
+        for i, name in enumerate(names)
+    }
+    judged = [index for index, name in enumerate(names) if name in human]
+    found: dict[str, Any] = {"models": rows, "spearman": None}
+    if len(judged) >= 3:
+        wins = [human[names[index]] for index in judged]
+        spread = np.array([metrics.spearman(sample[judged], wins) for sample in samples])
+        bounds = metrics.interval(spread) if np.isfinite(spread).any() else (float("nan"), float("nan"))
+        found["spearman"] = {
+            "value": metrics.spearman(average[judged], wins),
+            "low": float(bounds[0]),
+            "high": float(bounds[1]),
+            "models": len(judged),
+        }
+    return found
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The report for people: ours beside the paper's row."""
+    names = {generator.folder: generator for generator in published.GENERATORS}
+    text = (
+        f"# Text-to-image models by mean score (Table 1)\n\n{results['prompts']} prompts, {results['images']} images."
+        " Intervals: 95 %, bootstrap over prompts.\n"
+    )
+    for scorer, found in results["scorers"].items():
+        rows = []
+        for model, row in sorted(found["models"].items(), key=lambda entry: entry[1]["rank"]):
+            paper = f"{names[model].mean:.4f}" if model in names and scorer == "ImageReward-v1.0" else "—"
+            label = names[model].name if model in names else model
+            rows.append(
+                [
+                    label,
+                    f"{row['mean']:.4f}",
+                    f"{row['low']:.4f} to {row['high']:.4f}",
+                    f"{row['rank']:g}",
+                    paper,
+                    f"{results['human_wins'].get(model, '—')}",
+                ]
+            )
+        text += f"\n## {scorer}\n\n" + report.markdown_table(
+            ["model", "mean", "95 % interval", "rank", "paper's mean", "human wins"], rows
+        )
+        rho = found["spearman"]
+        if rho:
+            paper_rho = published.SPEARMAN.get(scorer)
+            text += (
+                f"\nSpearman's ρ to human wins over {rho['models']} models: {rho['value']:.2f} ({rho['low']:.2f} to"
+                f" {rho['high']:.2f})"
+            )
+            text += f"; paper: {paper_rho:.2f}.\n" if paper_rho is not None else ".\n"
+    text += "\nThe authors state that values may differ by up to 0.1 between environments.\n"
+    return text

@@ -1,0 +1,213 @@
+"""The routes of the ReFL tab: `/imagereward/v1/refl/…`. The page polls them; nothing here waits for a run."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from fastapi.responses import FileResponse
+from pydantic import BaseModel
+
+from .. import host
+from ..api import authorise
+from ..core import logger
+from ..lifecycle import available
+from . import host as refl_host
+from .form import FIELDS, SettingError, build_config, form_settings
+from .libraries import Installer, environment
+from .prompts import PromptFileError, prompts_in
+from .runs import RunError, Runs
+
+PREFIX = "/imagereward/v1/refl"
+TOKEN = secrets.token_urlsafe(24)  # lies in the tab, which only those who may see the UI can read
+TOKEN_HEADER = "x-imagereward-token"
+
+installer = Installer()
+_runs: Runs | None = None
+
+
+def runs() -> Runs:
+    """The runs of this host."""
+    global _runs
+    if _runs is None:
+        _runs = Runs(refl_host.runs_folder(), environment, refl_host.lend_gpu, refl_host.take_back)
+    return _runs
+
+
+async def authorise_page(request: Request) -> None:
+    """Accept our own page by its token, everyone else by the host's accounts."""
+    given = request.headers.get(TOKEN_HEADER, "")
+    if not secrets.compare_digest(given.encode(), TOKEN.encode()):
+        await authorise(request)
+
+
+class RunBody(BaseModel):
+    """Settings of a new run by the names in `/options`; `keep_going`: do not end with the WebUI."""
+
+    settings: dict
+    keep_going: bool = False
+
+
+class PromptsBody(BaseModel):
+    """A file's name and its text."""
+
+    name: str
+    text: str
+
+
+class CommandBody(BaseModel):
+    """pause, resume, sample, save, stop or stop_now."""
+
+    command: str
+
+
+router = APIRouter(prefix=PREFIX, tags=["ImageReward ReFL"])
+
+
+def _guarded(work: Any) -> Any:
+    try:
+        return work()
+    except (RunError, SettingError, PromptFileError) as error:
+        raise HTTPException(status_code=422, detail=str(error)) from error
+
+
+@router.get("/options")
+def options() -> dict:
+    """What the form offers, and what is missing before a run can start."""
+    return {
+        "fields": [field.describe() for field in FIELDS],
+        "checkpoints": [item["title"] for item in refl_host.checkpoints()],
+        "selected": refl_host.selected_checkpoint(),
+        "rewards": available(host.models_dir()),
+        "guidance": refl_host.guidance(),
+        "libraries": installer.status(),
+    }
+
+
+@router.post("/libraries")
+def libraries() -> dict:
+    """Start installing the training libraries into our own folder."""
+    installer.start()
+    return installer.status()
+
+
+@router.post("/prompts")
+def prompts(body: PromptsBody) -> dict:
+    """The prompts in a file's text."""
+    return {"prompts": _guarded(lambda: prompts_in(body.name, body.text))}
+
+
+@router.post("/estimate")
+def estimate(body: RunBody) -> dict:
+    """Memory the run needs, computed by the training process's own code, and `seconds` by the pace of an earlier run
+    (null: none).
+    """
+    config = _guarded(lambda: build_config(body.settings))
+    folder = refl_host.runs_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".estimate.json"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    command = [runs().python, "-m", "refl", "estimate", "--config", str(path)]
+    try:
+        result = subprocess.run(
+            command,
+            cwd=folder,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=300,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise HTTPException(
+            status_code=503, detail="the estimate took too long; the run itself can be started all the same"
+        ) from error
+    if result.returncode:
+        raise HTTPException(status_code=422, detail=_last_line(result.stderr))
+    return {**json.loads(result.stdout.strip().splitlines()[-1]), "seconds": runs().seconds(config)}
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    return lines[-1] if lines else "the estimate failed without a message"
+
+
+@router.get("/runs")
+def list_runs() -> dict:
+    """All runs, newest first."""
+    return {"runs": runs().list()}
+
+
+@router.post("/runs")
+def create(body: RunBody) -> dict:
+    """Start or queue a run."""
+    config = _guarded(lambda: build_config(body.settings))
+    status = installer.status()
+    if status["missing"]:
+        raise HTTPException(
+            status_code=422,
+            detail=(
+                f"training libraries are missing ({', '.join(status['missing'])}): press Install training libraries"
+                " first"
+            ),
+        )
+    return {"id": _guarded(lambda: runs().create(config, body.keep_going))}
+
+
+@router.get("/runs/{run_id}")
+def show(run_id: str, after: int = 0) -> dict:
+    """State of a run with its events from line `after` on."""
+    return _guarded(lambda: {**runs().summary(run_id), **runs().events(run_id, max(after, 0))})
+
+
+@router.get("/runs/{run_id}/settings")
+def settings(run_id: str) -> dict:
+    """Settings of a run in the form's terms, for a clone."""
+    return {"settings": form_settings(_guarded(lambda: runs().config(run_id)))}
+
+
+@router.post("/runs/{run_id}/command")
+def command(run_id: str, body: CommandBody) -> dict:
+    """Pass a command to a run."""
+    _guarded(lambda: runs().command(run_id, body.command))
+    return _guarded(lambda: runs().summary(run_id))
+
+
+@router.delete("/runs/{run_id}")
+def delete(run_id: str) -> dict:
+    """Delete a run's folder; exported models stay."""
+    _guarded(lambda: runs().delete(run_id))
+    return {"deleted": run_id}
+
+
+@router.get("/runs/{run_id}/samples/{name}")
+def sample(run_id: str, name: str) -> FileResponse:
+    """A contact sheet of a run."""
+    return FileResponse(_guarded(lambda: runs().sample(run_id, name)), media_type="image/png")
+
+
+@router.get("/runs/{run_id}/report")
+def report(run_id: str) -> FileResponse:
+    """The report of a finished run."""
+    path: Path = _guarded(lambda: runs().path(run_id)) / "report.html"
+    if not path.is_file():
+        raise HTTPException(status_code=404, detail=f"run {run_id} has no report yet")
+    return FileResponse(
+        path,
+        media_type="text/html",
+        headers={"Content-Security-Policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'"},
+    )
+
+
+def mount(_demo: Any, app: FastAPI) -> None:
+    """Add the routes to a new app, and watch over runs that an earlier process left behind."""
+    app.include_router(router, dependencies=[Depends(authorise_page)])
+    try:
+        runs().wake()
+    except OSError as error:
+        logger.warning("the training runs cannot be read: %s", error)

@@ -1,0 +1,103 @@
+"""What training asks of the host: which checkpoints there are, where results belong, and to lend its GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .. import host
+from ..core import logger
+from ..lifecycle import holder
+
+
+def data_folder() -> Path:
+    """Where the host keeps its data."""
+    return Path(host.module("paths").data_path)
+
+
+def runs_folder() -> Path:
+    """Where runs are kept: beside the host's other data."""
+    return data_folder() / "imagereward-runs"
+
+
+def checkpoints() -> list[dict[str, str]]:
+    """The host's checkpoints: title and file."""
+    infos = host.module("sd_models").checkpoints_list.values()
+    return [{"title": str(info.title), "path": str(info.filename)} for info in infos]
+
+
+def selected_checkpoint() -> str:
+    """The title of the checkpoint chosen in the UI; asking the model itself could load it."""
+    return str(getattr(host.module("shared").opts, "sd_model_checkpoint", "") or "")
+
+
+def checkpoint_path(title: str) -> str:
+    """The file of a checkpoint by its title; an empty string if the host has none of that title."""
+    return next((item["path"] for item in checkpoints() if item["title"] == title), "")
+
+
+def selected_vae() -> str:
+    """The VAE file chosen in the UI, for checkpoints without one; empty for Automatic and None."""
+    chosen = str(getattr(host.module("shared").opts, "sd_vae", "") or "")
+    return str(getattr(host.module("sd_vae"), "vae_dict", {}).get(chosen, ""))
+
+
+def lora_folder() -> Path:
+    """Where LoRA files belong."""
+    options = host.module("shared").cmd_opts
+    return Path(getattr(options, "lora_dir", None) or Path(host.module("paths").models_path) / "Lora")
+
+
+def checkpoint_folder() -> Path:
+    """Where new checkpoints belong."""
+    options = host.module("shared").cmd_opts
+    return Path(getattr(options, "ckpt_dir", None) or host.module("sd_models").model_path)
+
+
+def outputs_folder() -> Path:
+    """The folder of generated images."""
+    opts = host.module("shared").opts
+    chosen = (
+        getattr(opts, "outdir_samples", "") or getattr(opts, "outdir_txt2img_samples", "") or "outputs/txt2img-images"
+    )
+    return data_folder() / chosen
+
+
+def guidance() -> float | None:
+    """The CFG scale that txt2img starts with, if the host tells it."""
+    stored = getattr(host.module("shared"), "ui_settings_from_file", None) or {}
+    value = stored.get("txt2img/CFG Scale/value") if isinstance(stored, dict) else None
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def lend_gpu(run: dict[str, Any]) -> None:
+    """Before a run on a GPU: wait for the running job, then drop the scorer and the host's model from it."""
+    if str(run["device"]).startswith("cpu") or not host.device().startswith("cuda"):
+        return
+    with host.generation_lock():
+        holder.unload()
+        host.module("sd_models").unload_model_weights()
+        host.collect_garbage()
+    logger.info("the GPU is free for training run %s", run["id"])
+
+
+def take_back(run: dict[str, Any]) -> None:
+    """After a run: bring the host's model back, and let it find what the run wrote."""
+    shared, models = host.module("shared"), host.module("sd_models")
+    if not str(run["device"]).startswith("cpu") and host.device().startswith("cuda") and host.name() == "AUTOMATIC1111":
+        with host.generation_lock():
+            model = getattr(models, "model_data", None)
+            if model is not None and model.sd_model is not None:
+                # A1111 only moved its model to the CPU and believes that it is loaded
+                models.send_model_to_device(model.sd_model)
+    shared.refresh_checkpoints()
+    refresh_loras()
+
+
+def refresh_loras() -> None:
+    """Let the built-in LoRA extension list its files again, so that the new one can be used at once."""
+    import sys
+
+    networks = sys.modules.get("networks")
+    if networks is not None and hasattr(networks, "list_available_networks"):
+        networks.list_available_networks()

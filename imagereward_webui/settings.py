@@ -1,0 +1,31 @@
+"""Puts our section onto the host's settings page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import host
+from .options import OPTIONS, PREFIX, SECTION
+
+
+def add_options() -> None:
+    """Register the section with the host (a callback of `on_ui_settings`)."""
+    import gradio as gr
+
+    shared = host.module("shared")
+    for option in OPTIONS:
+        component: Any = None
+        args: dict[str, Any] = {}
+        if option.choices:
+            component, args = gr.Dropdown, {"choices": list(option.choices)}
+        elif option.span:
+            low, high, step = option.span
+            component, args = gr.Slider, {"minimum": low, "maximum": high, "step": step}
+        elif option.colour:
+            component = gr.ColorPicker
+        row = shared.OptionInfo(
+            option.default, option.label, component, args, section=SECTION, category_id="postprocessing"
+        )
+        if option.info:
+            row.info(option.info)
+        shared.opts.add_option(PREFIX + option.name, row)
