@@ -19,7 +19,7 @@ from PIL import Image
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import imagereward_core as RM  # noqa: E402
-from imagereward_core.files import find_images  # noqa: E402
+from imagereward_core.image_files import find_images  # noqa: E402
 
 PROMPT = "a painting of an ocean with clouds and birds"
 

@@ -188,8 +188,8 @@ def self_test(device: str) -> Finding:
 def weights_file(info: ModelInfo, source: Source, needed: bool, download_root: str | None, online: bool) -> Finding:
     """Whether one file of a model is here, sound, and what it should be."""
     from . import weights
+    from .hashing import file_digest
     from .weights.checkpoint import inspect
-    from .weights.download import file_digest
 
     name = f"weights of {info.name}"
     fetch = f"imagereward fetch {info.name}" + (f" --download-root {download_root}" if download_root else "")

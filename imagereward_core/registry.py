@@ -35,9 +35,25 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Scale:
+    """What a scorer's numbers mean. `low` and `high` are where badges are fully the colour of a bad and of a good
+    picture; `mean` and `std` those of its raw scores on the data it was standardised on, None where nobody published
+    them.
+    """
+
+    low: float
+    high: float
+    mean: float | None = None
+    std: float | None = None
+
+
+STANDARD = Scale(-2.0, 2.0, mean=0.0, std=1.0)  # reward models of ImageReward's form are standardised by their authors
+
+
+@dataclass(frozen=True)
 class ModelInfo:
-    """A scorer. `mean` and `std` describe its raw scores on the data it was standardised on, None where nobody
-    published them.
+    """A scorer. `kind` names its file in `scorers/`; `key` is the name of its score in an image's infotext: a word of
+    letters, digits, space, - and /, as web UIs read no other.
     """
 
     name: str
@@ -45,11 +61,21 @@ class ModelInfo:
     sources: tuple[Source, ...]
     licence: str
     description: str
-    mean: float | None = None
-    std: float | None = None
+    key: str = "ImageReward"
+    scale: Scale = STANDARD
     higher_is_better: bool = True
     uses_prompt: bool = True
     differentiable: bool = True
+
+    @property
+    def mean(self) -> float | None:
+        """The scale's mean."""
+        return self.scale.mean
+
+    @property
+    def std(self) -> float | None:
+        """The scale's standard deviation."""
+        return self.scale.std
 
 
 CLIP_L14 = Source(
@@ -69,12 +95,12 @@ MODELS = (
             "ImageReward (Xu et al. 2023): BLIP-large trained on 137k expert comparisons; mean 0, std 1 on the authors'"
             " data"
         ),
-        mean=0.0,
-        std=1.0,
     ),
     ModelInfo(
         name="CLIP",
         kind="clip",
+        key="CLIP score",
+        scale=Scale(0.1, 0.35),
         sources=(CLIP_L14,),
         licence="MIT",
         description="Cosine of CLIP ViT-L/14 text and image features (Radford et al. 2021)",
@@ -82,6 +108,8 @@ MODELS = (
     ModelInfo(
         name="BLIP",
         kind="blip",
+        key="BLIP score",
+        scale=Scale(0.1, 0.5),
         sources=(
             Source(
                 "model_large.pth",
@@ -95,6 +123,8 @@ MODELS = (
     ModelInfo(
         name="Aesthetic",
         kind="aesthetic",
+        key="Aesthetic score",
+        scale=Scale(4.0, 7.0),
         sources=(
             Source(
                 "sac+logos+ava1-l14-linearMSE.pth",

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .items import Item, Pair, pairs_of
+from imagereward_core.image_files import SUFFIXES as IMAGE_SUFFIXES
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".avif")
+from .items import Item, Pair, pairs_of
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from PIL import Image, PngImagePlugin
 
 from imagereward_core import metadata
+from imagereward_core.image_files import SUFFIXES as IMAGE_SUFFIXES
 from imagereward_core.metadata.infotext import Infotext, StoredScore, build_infotext
 
 from .errors import SmallWorldError
@@ -35,7 +36,6 @@ DEFAULT_PROMPTS: tuple[str, ...] = (
     "a small blue circle right of a small blue star on a gray background",
     "a large purple square above a small green triangle on a black background",
 )
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".avif"})
 Say = Callable[[str], None]
 
 

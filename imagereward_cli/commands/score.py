@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from imagereward_core.errors import ConfigError, ImageRewardError
 from imagereward_core.exit_codes import INTERRUPTED, OK, SOME_FAILED
-from imagereward_core.files import FileScore, ScoreJob, find_images, natural, score_files
+from imagereward_core.files import FileScore, ScoreJob, score_files
+from imagereward_core.image_files import find_images, natural
 
 from . import options, output
 

@@ -22,6 +22,7 @@ import requests
 from filelock import FileLock, Timeout
 
 from ..errors import DownloadError
+from ..hashing import file_digest
 from ..log import logger
 from ..progress import Progress
 from .hub import DELAYS, Remote, refusal, transient
@@ -213,17 +214,6 @@ def _verify(path: Path, remote: Remote) -> str:
         if found != wanted:
             return f"has {algorithm} {found} where {wanted} was announced"
     return ""
-
-
-def file_digest(path: Path, algorithm: str = "sha256") -> str:
-    """Hex digest of a file: sha256, md5, or git-sha1 (git's hash of a blob)."""
-    hasher = hashlib.new(algorithm.removeprefix("git-"), usedforsecurity=False)
-    if algorithm == "git-sha1":
-        hasher.update(b"blob %d\0" % _size(path))
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            hasher.update(block)
-    return hasher.hexdigest()
 
 
 def _replace(part: Path, target: Path) -> None:

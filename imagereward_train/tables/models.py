@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from imagereward_core.errors import DataError
+from imagereward_core.image_files import SUFFIXES as IMAGE_SUFFIXES
 
 from ..items import Item
-from ..readers import IMAGE_SUFFIXES
 from . import metrics, published, report
 from .judges import Judge
 from .scoring import Progress, World, score_items

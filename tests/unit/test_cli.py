@@ -19,7 +19,7 @@ from imagereward_cli.commands import options, output
 from imagereward_core import exit_codes, registry, weights
 from imagereward_core.config import METADATA_KEY
 from imagereward_core.errors import DownloadError
-from imagereward_core.files import find_images
+from imagereward_core.image_files import find_images
 from imagereward_core.metadata import read_infotext, read_score
 from tests.conftest import ROOT, random_state, tiny_config
 

@@ -16,6 +16,7 @@ import torch
 
 from imagereward_core import registry, weights
 from imagereward_core.errors import DownloadError
+from imagereward_core.hashing import file_digest
 from imagereward_core.registry import ModelInfo, Source
 from imagereward_core.weights import download, hub
 from imagereward_core.weights.checkpoint import read_state
@@ -86,9 +87,9 @@ def test_google_announces_md5():
 def test_digests_of_hello_world(tmp_path):
     path = tmp_path / "hello"
     path.write_bytes(b"hello world")
-    assert download.file_digest(path, "md5") == "5eb63bbbe01eeed093cb22bb8f5acdc3"
-    assert download.file_digest(path) == "b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9"
-    assert download.file_digest(path, "git-sha1") == "95d09f2b10159347eece71399a7e2e907ea3df4f"  # git hash-object
+    assert file_digest(path, "md5") == "5eb63bbbe01eeed093cb22bb8f5acdc3"
+    assert file_digest(path) == "b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9"
+    assert file_digest(path, "git-sha1") == "95d09f2b10159347eece71399a7e2e907ea3df4f"  # git hash-object
 
 
 # --- fetch ----------------------------------------------------------------------------------------
