@@ -1,10 +1,10 @@
-"""docs/refl.md quotes committed figures; they must be those of the files."""
+"""docs/findings.md quotes committed figures; they must be those of the files."""
 
 import json
 
 from tests.conftest import ROOT
 
-DOC = (ROOT / "docs/refl.md").read_text(encoding="utf-8")
+DOC = (ROOT / "docs/findings.md").read_text(encoding="utf-8")
 
 
 def test_runs_without_brakes():
