@@ -8,7 +8,10 @@ deviation.
 from __future__ import annotations
 
 import os
+import stat
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .errors import ImageError
@@ -19,12 +22,14 @@ if TYPE_CHECKING:
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP (Radford et al. 2021)
 STD = (0.26862954, 0.26130258, 0.27577711)
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")  # Pillow's names of what `image_files.SUFFIXES` lists
 HUGE = 1 << 24  # pixels of the resized image above which only the part that survives the crop is resampled
 
 
 def open_image(source: Any, exif_transpose: bool = False) -> Image.Image:
     """A PIL image from a PIL image, a path or a numpy array [H, W], [H, W, 1|3|4] of uint8; first frame of animations.
 
+    Files are of the formats in `FORMATS`; others are not tried, as Pillow hands some to programs outside (EPS).
     `exif_transpose` turns the image as its camera says; the published model was trained without, so it is off.
     Raises ImageError with the path and the cause for whatever cannot be read.
     """
@@ -39,32 +44,70 @@ def open_image(source: Any, exif_transpose: bool = False) -> Image.Image:
         image, name = _from_array(source), "array"
     else:
         raise ImageError(f"an image must be a PIL image, a path or a numpy array, found {type(source).__name__}")
-    try:
+    with _decoding(name, "cannot read", "The file is damaged or incomplete; save it again or leave it out"):
         image.load()
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ImageError(
-            f"cannot read {name}: {error}. The file is damaged or incomplete; save it again or leave it out"
-        ) from error
-    if exif_transpose:
-        image = ImageOps.exif_transpose(image)
-    return _eight_bit(image, str(name))
+        if exif_transpose:
+            image = ImageOps.exif_transpose(image)
+        return _eight_bit(image, str(name))
+
+
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(width, height) as the file's header says. Raises ImageError as `open_image` does."""
+    with _open_file(os.fspath(path)) as image:
+        return image.size
+
+
+@contextmanager
+def _decoding(name: str, problem: str, advice: str = "") -> Iterator[None]:
+    """Whatever a decoder raises becomes an ImageError that names the image: decoders are foreign code, and on damaged
+    files they fail in ways that nobody listed (ZeroDivisionError, RuntimeError, struct.error, MemoryError, …).
+    """
+    from PIL import Image
+
+    try:
+        yield
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name} is larger than Pillow's safety limit: {error}") from error
+    except Exception as error:  # noqa: BLE001 - see above
+        cause = str(error) or type(error).__name__
+        raise ImageError(f"{problem} {name}: {cause}" + (f". {advice}" if advice else "")) from error
 
 
 def _open_file(path: str) -> Image.Image:
     from PIL import Image
 
-    if os.path.isdir(path):
-        raise ImageError(f"{path} is a folder: pass the image files in it")
     try:
-        if os.path.getsize(path) == 0:
-            raise ImageError(f"{path} is empty (0 bytes)")
-        return Image.open(path)
+        state = os.stat(path)
     except FileNotFoundError as error:
         raise ImageError(f"no such image: {path}") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{path} is larger than Pillow's safety limit: {error}") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError(f"{path} is not an image that Pillow {_pillow_version()} can read: {error}") from error
+    except (OSError, ValueError) as error:  # ValueError: NUL or half a surrogate pair in the name
+        raise ImageError(f"cannot read {path!r}: {getattr(error, 'strerror', None) or error}") from error
+    if stat.S_ISDIR(state.st_mode):
+        raise ImageError(f"{path} is a folder: pass the image files in it")
+    if not stat.S_ISREG(state.st_mode):
+        raise ImageError(f"{path} is no file but a pipe, a socket or a device")
+    if state.st_size == 0:
+        raise ImageError(f"{path} is empty (0 bytes)")
+    known = formats()
+    with _decoding(path, "cannot open"):
+        try:
+            return Image.open(path, formats=known)
+        except (Image.UnidentifiedImageError, SyntaxError) as error:
+            raise ImageError(
+                f"{path} is not an image that Pillow {_pillow_version()} can read as one of {', '.join(known)}: {error}"
+            ) from error
+
+
+def formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow has a decoder for."""
+    from PIL import Image
+
+    Image.preinit()
+    if not all(name in Image.OPEN for name in FORMATS):
+        Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _pillow_version() -> str:

@@ -9,7 +9,7 @@ from .tokenizer import check_prompt
 
 EXTRA_NETWORK = re.compile(r"<\w+:[^<>]+>")  # <lora:name:0.8>, <hypernet:name:1>, …
 TOKEN = re.compile(r"\\.|[()\[\]:|]|[^\\()\[\]:|]+|\\", re.DOTALL)
-NUMBER = re.compile(r"\s*[-+]?(?:\d+\.?\d*|\.\d+)\s*")
+NUMBER = re.compile(r"\s*[-+]?(?:\d+(?:\.\d*)?|\.\d+)\s*")
 MAX_DEPTH = 64  # brackets nested deeper than anybody writes are dropped: closing one copies all the text inside it
 DROPPED, BREAK = "\x00", "\x01"  # where something was taken out, and where one part of the prompt ends
 
