@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import ConfigError, ImageError, MetadataError
-from .metadata import read_prompt, read_score, write_score
+from .metadata import FoundPrompt, prompt_of, read_score, reason, write_score
 from .metadata.infotext import StoredScore, score_key
 from .preprocess import open_image
-from .prompts import plain_prompt
 from .registry import ModelInfo
 
 if TYPE_CHECKING:
@@ -91,19 +90,13 @@ def _prepare(path: Path, job: ScoreJob) -> tuple[FileScore, Image.Image | None]:
     result = FileScore(path, prompt=job.prompt, source="given")
     try:
         if job.prompt is None and job.info.uses_prompt:
-            if not path.exists() or path.is_dir():
+            if not path.is_file():
                 open_image(path)  # says what is wrong
-            found = read_prompt(path)
-            if found is None:
-                return (
-                    replace(
-                        result,
-                        source="",
-                        error="no prompt: the image has no infotext and no text file beside it; give one with --prompt",
-                    ),
-                    None,
-                )
-            result = replace(result, prompt=plain_prompt(found.text), source=found.source)
+            found = prompt_of(path)
+            if not isinstance(found, FoundPrompt):
+                error = f"no prompt: {reason(found)}; give one with --prompt"
+                return replace(result, source="", error=error), None
+            result = replace(result, prompt=found.words, source=found.source)
         stored = None if job.rescore else _stored(path, result.prompt, job)
         if stored is not None:
             return replace(result, score=stored.value, stored=True), None

@@ -91,14 +91,14 @@ def unquote(value: str) -> str:
 
 def parse_infotext(text: str) -> Infotext:
     """Read any text; without a settings line it is prompt (and negative prompt) only."""
-    head, line, tail = _split(text)
+    head, line, tail = sections(text)
     head = head.removesuffix("\n") if line else head.rstrip()
     negative = NEGATIVE.search(head)
     prompt = head[: negative.start()].removesuffix("\n") if negative else head
     return Infotext(
         prompt=prompt,
         negative_prompt=head[negative.end() :].removeprefix(" ") if negative else "",
-        settings=tuple((key, unquote(value)) for _, _, key, value in _pairs(line)),
+        settings=tuple((key, unquote(value)) for _, _, key, value in pairs_in(line)),
         trailer=tail.strip(),
     )
 
@@ -139,25 +139,26 @@ def get_score(text: str, key: str = "ImageReward") -> StoredScore | None:
     return StoredScore(value, model or "", plain_prompt(info.prompt) if prompt is None else prompt, key)
 
 
-def with_score(text: str, score: StoredScore, size: tuple[int, int] | None = None) -> str:
+def with_score(text: str, score: StoredScore, size: tuple[int, int] | None = None, takes_prompt: bool = True) -> str:
     """`text` with that score in its settings line, in place of an older one of the same key; all else stays as it is.
 
     The prompt scored against is written only if it is not the text's own. A text without settings gets a settings line;
     the third pair it needs is the image's `size` (width, height), or the prompt where that is unknown. An empty text
-    takes the prompt as its own. Raises MetadataError for a score that is not finite and for another program's JSON.
+    takes the prompt as its own, unless the image's prompt stands elsewhere (`takes_prompt` False). Raises MetadataError
+    for a score that is not finite and for another program's JSON.
     """
     if not math.isfinite(score.value):
         raise MetadataError(f"a score must be a finite number, found {score.value}")
     if _is_json_object(text):
         raise MetadataError("the image's parameters are another program's JSON, which has no place for a score")
-    head, line, tail = _split(text)
+    head, line, tail = sections(text)
     own = parse_infotext(text).prompt
     if not text.strip():
-        own = score.prompt if score.prompt is not None and _survives(score.prompt) else ""
+        own = score.prompt if takes_prompt and score.prompt is not None and _survives(score.prompt) else ""
         head = own
     if score.key == "ImageReward":
         tail = OLD_SCORE.sub("", tail)
-    kept = _without(line, {score.key, f"{score.key} model", f"{score.key} prompt"})
+    kept = without(line, {score.key, f"{score.key} model", f"{score.key} prompt"})
     pairs = [f"{score.key}: {format_score(score.value)}", f"{score.key} model: {quote(score.model or 'unknown')}"]
     if not line and size is not None:
         pairs.insert(0, f"Size: {size[0]}x{size[1]}")
@@ -181,7 +182,7 @@ def with_score(text: str, score: StoredScore, size: tuple[int, int] | None = Non
     return result
 
 
-def _pairs(line: str) -> Iterator[tuple[int, int, str, str]]:
+def pairs_in(line: str) -> Iterator[tuple[int, int, str, str]]:
     """(start, end, key, value as written) of every pair in a line, found as AUTOMATIC1111's reader finds them.
 
     A key is the longest run of key characters before a colon, from its first letter or digit on. Looking for runs and
@@ -208,10 +209,10 @@ def _skip_blank(line: str, position: int) -> int:
 
 
 def _count(line: str) -> int:
-    return sum(1 for _ in islice(_pairs(line), ENOUGH))
+    return sum(1 for _ in islice(pairs_in(line), ENOUGH))
 
 
-def _split(text: str) -> tuple[str, str, str]:
+def sections(text: str) -> tuple[str, str, str]:
     """(lines above, the settings line, what follows); joined they are `text`. Without settings: (text, "", "")."""
     end = len(text.rstrip())
     start = text.rfind("\n", 0, end) + 1
@@ -224,10 +225,10 @@ def _split(text: str) -> tuple[str, str, str]:
     return (text[:start], text[start:end], text[end:]) if last else (text, "", "")
 
 
-def _without(line: str, keys: set[str]) -> str:
+def without(line: str, keys: set[str]) -> str:
     """The line less the pairs of these keys and their commas."""
     kept, position = [], 0
-    for start, end, key, _ in _pairs(line):
+    for start, end, key, _ in pairs_in(line):
         if key in keys:
             kept.append(line[position:start])
             position = end + (line[end : end + 1] == ",")

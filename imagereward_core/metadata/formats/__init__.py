@@ -1,8 +1,8 @@
 """The text that web UIs keep inside image files, read and written without touching a pixel: one file per container.
 
-Every format module has `SUFFIXES`, `matches(data)`, `read_text(data)` and `write_text(data, text)`. They work on the
-whole file as bytes, leave every byte they need not change as it is, and raise MetadataError for what they do not
-understand.
+Every format module has `SUFFIXES`, `matches(data)` and `read_texts(data)`; those that can hold a score also have
+`read_text(data)` and `write_text(data, text)` for the infotext alone. They work on the whole file as bytes, leave every
+byte they need not change as it is, and raise MetadataError for what they do not understand.
 """
 
 from __future__ import annotations
@@ -13,10 +13,27 @@ from collections.abc import Iterator
 from types import ModuleType
 
 from ...errors import MetadataError
-from . import avif, jpeg, png, webp
+from . import avif, gif, jpeg, places, png, webp
 
-FORMATS: tuple[ModuleType, ...] = (png, jpeg, webp, avif)
+WRITABLE: tuple[ModuleType, ...] = (png, jpeg, webp, avif)
+FORMATS: tuple[ModuleType, ...] = (*WRITABLE, gif)
 NAMES = "PNG, JPEG, WebP and AVIF"
+HEAD = 4096  # bytes of a file by which its format is known
+
+
+def is_known(head: bytes) -> bool:
+    """Whether a file with these first bytes (`HEAD` of them) can hold text that is read here."""
+    return _format(head) is not None
+
+
+def read_texts(data: bytes) -> dict[str, str]:
+    """Every text that programs may keep a prompt in, by its place (see `places`)."""
+    module = _format(data)
+    if module is None:
+        return {}
+    with _damage_named():
+        texts: dict[str, str] = module.read_texts(data)
+    return texts
 
 
 def read_text(data: bytes) -> str | None:
@@ -24,6 +41,8 @@ def read_text(data: bytes) -> str | None:
     module = _format(data)
     if module is None:
         return None
+    if module not in WRITABLE:
+        return read_texts(data).get(places.COMMENT)
     with _damage_named():
         text: str | None = module.read_text(data)
     return text
@@ -32,7 +51,7 @@ def read_text(data: bytes) -> str | None:
 def write_text(data: bytes, text: str) -> bytes:
     """The same image with that infotext in place of the old one. Reads its own result back before it returns it."""
     module = _format(data)
-    if module is None:
+    if module not in WRITABLE:
         raise MetadataError(f"only {NAMES} files can hold a score")
     if "\0" in text:
         raise MetadataError("text with a NUL character cannot be stored in an image")
@@ -53,7 +72,9 @@ def _damage_named() -> Iterator[None]:
     """Tables that point outside the file show up as these errors of Python's own."""
     try:
         yield
-    except (IndexError, KeyError, struct.error) as error:
+    except MetadataError:
+        raise
+    except (ArithmeticError, LookupError, MemoryError, RecursionError, ValueError, struct.error) as error:
         raise MetadataError(f"the file is damaged: {type(error).__name__}: {error}") from error
 
 

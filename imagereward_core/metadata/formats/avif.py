@@ -1,5 +1,8 @@
 """AVIF (ISO/IEC 14496-12 boxes, 23008-12 items): the Exif item. The coded image is copied as it is.
 
+This is written by hand because no library at hand does it: hosts pin a Pillow that cannot write AVIF, one that can
+would encode the pixels again, and the tools that edit items in place are programs apart.
+
 An Exif item that is there already is replaced where it lies if the new one fits, else it moves to a box of its own at
 the end. A file without one gets an entry in three tables; everything behind them moves, so the offsets in `iloc` move
 along.
@@ -12,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ...errors import MetadataError
+from ..limits import MOST_ITEMS, MOST_PARTS
 from . import exif
 
 SUFFIXES = (".avif", ".avifs")
@@ -27,11 +31,19 @@ def matches(data: bytes) -> bool:
 
 def read_text(data: bytes) -> str | None:
     """The UserComment of the Exif item."""
+    tiff = _exif(data)
+    return None if tiff is None else exif.read_comment(tiff)
+
+
+def read_texts(data: bytes) -> dict[str, str]:
+    """The texts of the Exif item by their places."""
+    tiff = _exif(data)
+    return {} if tiff is None else exif.read_texts(tiff)
+
+
+def _exif(data: bytes) -> bytes | None:
     meta = _Meta(data)
-    if meta.exif is None:
-        return None
-    _, tiff = meta.payload()
-    return exif.read_comment(tiff)
+    return None if meta.exif is None else meta.payload()[1]
 
 
 def write_text(data: bytes, text: str) -> bytes:
@@ -75,7 +87,9 @@ class _Item:
 
 
 def _boxes(data: bytes | bytearray, start: int, end: int) -> Iterator[_Box]:
-    while start < end:
+    for _ in range(MOST_PARTS):
+        if start >= end:
+            return
         size, body = int.from_bytes(data[start : start + 4], "big"), start + 8
         if size == 1:
             size, body = int.from_bytes(data[start + 8 : start + 16], "big"), start + 16
@@ -84,6 +98,7 @@ def _boxes(data: bytes | bytearray, start: int, end: int) -> Iterator[_Box]:
             raise MetadataError("the AVIF file is damaged or incomplete")
         yield _Box(bytes(data[start + 4 : start + 8]), start, body, stop)
         start = stop
+    raise MetadataError(f"the AVIF file has more than {MOST_PARTS} boxes")
 
 
 class _Meta:
@@ -129,9 +144,10 @@ class _Meta:
         if version == 0:
             index_size = 0
         wide = 4 if version == 2 else 2
-        count = self.number(position + 2, wide)
+        count = self.number(position + 2, wide).value
         position += 2 + wide
-        for _ in range(count.value):
+        pieces = 0
+        for _ in range(count):
             number, position = self.number(position, wide).value, position + wide
             method = 0
             if version:
@@ -139,6 +155,9 @@ class _Meta:
             base = self.number(position + 2, base_size)  # after the data reference index
             extent_count = self.number(position + 2 + base_size, 2).value
             position += 4 + base_size
+            pieces += max(1, extent_count)
+            if pieces > MOST_ITEMS:  # entries may take no room at all, so that the file's size sets no limit
+                raise MetadataError(f"the AVIF file has more than {MOST_ITEMS} items or pieces of items")
             extents = []
             for _ in range(extent_count):
                 offset = self.number(position + index_size, offset_size)

@@ -1,4 +1,5 @@
-"""EXIF (a TIFF structure): the UserComment, where web UIs keep infotext in every format but PNG.
+"""EXIF (a TIFF structure): the UserComment, where web UIs keep infotext in every format but PNG, and the few other
+fields that programs keep text in.
 
 Nothing that is there moves: maker notes hold absolute offsets that nobody can correct. What is new goes to the end, and
 directories that need one more entry are copied there.
@@ -9,20 +10,40 @@ from __future__ import annotations
 import struct
 
 from ...errors import MetadataError
+from . import places
+from .charset import decode, decode_comment
 
 PREFIX = b"Exif\0\0"
 USER_COMMENT, EXIF_DIRECTORY = 0x9286, 0x8769
-LONG, UNDEFINED, IFD = 4, 7, 13
+BYTE, ASCII, LONG, UNDEFINED = 1, 2, 4, 7
+OTHERS = {0x010E: places.DESCRIPTION, 0x010F: places.MAKE, 0x0110: places.MODEL, 0x0131: places.SOFTWARE}
 
 
 def read_comment(tiff: bytes) -> str | None:
-    """The UserComment, None if there is none."""
-    entry = _Tiff(tiff).comment()
-    if entry is None:
-        return None
-    offset, length = entry
-    text = _decode(tiff[offset : offset + length])
-    return text or None
+    """The UserComment, None if there is none. It belongs into the Exif directory; some programs put it into the first
+    one.
+    """
+    block = _Tiff(tiff)
+    for directory in (block.exif, block.first):
+        place = None if directory is None else block.value(directory, USER_COMMENT)
+        text = decode_comment(tiff[place[0] : place[0] + place[1]]) if place else ""
+        if text:
+            return text
+    return None
+
+
+def read_texts(tiff: bytes) -> dict[str, str]:
+    """Every text by its place (see `places`), the empty ones left out."""
+    block = _Tiff(tiff)
+    texts = {places.USER_COMMENT: read_comment(tiff) or ""}
+    for tag, place in OTHERS.items():
+        try:
+            found = block.value(block.first, tag)
+        except MetadataError:
+            continue  # only the comment matters enough to be missed
+        if found:
+            texts[place] = decode(tiff[found[0] : found[0] + found[1]]).partition("\0")[0]
+    return {place: text for place, text in texts.items() if text.strip()}
 
 
 def with_comment(tiff: bytes, text: str) -> bytes:
@@ -57,10 +78,10 @@ class _Tiff:
     def find(self, directory: int, tag: int) -> int | None:
         return next((entry for entry in self.entries(directory) if self.number("H", entry) == tag), None)
 
-    def comment(self) -> tuple[int, int] | None:
-        """(offset, length in bytes) of the UserComment."""
-        entry = None if self.exif is None else self.find(self.exif, USER_COMMENT)
-        if entry is None:
+    def value(self, directory: int, tag: int) -> tuple[int, int] | None:
+        """(offset, length in bytes) of a field that holds bytes, None if there is no such field."""
+        entry = self.find(directory, tag)
+        if entry is None or self.number("H", entry + 2) not in (BYTE, ASCII, UNDEFINED):
             return None
         length = self.number("I", entry + 4)
         offset = entry + 8 if length <= 4 else self.number("I", entry + 8)
@@ -82,7 +103,7 @@ class _Tiff:
             entry = self.find(exif, USER_COMMENT)
             offset = self.end()
         else:
-            offset = self.room(self.comment() or (0, 0), len(payload))
+            offset = self.room(self.value(self.exif or 0, USER_COMMENT) or (0, 0), len(payload))
         entry = entry or 0
         self.put("H", entry + 2, UNDEFINED)
         self.put("I", entry + 4, len(payload))
@@ -122,22 +143,3 @@ class _Tiff:
             struct.pack(self.order + "H", len(rows)) + b"".join(rows) + struct.pack(self.order + "I", next_directory)
         )
         return offset
-
-
-def _decode(raw: bytes) -> str:
-    """Text by its 8-byte character code. UNICODE does not say its byte order: the reading with more ASCII wins."""
-    code, body = raw[:8], raw[8:]
-    if code == b"UNICODE\0":
-        if body[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            return body.decode("utf-16", errors="replace").rstrip("\0")
-        big, little = (body.decode(f"utf-16-{order}", errors="replace").rstrip("\0") for order in ("be", "le"))
-        return little if _ascii(little) > _ascii(big) else big
-    if code in (b"ASCII\0\0\0", b"\0" * 8):
-        return body.decode("utf-8", errors="replace").rstrip("\0")
-    if code == b"JIS\0\0\0\0\0":
-        return body.decode("iso2022_jp", errors="replace").rstrip("\0")
-    return raw.decode("utf-8", errors="replace").rstrip("\0")
-
-
-def _ascii(text: str) -> int:
-    return sum(" " <= char <= "~" for char in text)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 
 from ...errors import MetadataError
-from . import exif
+from ..limits import MOST_PARTS
+from . import exif, places
+from .charset import decode
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
-START, APP0, APP1, SCAN = 0xD8, 0xE0, 0xE1, 0xDA
+APP0, APP1, COMMENT, SCAN = 0xE0, 0xE1, 0xFE, 0xDA
+FILL = re.compile(rb"\xff+")
 
 
 def matches(data: bytes) -> bool:
@@ -18,9 +22,26 @@ def matches(data: bytes) -> bool:
 
 def read_text(data: bytes) -> str | None:
     """The UserComment of the first EXIF segment."""
-    for start, end in _exif_segments(data):
-        return exif.read_comment(data[start + 4 + len(exif.PREFIX) : end])
-    return None
+    tiff = _exif(data)
+    return None if tiff is None else exif.read_comment(tiff)
+
+
+def read_texts(data: bytes) -> dict[str, str]:
+    """The texts of the first EXIF segment and of the first comment by their places."""
+    tiff = _exif(data)
+    texts = {} if tiff is None else exif.read_texts(tiff)
+    try:
+        comments = (data[start + 4 : end] for start, end, marker in _segments(data) if marker == COMMENT)
+        texts[places.COMMENT] = decode(next(comments, b"")).rstrip("\0")
+    except MetadataError:
+        if not texts:  # a file that is cut off behind its EXIF segment keeps that
+            raise
+    return texts
+
+
+def _exif(data: bytes) -> bytes | None:
+    found = next(_exif_segments(data), None)
+    return None if found is None else data[found[0] + 4 + len(exif.PREFIX) : found[1]]
 
 
 def write_text(data: bytes, text: str) -> bytes:
@@ -52,9 +73,9 @@ def _exif_segments(data: bytes) -> Iterator[tuple[int, int]]:
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """(start, end, marker) of the segments before the image data: FF, marker, length of what follows, content."""
     position = 2
-    while True:
-        while data[position : position + 2] == b"\xff\xff":  # fill bytes
-            position += 1
+    for _ in range(MOST_PARTS):
+        if filled := FILL.match(data, position):
+            position = filled.end() - 1
         if position + 4 > len(data) or data[position] != 0xFF:
             raise MetadataError("the JPEG file is damaged or incomplete")
         marker, (length,) = data[position + 1], struct.unpack_from(">H", data, position + 2)
@@ -65,3 +86,4 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
             raise MetadataError("the JPEG file is damaged or incomplete")
         yield position, end, marker
         position = end
+    raise MetadataError(f"the JPEG file has more than {MOST_PARTS} segments")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import struct
 
 from ...errors import MetadataError
+from ..limits import MOST_PARTS
 from . import exif
 
 SUFFIXES = (".webp",)
@@ -19,10 +20,20 @@ def matches(data: bytes) -> bool:
 
 def read_text(data: bytes) -> str | None:
     """The UserComment of the EXIF chunk."""
-    for kind, content in _chunks(data)[0]:
-        if kind == b"EXIF":
-            return exif.read_comment(content.removeprefix(exif.PREFIX))
-    return None
+    tiff = _exif(data)
+    return None if tiff is None else exif.read_comment(tiff)
+
+
+def read_texts(data: bytes) -> dict[str, str]:
+    """The texts of the EXIF chunk by their places."""
+    tiff = _exif(data)
+    return {} if tiff is None else exif.read_texts(tiff)
+
+
+def _exif(data: bytes) -> bytes | None:
+    contents = (content for kind, content in _chunks(data)[0] if kind == b"EXIF")
+    content = next(contents, None)
+    return None if content is None else content.removeprefix(exif.PREFIX)
 
 
 def write_text(data: bytes, text: str) -> bytes:
@@ -53,11 +64,14 @@ def _chunks(data: bytes) -> tuple[list[tuple[bytes, bytes]], bytes]:
     stop = 8 + int(struct.unpack_from("<I", data, 4)[0])
     if stop > len(data):
         raise MetadataError("the WebP file is incomplete")
-    chunks, position = [], 12
+    chunks: list[tuple[bytes, bytes]] = []
+    position = 12
     while position + 8 <= stop:
         kind, (length,) = data[position : position + 4], struct.unpack_from("<I", data, position + 4)
         if position + 8 + length > stop:
             raise MetadataError(f"the WebP file is incomplete: chunk {kind!r} runs past its end")
+        if len(chunks) == MOST_PARTS:
+            raise MetadataError(f"the WebP file has more than {MOST_PARTS} chunks")
         chunks.append((kind, data[position + 8 : position + 8 + length]))
         position += 8 + length + length % 2
     if chunks and chunks[0][0] == b"VP8X" and len(chunks[0][1]) < 10:
