@@ -15,6 +15,7 @@ CORE_NAME: str = getattr(sys.modules[__package__], "CORE_NAME", "imagereward_cor
 RM = importlib.import_module(CORE_NAME)
 errors = importlib.import_module(CORE_NAME + ".errors")
 logger = importlib.import_module(CORE_NAME + ".log").logger
+metadata = importlib.import_module(CORE_NAME + ".metadata")
 plain_prompt = importlib.import_module(CORE_NAME + ".prompts").plain_prompt
 
 if TYPE_CHECKING:

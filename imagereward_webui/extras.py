@@ -1,4 +1,4 @@
-"""The Extras tab: score images that exist already, with the prompt from their own infotext."""
+"""The Extras tab: score images that exist already, each with the prompt it was made from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import gradio as gr
 from modules import scripts_postprocessing
 
 from . import host, infotext, panel
-from .core import logger, plain_prompt
+from .core import logger, metadata, plain_prompt
 from .fields import BY_ATTR
 from .lifecycle import available, holder
 
@@ -40,11 +40,12 @@ class ScriptPostprocessingImageReward(scripts_postprocessing.ScriptPostprocessin
             return
         key = infotext.score_key(scorer, host.option("key"))
         try:
-            text = host.read_infotext(pp.image).get("Prompt") or prompt or ""
-            if not text and scorer != "Aesthetic":
-                pp.info[f"{key} note"] = "not scored, the image carries no prompt"
+            words, missing = prompt_in(pp.image)
+            words = words or plain_prompt(prompt or "")
+            if not words and scorer != "Aesthetic":
+                pp.info[f"{key} note"] = f"not scored, {missing}"
                 return
-            score = holder.score(scorer, plain_prompt(text), [pp.image])[0]
+            score = holder.score(scorer, words, [pp.image])[0]
             pp.info[key] = infotext.format_score(score, int(host.option("decimals")))
         except Exception as error:  # noqa: BLE001 - the other postprocessing scripts' work must not be lost
             logger.warning("image not scored: %s", error)
@@ -56,3 +57,14 @@ class ScriptPostprocessingImageReward(scripts_postprocessing.ScriptPostprocessin
                 host.at_last_image()
             ):  # not after each: a directory of images would move or load the scorer for every one
                 holder.after_job()
+
+
+def prompt_in(image: Any) -> tuple[str, str]:
+    """(the prompt an image carries, in plain words, "" if there is none; why there is none)."""
+    found = metadata.prompt_in_image(image)
+    if isinstance(found, metadata.FoundPrompt):
+        return found.words, ""
+    if isinstance(found, metadata.ForeignText):
+        return "", f"the image carries no prompt: {metadata.reason(found)}"
+    # hosts also read what is hidden in the pixels
+    return plain_prompt(host.read_infotext(image).get("Prompt") or ""), "the image carries no prompt"

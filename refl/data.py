@@ -6,7 +6,6 @@ import csv
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,11 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from imagereward_core.errors import ImageError, MetadataError
+from imagereward_core.image_files import SUFFIXES
+from imagereward_core.metadata import FoundPrompt, prompt_of
+from imagereward_core.preprocess import open_image
+
 from .errors import MissingDependency, PromptDataError
 from .log import logger
-
-IMAGES = {".png", ".jpg", ".jpeg", ".webp"}
-EXIF_USER_COMMENT, EXIF_IFD = 0x9286, 0x8769
 
 
 @dataclass(frozen=True)
@@ -137,48 +138,30 @@ def _hub(name: str, column: str) -> list[str]:
 
 
 def captioned_images(folder: str | os.PathLike[str]) -> list[tuple[Path, str]]:
-    """(image file, prompt) for each image in the folder and below that has one: a .txt of the same name, else its
-    infotext.
+    """(image file, prompt in plain words) for each image in the folder and below that has one: that of the text file
+    beside it, else the one it was made from.
     """
     result = []
     for path in sorted(Path(folder).rglob("*")):
-        if path.suffix.lower() not in IMAGES:
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or not path.is_file():
             continue
-        note = path.with_suffix(".txt")
-        caption = (
-            note.read_text(encoding="utf-8", errors="replace").strip() if note.is_file() else infotext_prompt(path)
-        )
-        if caption:
-            result.append((path, caption))
+        try:
+            found = prompt_of(path, caption_first=True)
+        except MetadataError as error:
+            logger.warning("%s; it is left out", error)
+            continue
+        if isinstance(found, FoundPrompt) and found.words:
+            result.append((path, found.words))
     return result
 
 
 def infotext_prompt(path: str | os.PathLike[str]) -> str:
-    """The positive prompt that a WebUI stored in a PNG, JPEG or WebP file, without LoRA tags; empty if there is
-    none.
-    """
-    from PIL import Image
-
+    """The prompt that an image file or the text file beside it holds, in plain words; empty if there is none."""
     try:
-        with Image.open(path) as image:
-            text = image.info.get("parameters") or _user_comment(
-                image.getexif().get_ifd(EXIF_IFD).get(EXIF_USER_COMMENT)
-            )
-    except (OSError, SyntaxError, ValueError):
+        found = prompt_of(path)
+    except MetadataError:
         return ""
-    text = re.split(r"\n(?:Negative prompt:|Steps: )", str(text or ""), maxsplit=1)[0]
-    if text.startswith(("Negative prompt:", "Steps: ")):
-        return ""
-    return re.sub(r"<[^<>]*:[^<>]*>", " ", text).strip()
-
-
-def _user_comment(value: Any) -> str:
-    if not isinstance(value, bytes):
-        return str(value or "")
-    code, body = value[:8], value[8:]
-    if code.startswith(b"UNICODE"):
-        return body.decode("utf-16-be" if body[:1] == b"\0" or body[1:2] != b"\x00" else "utf-16-le", errors="replace")
-    return body.decode("utf-8", errors="replace")
+    return found.words if isinstance(found, FoundPrompt) else ""
 
 
 def load_images(paths: Iterable[Path], resolution: int) -> Tensor:
@@ -189,9 +172,9 @@ def load_images(paths: Iterable[Path], resolution: int) -> Tensor:
     rows = []
     for path in paths:
         try:
-            with Image.open(path) as image:
-                fitted = ImageOps.fit(image.convert("RGB"), (resolution, resolution), Image.Resampling.LANCZOS)
-        except (OSError, SyntaxError, ValueError) as error:
+            image = open_image(path).convert("RGB")
+        except ImageError as error:
             raise PromptDataError(f"cannot read the training image {path}: {error}") from error
+        fitted = ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS)
         rows.append(torch.from_numpy(np.array(fitted, dtype=np.uint8)).permute(2, 0, 1).float() / 255)
     return torch.stack(rows)

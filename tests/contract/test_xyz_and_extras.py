@@ -134,6 +134,30 @@ def test_extras_without_infotext(extras, tmp_path, loader):
     assert pp.info["ImageReward"] == "1.0000" and loader.scorer.calls[0][0] == "a dog"
 
 
+GRAPH = (
+    '{"1": {"class_type": "KSampler", "inputs": {"seed": 1, "positive": ["2", 0], "negative": ["3", 0]}}, '
+    '"2": {"class_type": "CLIPTextEncode", "inputs": {"text": "a (red:1.2) fox"}}, '
+    '"3": {"class_type": "CLIPTextEncode", "inputs": {"text": "ugly"}}}'
+)
+
+
+def test_extras_reads_other_programs_prompts(extras, tmp_path, loader):
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_text("prompt", GRAPH)
+    Image.new("RGB", (8, 8), (60, 0, 0)).save(tmp_path / "x.png", pnginfo=chunks)
+    pp = types.SimpleNamespace(image=Image.open(tmp_path / "x.png").convert("RGB"), info={})
+    extras.process(pp, enable=True, scorer="ImageReward-v1.0", prompt="")
+    assert pp.info == {"ImageReward": "1.0000"} and loader.scorer.calls[0][0] == "a red fox"
+
+
+def test_extras_never_scores_another_programs_text(extras, tmp_path, loader):
+    for text in ('{"sui_image_params": {}}', "Postprocess upscale by: 2, Postprocess upscaler: Lanczos"):
+        pp = image_with(tmp_path, text)
+        extras.process(pp, enable=True, scorer="ImageReward-v1.0", prompt="")
+        assert "its text was written by" in pp.info["ImageReward note"] and "ImageReward" not in pp.info
+    assert loader.loads == []
+
+
 def test_extras_is_off_for_the_old_api(extras, tmp_path, loader):
     pp = image_with(tmp_path, None)
     extras.process(pp, enable=None, scorer=None, prompt=None)

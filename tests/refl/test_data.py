@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, features
 
 from imagereward_core.metadata.formats import exif
 from refl.anchor import AnchorSet, image_anchor
@@ -84,9 +84,47 @@ def test_prompts_from_a_folder_of_generated_images(tmp_path):
     picture(tmp_path / "e.png", "Steps: 20, Seed: 3")
     (tmp_path / "f.png").write_bytes(b"not an image")
     found = {path.name: caption for path, caption in captioned_images(tmp_path)}
-    assert found == {"a.png": "a red cat  ,\nsecond line", "b.jpg": "a blue dog", "c.webp": "from the text file"}
-    assert load_prompts(str(tmp_path)) == ["a red cat , second line", "a blue dog", "from the text file"]
+    assert found == {"a.png": "a red cat, second line", "b.jpg": "a blue dog", "c.webp": "from the text file"}
+    assert load_prompts(str(tmp_path)) == ["a red cat, second line", "a blue dog", "from the text file"]
     assert infotext_prompt(tmp_path / "f.png") == ""
+
+
+def test_captions_are_the_cores_answer(tmp_path, caplog):
+    """One reader of prompts for scoring and for training: plain words, every format, no settings, no foreign text."""
+    settings = "Steps: 20, Sampler: Euler a, Seed: 1, Size: 64x64"
+    picture(tmp_path / "a.png", sidecar=f"a (red:1.2) fox <lora:x:1>\nNegative prompt: blurry\n{settings}")
+    picture(tmp_path / "b.png", '{"prompt": "a blue square", "negative_prompt": "blurry", "full_prompt": []}')
+    picture(tmp_path / "c.png", '{"sui_image_params": {}}')
+    picture(tmp_path / "d.jpg", "Postprocess upscale by: 2, Postprocess upscaler: R-ESRGAN 4x+")
+    picture(tmp_path / "e.png", f"from the image\n{settings}", sidecar="from the caption")
+    picture(tmp_path / "f.gif")
+    (tmp_path / "f.caption").write_bytes("a grüne Katze".encode("utf-16"))
+    text = b"UNICODE\0" + f"红墙上的蓝色方块\nNegative prompt: blurry\n{settings}".encode("utf-16-le")
+    block = b"II*\0\x08\0\0\0\x01\0\x69\x87\x04\0\x01\0\0\0\x1a\0\0\0\0\0\0\0" + b"\x01\0\x86\x92\x07\0"
+    block += len(text).to_bytes(4, "little") + b"\x2c\0\0\0\0\0\0\0" + text
+    Image.new("RGB", (8, 8)).save(tmp_path / "g.webp", exif=exif.PREFIX + block)
+    Image.new("RGB", (8, 8)).save(tmp_path / ".hidden.png")
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
+    found = {path.name: caption for path, caption in captioned_images(tmp_path)}
+    assert found == {
+        "a.png": "a red fox",
+        "b.png": "a blue square",
+        "e.png": "from the caption",
+        "f.gif": "a grüne Katze",
+        "g.webp": "红墙上的蓝色方块",
+    }
+    assert "bad.png" in caplog.text and "left out" in caplog.text
+    assert infotext_prompt(tmp_path / "g.webp") == "红墙上的蓝色方块"
+
+
+def test_captions_of_avif_files(tmp_path):
+    if "avif" not in features.modules or not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF codec")
+    for number in range(2):
+        text = f"a red fox number {number}\nSteps: 1, Seed: 2, Size: 8x8"
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.avif", exif=exif.PREFIX + exif.with_comment(b"", text))
+    assert load_prompts(str(tmp_path)) == ["a red fox number 0", "a red fox number 1"]
+    assert load_images([tmp_path / "0.avif"], 8).shape == (1, 3, 8, 8)
 
 
 def test_split_depends_on_texts_alone():
