@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from imagereward_core import prompt_files
 from imagereward_core.errors import DataError
 
 from . import readers
 from .readers import Reading
 
-FORMATS = ("auto", "ranking", "records", "pairs", "pickapic", "folders")
+FORMATS = ("auto", "ranking", "records", "pairs", "pickapic", "hpdv2", "folders")
+READERS = {
+    "ranking": readers.rankings,
+    "records": readers.records,
+    "pairs": readers.pairs,
+    "pickapic": readers.pickapic,
+    "hpdv2": readers.hpdv2,
+}
+FIELDS = frozenset(
+    (
+        *readers.PROMPTS,
+        *("id", "generations", "ranking", "pairs", "better", "worse", "prompt_id", "image_path", "file_path", "rank"),
+        *("human_preference", "label_0", "image_0", "image_1", "image_0_uid", "image_1_uid"),
+    )
+)
+"""Every field that a reader asks for: they tell a table's delimiter, and may be written in any case."""
 
 
 def read_items(data: str | os.PathLike[str], images: str | os.PathLike[str] = "", format: str = "auto") -> Reading:
@@ -22,7 +36,8 @@ def read_items(data: str | os.PathLike[str], images: str | os.PathLike[str] = ""
 
     format: "ranking" (JSON or JSONL of {id, prompt, generations, ranking}), "records" (ImageRewardDB's one record per
     image), "pairs" (CSV, TSV or JSONL of {prompt, better, worse}), "pickapic" (caption, image_0, image_1, label_0),
-    "folders" (one folder per prompt), or "auto". Raises DataError if nothing can be read at all.
+    "hpdv2" (HPD v2: a list of images as image_path, with rank or human_preference), "folders" (one folder per prompt),
+    or "auto". Raises DataError if nothing can be read at all.
     """
     path = Path(data)
     if format not in FORMATS:
@@ -41,9 +56,7 @@ def read_items(data: str | os.PathLike[str], images: str | os.PathLike[str] = ""
                 {**row, "image_path": readers.beside(root, path.parent, row)} if "image_path" in row else row
                 for row in rows
             ]
-        {"ranking": readers.rankings, "records": readers.records, "pairs": readers.pairs, "pickapic": readers.pickapic}[
-            kind
-        ](rows, root, reading)
+        READERS[kind](rows, root, reading)
     _unique(reading)
     if not reading.items and not reading.problems:
         raise DataError(f"{path} holds no items")
@@ -51,37 +64,33 @@ def read_items(data: str | os.PathLike[str], images: str | os.PathLike[str] = ""
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a JSON list, a JSONL, CSV or TSV file."""
+    """The records of a JSON list, a JSONL, CSV or TSV file; known fields in our spelling, whatever their case."""
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            if path.suffix.lower() in (".csv", ".tsv"):
-                yield from csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-            elif path.suffix.lower() == ".jsonl":
-                for number, line in enumerate(file, start=1):
-                    if line.strip():
-                        yield _record(json.loads(line), f"{path} line {number}")
-            else:
-                data = json.load(file)
-                if not isinstance(data, list):
-                    raise DataError(f"{path} must hold a JSON list of items, found {type(data).__name__}")
-                for number, row in enumerate(data):
-                    yield _record(row, f"{path} item {number}")
-    except (ValueError, csv.Error, OSError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"cannot read {path}: {error}") from error
+        found = prompt_files.entries(str(path), prompt_files.read_file(path), FIELDS, expected=" of items")
+        for number, entry in enumerate(found):
+            where = f"item {number}" if entry.line is None else f"line {entry.line}"
+            if not isinstance(entry.value, dict):
+                raise DataError(
+                    f"{path} {where} must be an object with named fields, found {type(entry.value).__name__}"
+                )
+            yield {_spelled(key): value for key, value in entry.value.items()}
+    except DataError as error:
+        raise DataError(f"cannot read the data set: {error}") from error
 
 
-def _record(row: Any, where: str) -> dict[str, Any]:
-    if not isinstance(row, dict):
-        raise DataError(f"{where} must be an object with named fields, found {type(row).__name__}")
-    return row
+def _spelled(key: str) -> str:
+    known = key.strip().lower()
+    return known if known in FIELDS else key
 
 
 def _guess(path: Path, rows: list[dict[str, Any]]) -> str:
-    names = set(rows[0]) if rows else set()
+    if not rows:
+        raise DataError(f"{path} holds no items")
+    names = set(rows[0])
     if "generations" in names:
         return "ranking"
+    if "human_preference" in names or any(isinstance(rows[0].get(field), list) for field in readers.HPDV2_IMAGES):
+        return "hpdv2"
     if {"image_path", "rank"} <= names:
         return "records"
     if {"better", "worse"} <= names:
@@ -89,8 +98,8 @@ def _guess(path: Path, rows: list[dict[str, Any]]) -> str:
     if "label_0" in names:
         return "pickapic"
     raise DataError(
-        f"{path}: no known format has the fields {sorted(names)}. Expected generations + ranking, image_path + rank,"
-        " better + worse, or label_0 (see --format)"
+        f"{path}: no known format has the fields {sorted(map(str, names))}. Expected generations + ranking,"
+        " image_path + rank, better + worse, label_0, or image_path + human_preference (see --format)"
     )
 
 

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -13,9 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from imagereward_core import prompt_files
+from imagereward_core.errors import DataError
 from imagereward_core.image_files import SUFFIXES as IMAGE_SUFFIXES
 
 from .items import Item, Pair, pairs_of
+
+PROMPTS = ("prompt", "caption", "text")  # fields of a prompt, in the order they are looked for
+HPDV2_IMAGES = ("image_path", "file_path")
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,16 @@ class Reading:
         self.problems.append(Problem(where, message, fatal))
 
 
+def prompt_in(row: dict[str, Any]) -> Any:
+    """The record's prompt, under whichever of its names there is one; None if there is none."""
+    return next((row[field] for field in PROMPTS if row.get(field)), row.get(PROMPTS[0]))
+
+
 def rankings(rows: Iterable[dict[str, Any]], root: Path, reading: Reading) -> None:
     """ImageReward's own JSON: {id, prompt, generations, ranking}; `pairs` may stand in for `ranking`."""
     for number, row in enumerate(rows):
         where = f"item {row.get('id', f'number {number}')}"
-        prompt, names, ranking, pairs = (row.get(key) for key in ("prompt", "generations", "ranking", "pairs"))
+        prompt, names, ranking, pairs = prompt_in(row), *(row.get(key) for key in ("generations", "ranking", "pairs"))
         if not isinstance(prompt, str):
             reading.problem(where, f"prompt must be a string, found {type(prompt).__name__}")
         elif not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -59,9 +68,7 @@ def rankings(rows: Iterable[dict[str, Any]], root: Path, reading: Reading) -> No
                 reading.problem(where, f"pairs must be [better, worse] indices below {len(names)}")
             else:
                 _add(reading, str(row.get("id", number)), prompt, names, root, tuple((p[0], p[1]) for p in pairs), None)
-        elif not isinstance(ranking, list) or not all(
-            isinstance(rank, (int, float)) and not isinstance(rank, bool) for rank in ranking
-        ):
+        elif not isinstance(ranking, list) or not all(map(_is_number, ranking)):
             reading.problem(where, "ranking must be a list of numbers, 1 = best")
         elif len(ranking) != len(names):
             reading.problem(where, f"ranking has {len(ranking)} entries for {len(names)} generations")
@@ -91,7 +98,7 @@ def records(rows: Iterable[dict[str, Any]], root: Path, reading: Reading) -> Non
     for key, group in groups.items():
         try:
             ranking = tuple(float(row["rank"]) for row in group)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             reading.problem(f"item {key}", f"rank must be a number, found {[row['rank'] for row in group]}")
             continue
         _add(
@@ -106,16 +113,17 @@ def records(rows: Iterable[dict[str, Any]], root: Path, reading: Reading) -> Non
 
 
 def beside(root: Path, folder: Path, row: dict[str, Any]) -> str:
+    """A record's image: where its path leads from the root, else beside the records."""
     name = str(row["image_path"])
     near = folder / Path(name).name
-    return str(near.resolve()) if near.is_file() and not (root / name).is_file() else name
+    return str(near.resolve()) if os.path.isfile(near) and not os.path.isfile(root / name) else name
 
 
 def pairs(rows: Iterable[dict[str, Any]], root: Path, reading: Reading) -> None:
     """{prompt, better, worse}: all pairs of one prompt become one item, so that each image is encoded once."""
     triples: list[tuple[str, str, str]] = []
     for number, row in enumerate(rows, start=1):
-        values = [row.get(key) for key in ("prompt", "better", "worse")]
+        values = [prompt_in(row), row.get("better"), row.get("worse")]
         if not all(isinstance(value, str) and value for value in values):
             reading.problem(f"pair {number}", f"prompt, better and worse are needed, found {values}")
         elif values[1] == values[2]:
@@ -132,11 +140,11 @@ def pickapic(rows: Iterable[dict[str, Any]], root: Path, reading: Reading) -> No
     triples: list[tuple[str, str, str]] = []
     for number, row in enumerate(rows, start=1):
         where = f"pair {number}"
-        prompt = row.get("caption") or row.get("prompt")
+        prompt = prompt_in(row)
         names = [row.get(f"image_{side}") or row.get(f"image_{side}_uid") for side in (0, 1)]
         try:
             label = float(row["label_0"])
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             label = -1.0
         if not isinstance(prompt, str) or not all(isinstance(name, str) and name for name in names):
             reading.problem(where, f"caption, image_0 and image_1 are needed, found {sorted(row)}")
@@ -148,6 +156,39 @@ def pickapic(rows: Iterable[dict[str, Any]], root: Path, reading: Reading) -> No
             better, worse = names if label == 1.0 else names[::-1]
             triples.append((prompt, str(better), str(worse)))
     _group(triples, root, reading)
+
+
+def hpdv2(rows: Iterable[dict[str, Any]], root: Path, reading: Reading) -> None:
+    """HPD v2 (Wu et al. 2023): one record per prompt with a list of images, and beside it `rank` (1 = the best; its
+    test.json) or `human_preference` (1 = preferred to those with 0; its train.json).
+    """
+    triples: list[tuple[str, str, str]] = []
+    for number, row in enumerate(rows, start=1):
+        where = f"record {number}"
+        prompt = prompt_in(row)
+        names = next((row[field] for field in HPDV2_IMAGES if row.get(field)), None)
+        key = "rank" if row.get("rank") is not None else "human_preference"
+        values = row.get(key)
+        if not isinstance(prompt, str) or not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+            reading.problem(where, f"prompt and a list of images as image_path are needed, found {sorted(row)}")
+        elif not isinstance(values, list) or not all(map(_is_number, values)):
+            reading.problem(where, f"rank or human_preference must be a list of numbers, found {values!r:.80}")
+        elif len(values) != len(names):
+            reading.problem(where, f"{key} has {len(values)} entries for {len(names)} images")
+        elif key == "rank":
+            _add(reading, f"hpdv2-{number}", prompt, names, root, pairs_of(values), tuple(values))
+        else:
+            better, worse = ([name for name, value in zip(names, values) if value == wanted] for wanted in (1, 0))
+            if len(better) + len(worse) < len(names):
+                reading.problem(where, f"human_preference must be 0 or 1 for each image, found {values}")
+                continue
+            reading.ties += math.comb(len(better), 2) + math.comb(len(worse), 2)
+            triples += [(prompt, winner, loser) for winner in better for loser in worse if winner != loser]
+    _group(triples, root, reading)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _group(triples: list[tuple[str, str, str]], root: Path, reading: Reading) -> None:
@@ -166,12 +207,16 @@ def folders(path: Path, reading: Reading) -> None:
     """
     for folder in sorted(entry for entry in path.iterdir() if entry.is_dir()):
         prompt_file, ranking_file = folder / "prompt.txt", folder / "ranking.json"
-        prompt = prompt_file.read_text(encoding="utf-8").strip() if prompt_file.is_file() else folder.name
-        if ranking_file.is_file():
+        try:
+            prompt = _text(prompt_file).strip() if prompt_file.is_file() else folder.name
+            table = prompt_files.parsed(str(ranking_file), _text(ranking_file)) if ranking_file.is_file() else None
+        except DataError as error:
+            reading.problem(f"folder {folder.name}", str(error))
+            continue
+        if table is not None:
             try:
-                table = json.loads(ranking_file.read_text(encoding="utf-8"))
                 names, ranking = list(table), [float(rank) for rank in table.values()]
-            except (ValueError, TypeError, AttributeError) as error:
+            except (ValueError, TypeError, AttributeError, OverflowError) as error:
                 reading.problem(f"folder {folder.name}", f"ranking.json must map image files to ranks: {error}")
                 continue
         else:
@@ -189,6 +234,10 @@ def folders(path: Path, reading: Reading) -> None:
         _add(reading, folder.name, prompt, names, folder, pairs_of(ranking), tuple(ranking))
 
 
+def _text(path: Path) -> str:
+    return prompt_files.decoded(str(path), prompt_files.read_file(path))
+
+
 def _add(
     reading: Reading,
     key: str,
@@ -201,7 +250,11 @@ def _add(
     if not prompt.strip():
         reading.problem(f"item {key}", "the prompt is empty: the model judges pictures by how well they fit one")
         return
-    if ranking is not None and not all(math.isfinite(rank) for rank in ranking):
+    unusable = [text for text in (prompt, *names) if not _storable(text)]
+    if unusable:
+        reading.problem(f"item {key}", f"this text cannot be a prompt or the name of a file: {unusable[0]!r:.80}")
+        return
+    if ranking is not None and not all(_finite(rank) for rank in ranking):
         reading.problem(f"item {key}", f"every rank must be a finite number, found {list(ranking)}")
         return
     if ranking is not None:
@@ -213,11 +266,27 @@ def _add(
     reading.items.append(Item(key, prompt, files, judged, ranking, tuple(names)))
 
 
+def _storable(text: str) -> bool:
+    """Whether a file can hold this text and be called so: no NUL, no half characters."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text and not prompt_files.SURROGATE.search(text)
+
+
+def _finite(rank: float) -> bool:
+    try:
+        return math.isfinite(rank)
+    except OverflowError:  # a whole number beyond all floats
+        return False
+
+
 def _find(root: Path, name: str) -> Path:
     """The file a name stands for: as it is, or (uids come without one) with the first image suffix that exists."""
     path = root / name
-    if path.suffix.lower() not in IMAGE_SUFFIXES and not path.exists():
-        for suffix in IMAGE_SUFFIXES:
-            if Path(f"{path}{suffix}").exists():
+    if path.suffix.lower() not in IMAGE_SUFFIXES and not os.path.exists(path):
+        for suffix in sorted(IMAGE_SUFFIXES):
+            if os.path.exists(f"{path}{suffix}"):
                 return Path(f"{path}{suffix}")
     return path

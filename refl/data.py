@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from imagereward_core.errors import ImageError, MetadataError
+from imagereward_core.errors import DataError, ImageError, MetadataError
 from imagereward_core.image_files import SUFFIXES
 from imagereward_core.metadata import FoundPrompt, prompt_of
 from imagereward_core.preprocess import open_image
+from imagereward_core.prompt_files import UnknownColumns, describe, prompts_of, read_prompts
 
 from .errors import MissingDependency, PromptDataError
 from .log import logger
@@ -35,10 +34,11 @@ class PromptSet:
 def load_prompts(
     source: str = "", prompts: Sequence[str] = (), dataset_name: str = "", column: str = "text"
 ) -> list[str]:
-    """All prompts of a file, folder, hub data set and list, without duplicates, in order of appearance.
+    """All prompts of a file, folder, hub data set and list, without duplicates, in order of appearance; the log says
+    how many there are and shows the first.
 
-    Files: JSON (`[{"text": …}]` or a list of strings), JSONL, CSV (a header with `column`, or the first column), or
-    plain text with one prompt a line. A folder: prompts stored in generated images or in a .txt beside them. Raises
+    Files: whatever `imagereward_core.prompt_files` reads. column: the field of the prompts; "text", the default, stands
+    for all names that are known there. A folder: prompts stored in generated images or in a .txt beside them. Raises
     PromptDataError for anything unreadable or empty.
     """
     found: list[str] = list(prompts)
@@ -46,9 +46,14 @@ def load_prompts(
         path = Path(source)
         if not path.exists():
             raise PromptDataError(f"no such prompt file or folder: {source}")
-        found += [caption for _, caption in captioned_images(path)] if path.is_dir() else _read_file(path, column)
+        if path.is_dir():
+            found += [caption for _, caption in captioned_images(path)]
+        else:
+            with _reading():
+                found += read_prompts(path, _named(column))
     if dataset_name:
-        found += _hub(dataset_name, column)
+        with _reading():
+            found += _hub(dataset_name, column)
     cleaned = list(dict.fromkeys(text for text in (" ".join(prompt.split()) for prompt in found) if text))
     if not cleaned:
         where = source or dataset_name or "the list of prompts"
@@ -56,6 +61,7 @@ def load_prompts(
             f"{where} holds no prompt"
             + (f" (looked for the field {column!r})" if source else ": give --train_data or --prompts")
         )
+    logger.info("%s", describe(cleaned))
     return cleaned
 
 
@@ -82,48 +88,20 @@ def _order(seed: int, count: int, epoch: int) -> list[int]:
     return torch.randperm(count, generator=generator).tolist()
 
 
-def _read_file(path: Path, column: str) -> list[str]:
-    kind = path.suffix.lower()
+@contextmanager
+def _reading() -> Iterator[None]:
+    """The core's errors of prompt files become this package's, with the flag that helps."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PromptDataError(f"cannot read {path} as UTF-8 text: {error}") from error
-    try:
-        if kind == ".json":
-            return [_field(item, column, path) for item in _as_list(json.loads(text), path)]
-        if kind == ".jsonl":
-            return [_field(json.loads(line), column, path) for line in text.splitlines() if line.strip()]
-    except ValueError as error:
-        if isinstance(error, PromptDataError):
-            raise
-        raise PromptDataError(f"{path} is not valid JSON: {error}") from error
-    if kind == ".csv":
-        rows = list(csv.reader(text.splitlines()))
-        if not rows:
-            return []
-        at = rows[0].index(column) if column in rows[0] else None
-        return [row[at or 0] for row in rows[at is not None :] if len(row) > (at or 0)]
-    return text.splitlines()
+        yield
+    except UnknownColumns as error:
+        raise PromptDataError(f"{error}; name the field of the prompts with --caption_column") from error
+    except DataError as error:
+        raise PromptDataError(str(error)) from error
 
 
-def _as_list(data: Any, path: Path) -> list[Any]:
-    if not isinstance(data, list):
-        raise PromptDataError(f"{path} must hold a JSON list of prompts, found {type(data).__name__}")
-    return data
-
-
-def _field(item: Any, column: str, path: Path) -> str:
-    if isinstance(item, str):
-        return item
-    value = item.get(column) if isinstance(item, dict) else None
-    if isinstance(value, list) and value:
-        value = value[0]
-    if not isinstance(value, str):
-        names = ", ".join(item) if isinstance(item, dict) else type(item).__name__
-        raise PromptDataError(
-            f"{path}: an entry has no text field {column!r} (it has {names}); name the field with --caption_column"
-        )
-    return value
+def _named(column: str) -> str:
+    """The field that was asked for; the default stands for every name that is known to hold prompts."""
+    return "" if column == "text" else column
 
 
 def _hub(name: str, column: str) -> list[str]:
@@ -133,8 +111,7 @@ def _hub(name: str, column: str) -> list[str]:
         raise MissingDependency(
             "reading a hub data set needs the library datasets; or download it as JSON and use --train_data"
         ) from error
-    rows = datasets.load_dataset(name, split="train")
-    return [_field(row, column, Path(name)) for row in rows]
+    return prompts_of(datasets.load_dataset(name, split="train"), name, _named(column))
 
 
 def captioned_images(folder: str | os.PathLike[str]) -> list[tuple[Path, str]]:

@@ -10,7 +10,11 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from imagereward_core.atomic import write_text
+from imagereward_core.prompt_files import describe
+
 from .config import ReFLConfig
+from .data import PromptSet
 from .errors import SaveError
 from .metrics import MIXED, Evaluation, paired_change, win_rate
 from .runfiles import read_events
@@ -37,8 +41,11 @@ def write_report(
     chosen: int,
     state: str,
     reason: str,
+    prompts: PromptSet | None = None,
 ) -> Path:
-    """Write report.html into the run folder. `chosen` is the exported update. SaveError if it cannot be written."""
+    """Write report.html into the run folder. `chosen` is the exported update; of `prompts` the number and the first are
+    shown. SaveError if it cannot be written.
+    """
     result = next((item for item in reversed(history) if item.step == chosen), history[-1])
     events = read_events(folder / "events.jsonl")
     steps = [event for event in events if event["type"] == "step"]
@@ -49,6 +56,7 @@ def write_report(
             f" {chosen}. State: {_text(state)}.</p>"
         ),
         f'<p class="note">{_text(reason)}</p>' if reason else "",
+        _trained_on(prompts) if prompts else "",
         "<h2>Result on held-out prompts, same seeds before and after</h2>",
         _table(base, result),
         "<h2>Curves</h2>",
@@ -63,7 +71,7 @@ def write_report(
     )
     target = folder / "report.html"
     try:
-        target.write_text(page, encoding="utf-8")
+        write_text(target, page)
     except OSError as error:
         raise SaveError(f"cannot write {target}: {error}") from error
     return target
@@ -71,6 +79,11 @@ def write_report(
 
 def _text(value: str) -> str:
     return html.escape(value, quote=True)
+
+
+def _trained_on(prompts: PromptSet) -> str:
+    """What was read as prompts: a file of another layout than expected shows here."""
+    return f"<p>Trained on {_text(describe(prompts.train))}; held out {_text(describe(prompts.held_out))}</p>"
 
 
 def _table(base: Evaluation, result: Evaluation) -> str:

@@ -131,6 +131,7 @@ class Trainer:
             early.held_out,
             early.max_train_samples,
         )
+        self.prompts = prompts
         self.backend = self._given[0] or setup.load(early)
         check_output(early, self.backend.source)
         self._say(
@@ -356,7 +357,8 @@ class Trainer:
         with self.engine.averaged():
             exported = export(self.config, self.backend, Path(self.config.export_dir or self.config.output_dir), chosen)
         self._event("exported", step=self.step, exported_step=chosen, path=str(exported))
-        write_report(Path(self.config.output_dir), self.config, self.base, self.history, chosen, state, reason)
+        folder = Path(self.config.output_dir)
+        write_report(folder, self.config, self.base, self.history, chosen, state, reason, self.prompts)
         return exported
 
     # --- commands --------------------------------------------------------------------------------------------------

@@ -14,12 +14,11 @@ from pydantic import BaseModel
 
 from .. import host
 from ..api import authorise
-from ..core import logger
+from ..core import errors, logger, prompt_files
 from ..lifecycle import available
 from . import host as refl_host
 from .form import FIELDS, SettingError, build_config, form_settings
 from .libraries import Installer, environment
-from .prompts import PromptFileError, prompts_in
 from .runs import RunError, Runs
 
 PREFIX = "/imagereward/v1/refl"
@@ -71,7 +70,7 @@ router = APIRouter(prefix=PREFIX, tags=["ImageReward ReFL"])
 def _guarded(work: Any) -> Any:
     try:
         return work()
-    except (RunError, SettingError, PromptFileError) as error:
+    except (RunError, SettingError, errors.DataError) as error:
         raise HTTPException(status_code=422, detail=str(error)) from error
 
 
@@ -98,7 +97,7 @@ def libraries() -> dict:
 @router.post("/prompts")
 def prompts(body: PromptsBody) -> dict:
     """The prompts in a file's text."""
-    return {"prompts": _guarded(lambda: prompts_in(body.name, body.text))}
+    return {"prompts": _guarded(lambda: prompt_files.prompts_in(body.name, body.text))}
 
 
 @router.post("/estimate")

@@ -201,6 +201,10 @@ def test_two_rewards_and_an_anchor_of_own_images(page, tmp_path):
         ("a.jsonl", '{"caption": "a cat"}\n\n{"text": "a dog"}\n', ["a cat", "a dog"]),
         ("a.csv", 'id,Prompt,text\n1,x,"a cat, red"\n', ["a cat, red"]),
         ("a.tsv", "prompt\tseed\na cat\t1\n", ["a cat"]),
+        ("a.csv", "text;n\na cat;1\n", ["a cat"]),
+        ("a.csv", 'text,n\r\n"a\ncat",1\r\n', ["a cat"]),
+        ("a.csv", "id,prompt\n1,a cat\n", ["a cat"]),
+        ("a.jsonl", '{"text": "a\u2028cat"}\n{"text": "a dog"}\n', ["a cat", "a dog"]),
     ],
 )
 def test_prompts_of_a_file(page, name, text, found):
@@ -216,6 +220,9 @@ def test_prompts_of_a_file(page, name, text, found):
         ("a.jsonl", '{"text": "x"}\n{', "a.jsonl, line 2: this is not JSON"),
         ("a.csv", "id,name\n1,x\n", "entry 1: no text under text, prompt, caption; found ['id', 'name']"),
         ("a.json", "[3]", "found int"),
+        ("a.json", "[" * 100_000, "nested too deeply"),
+        ("a.json", '[{"prompt": 1e999}]', "the prompt must be text"),
+        ("a.csv", "prompt,n\n" + "x" * 140_000 + ",1\n", "line 2: field larger"),
     ],
 )
 def test_files_without_prompts(page, name, text, word):

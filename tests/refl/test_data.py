@@ -43,10 +43,10 @@ def test_named_column(tmp_path):
         ("a.json", "[]", "no prompt"),
         ("a.json", '{"text": "one"}', "must hold a JSON list"),
         ("a.json", "[1", "not valid JSON"),
-        ("a.json", '[{"prompt": "one"}]', "--caption_column"),
+        ("a.json", '[{"title": "one"}]', r"found \['title'\].*--caption_column"),
         ("a.txt", "  \n\n", "no prompt"),
         ("a.csv", "", "no prompt"),
-        ("a.txt", b"\xff\xfe\x00bad", "UTF-8"),
+        ("a.txt", b"\xff\xfe\x00", "UTF-8"),
     ],
 )
 def test_bad_files_are_named(tmp_path, name, text, word):

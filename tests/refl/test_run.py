@@ -45,6 +45,16 @@ def test_run_leaves_all_files(settings):
     assert json.loads((folder / "config.json").read_text())["lora_alpha"] == 4.0
 
 
+def test_log_and_report_show_which_prompts_a_file_gave(settings, tmp_path, caplog):
+    table = tmp_path / "prompts.csv"
+    table.write_text("id;Prompt\n" + "".join(f'{n};"a red\nfox {n}"\n' for n in range(6)), encoding="utf-8")
+    caplog.set_level("INFO")
+    run(settings, prompts=[], train_data=str(table), max_train_steps=1)
+    assert '6 prompts: "a red fox 0", "a red fox 1", "a red fox 2", …' in caplog.text
+    page = (Path(settings.output_dir) / "report.html").read_text(encoding="utf-8")
+    assert "Trained on 3 prompts: &quot;a red fox" in page and "held out 3 prompts: &quot;a red fox" in page
+
+
 def metrics(folder):
     """What must not depend on interruptions: losses, rewards, gradient norms, evaluations."""
     rows = []

@@ -97,6 +97,52 @@ def test_pickapic_drops_ties_and_finds_uids(tmp_path):
     assert item.images[item.names.index("u1")] == str(tmp_path / "u1.jpg")
 
 
+def test_hpdv2_test_and_training_records(tmp_path):
+    test = {"prompt": "a fox", "image_path": ["0.png", "1.png", "2.png"], "rank": [2, 1, 3], "raw_annotations": [[1]]}
+    (item,) = read_items(write(tmp_path / "test.json", [test])).items
+    assert (item.prompt, item.ranking, item.pairs) == ("a fox", (2, 1, 3), ((1, 0), (0, 2), (1, 2)))
+    train = [
+        {"prompt": "a fox", "image_path": ["0.png", "1.png"], "human_preference": [1, 0], "user_hash": "x"},
+        {"prompt": "a fox", "file_path": ["0.png", "2.png"], "human_preference": [0, 1], "user_hash": "y"},
+        {"prompt": "a cat", "image_path": ["3.png", "4.png"], "human_preference": [1, 1], "user_hash": "y"},
+    ]
+    reading = read_items(write(tmp_path / "train.json", train))
+    (item,) = reading.items
+    assert [(item.names[a], item.names[b]) for a, b in item.pairs] == [("0.png", "1.png"), ("2.png", "0.png")]
+    assert reading.ties == 1 and not reading.problems
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_path": "0.png"}, "record 1: prompt and a list of images as image_path are needed"),
+        ({"human_preference": [1]}, "record 1: human_preference has 1 entries for 2 images"),
+        ({"human_preference": [2, 0]}, "record 1: human_preference must be 0 or 1 for each image, found [2, 0]"),
+        ({"human_preference": "1"}, "record 1: rank or human_preference must be a list of numbers, found '1'"),
+    ],
+)
+def test_bad_hpdv2_records(tmp_path, changes, message):
+    record = {"prompt": "a fox", "image_path": ["0.png", "1.png"], "human_preference": [1, 0], **changes}
+    (problem,) = read_items(write(tmp_path / "train.json", [record])).problems
+    assert str(problem).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("p.csv", "Prompt;Better;Worse\na fox;1.png;2.png\n"),
+        ("p.tsv", "caption\tbetter\tworse\na fox\t1.png\t2.png\n"),
+        ("p.csv", 'better,worse,text\r\n1.png,2.png,"a fox"\r\n'),
+        ("p.jsonl", '{"prompt": "a fox", "better": "1.png", "worse": "2.png", "note": "x\u2028y"}\n'),
+    ],
+)
+def test_pairs_as_prompt_files_are_read(tmp_path, name, text):
+    for encoding in ("utf-8", "utf-16"):
+        (tmp_path / name).write_bytes(text.encode(encoding))
+        (item,) = read_items(tmp_path / name).items
+        assert (item.prompt, item.names, item.pairs) == ("a fox", ("1.png", "2.png"), ((0, 1),))
+
+
 def test_folder_per_prompt(tmp_path):
     for name in ("1_x.png", "2-y.png", "2.png"):
         picture(tmp_path / "a red house" / name)
@@ -123,6 +169,12 @@ def test_folder_per_prompt(tmp_path):
         ([row(prompt=3)], "item 1: prompt must be a string, found int"),
         ([row(prompt=" ")], "item 1: the prompt is empty: the model judges pictures by how well they fit one"),
         ([row(ranking=[1, float("nan"), 2])], "item 1: every rank must be a finite number, found [1, nan, 2]"),
+        ([row(ranking=[1, 10**400, 2])], f"item 1: every rank must be a finite number, found {[1, 10**400, 2]}"),
+        (
+            [row(generations=["a.png", "b\0.png", "c"])],
+            "item 1: this text cannot be a prompt or the name of a file: 'b\\x00.png'",
+        ),
+        ([row(prompt="\ud800")], "item 1: this text cannot be a prompt or the name of a file: '\\ud800'"),
         ([row(ranking=None, pairs=[[0, 9]])], "item 1: pairs must be [better, worse] indices below 3"),
         ([{"prompt": "a", "better": "x.png", "worse": "x.png"}], "pair 1: x.png is compared with itself"),
         (
@@ -149,6 +201,11 @@ def test_messages_of_bad_entries(tmp_path, rows, message):
         ("a.json", "[1]", "item 0 must be an object with named fields, found int"),
         ("a.json", '[{"foo": 1}]', "no known format has the fields ['foo']"),
         ("a.csv", "prompt,good,bad\nx,1,2\n", "no known format has the fields ['bad', 'good', 'prompt']"),
+        ("a.csv", "prompt,better,worse\na,b,c\n\na fox, red,1,2\n", "line 4: 4 fields under a header of 3"),
+        ("a.csv", "prompt,better,worse\n" + "x" * 140_000 + ",1,2\n", "line 2: field larger than field limit"),
+        ("a.json", "[" * 100_000, "nested too deeply"),
+        ("a.json", '[{"prompt": "a", "images": ["0.png"]}]', "no known format has the fields ['images', 'prompt']"),
+        ("a.json", "[]", "holds no items"),
         ("a.jsonl", "[]\n", "line 1 must be an object with named fields, found list"),
     ],
 )
