@@ -7,6 +7,7 @@ deviation.
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import warnings
@@ -27,7 +28,8 @@ HUGE = 1 << 24  # pixels of the resized image above which only the part that sur
 
 
 def open_image(source: Any, exif_transpose: bool = False) -> Image.Image:
-    """A PIL image from a PIL image, a path or a numpy array [H, W], [H, W, 1|3|4] of uint8; first frame of animations.
+    """A PIL image from a PIL image, a path, a numpy array [H, W], [H, W, 1|3|4] of uint8, or the bytes of an encoded
+    file, also as a binary file object, which is read from its beginning; first frame of animations.
 
     Files are of the formats in `FORMATS`; others are not tried, as Pillow hands some to programs outside (EPS).
     `exif_transpose` turns the image as its camera says; the published model was trained without, so it is off.
@@ -40,10 +42,20 @@ def open_image(source: Any, exif_transpose: bool = False) -> Image.Image:
     elif isinstance(source, (str, os.PathLike)):
         name = os.fspath(source)
         image = _open_file(name)
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        name = "the image given as bytes"
+        image = _open_encoded(io.BytesIO(source), name)
+    elif hasattr(source, "read") and hasattr(source, "seek"):
+        name = str(getattr(source, "name", "") or "the image given as a file object")
+        source.seek(0)
+        image = _open_encoded(source, name)
     elif type(source).__module__ == "numpy" and hasattr(source, "dtype"):
         image, name = _from_array(source), "array"
     else:
-        raise ImageError(f"an image must be a PIL image, a path or a numpy array, found {type(source).__name__}")
+        raise ImageError(
+            f"an image must be a PIL image, a path, a numpy array or an encoded file's bytes, found"
+            f" {type(source).__name__}"
+        )
     with _decoding(name, "cannot read", "The file is damaged or incomplete; save it again or leave it out"):
         image.load()
         if exif_transpose:
@@ -76,8 +88,6 @@ def _decoding(name: str, problem: str, advice: str = "") -> Iterator[None]:
 
 
 def _open_file(path: str) -> Image.Image:
-    from PIL import Image
-
     try:
         state = os.stat(path)
     except FileNotFoundError as error:
@@ -90,13 +100,19 @@ def _open_file(path: str) -> Image.Image:
         raise ImageError(f"{path} is no file but a pipe, a socket or a device")
     if state.st_size == 0:
         raise ImageError(f"{path} is empty (0 bytes)")
+    return _open_encoded(path, path)
+
+
+def _open_encoded(file: Any, name: str) -> Image.Image:
+    from PIL import Image
+
     known = formats()
-    with _decoding(path, "cannot open"):
+    with _decoding(name, "cannot open"):
         try:
-            return Image.open(path, formats=known)
+            return Image.open(file, formats=known)
         except (Image.UnidentifiedImageError, SyntaxError) as error:
             raise ImageError(
-                f"{path} is not an image that Pillow {_pillow_version()} can read as one of {', '.join(known)}: {error}"
+                f"{name} is not an image that Pillow {_pillow_version()} can read as one of {', '.join(known)}: {error}"
             ) from error
 
 

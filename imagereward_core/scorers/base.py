@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError, PromptError, ScoreError
+from ..errors import ConfigError, ImageError, ScoreError
 from ..preprocess import open_image, pil_to_pixels, tensor_to_pixels
 from ..registry import ModelInfo
-from ..tokenizer import check_prompt
+from . import arguments
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 Progress = Callable[[int, int], None]
@@ -47,7 +47,11 @@ def as_list(images: Any) -> tuple[list[Any], bool]:
 
 
 class Scorer(ABC):
-    """Scores images against prompts. Higher is better. Images: PIL, path, numpy uint8 [H, W, 3]."""
+    """Scores images against prompts. Higher is better.
+
+    Images: PIL, path, numpy uint8 [H, W, 3], or an encoded file's bytes (also as a binary file object). What may be
+    passed to which call, and the errors about anything else, are in `arguments`.
+    """
 
     def __init__(self, net: nn.Module, info: ModelInfo, device: torch.device, *, batch_size: int = 8, size: int = 224):
         self.net = net
@@ -87,7 +91,7 @@ class Scorer(ABC):
 
     def score(self, prompt: str, images: Any, *, progress: Progress | None = None) -> float | list[float]:
         """Score images against one prompt: one image gives a float, a list gives a list of floats."""
-        check_prompt(prompt)
+        prompt = arguments.one_prompt(prompt, "score")
         items, single = as_list(images)
         scores = self.score_pairs([prompt] * len(items), items, progress=progress)
         return scores[0] if single else scores
@@ -96,6 +100,7 @@ class Scorer(ABC):
         """(ranking, scores) of the images in their order; rank 1 is the best, equal scores rank in order of
         appearance.
         """
+        prompt = arguments.one_prompt(prompt, "inference_rank")
         items, _ = as_list(images)
         scores = self.score_pairs([prompt] * len(items), items)
         order = sorted(range(len(items)), key=lambda index: -scores[index])
@@ -106,7 +111,8 @@ class Scorer(ABC):
 
     def score_matrix(self, prompts: Sequence[str], images: Sequence[Any]) -> list[list[float]]:
         """Every prompt with every image: one row of scores per prompt. Each image is encoded once."""
-        prompts, images = list(prompts), list(images)
+        prompts = arguments.prompt_list(prompts, "score_matrix")
+        images = arguments.image_list(images, "score_matrix")
         flat = self.score_pairs([p for _ in images for p in prompts], [image for image in images for _ in prompts])
         return [flat[row :: len(prompts)] for row in range(len(prompts))]
 
@@ -118,15 +124,9 @@ class Scorer(ABC):
         An image that occurs several times in a row (the same object or path) is read and encoded once.
         Raises PromptError if the numbers differ, ImageError for an unreadable image, ScoreError for NaN.
         """
-        if isinstance(prompts, str) or isinstance(images, (str, os.PathLike)):
-            raise PromptError(
-                "score_pairs takes a list of prompts and a list of images; for one prompt use score(prompt, images)"
-            )
-        prompts, images = [check_prompt(prompt) for prompt in prompts], list(images)
-        if len(prompts) != len(images):
-            raise PromptError(
-                f"score_pairs needs one prompt per image, found {len(prompts)} prompts and {len(images)} images"
-            )
+        prompts = arguments.prompt_list(prompts, "score_pairs")
+        images = arguments.image_list(images, "score_pairs")
+        arguments.paired(prompts, images, "score_pairs")
         runs: list[list[int]] = []  # pairs that share one image
         for index, image in enumerate(images):
             if runs and _same(image, images[runs[-1][0]]):
@@ -167,14 +167,27 @@ class Scorer(ABC):
                 yield chunk, ahead.popleft().result().to(self.device, self.dtype)
 
     def _read(self, images: list[Any]) -> Tensor:
-        return torch.stack([pil_to_pixels(open_image(image, self.exif_transpose), self.size) for image in images])
+        return torch.stack([self._pixels(image) for image in images])
+
+    def _pixels(self, image: Any) -> Tensor:
+        try:
+            return pil_to_pixels(open_image(image, self.exif_transpose), self.size)
+        except ImageError:
+            raise
+        except Exception as error:  # Pillow's conversions raise whatever their decoders do: ValueError, MemoryError, …
+            name = getattr(image, "filename", "") or (image if isinstance(image, (str, os.PathLike)) else "image")
+            raise ImageError(f"cannot read {name}: {type(error).__name__}: {error}") from error
 
     # --- gradients -------------------------------------------------------------------------------------------------
 
     def differentiable(self, prompts: Sequence[str], images: Tensor) -> Tensor:
-        """Scores [B] of images [B, 3, H, W] in [0, 1] with a gradient to the images (for reward fine-tuning)."""
-        pixels = self.pixels_from_tensor(images)
-        return self.combine([check_prompt(prompt) for prompt in prompts], self.encode_images(pixels)).float()
+        """Scores [B] of B prompts with images [B, 3, H, W] in [0, 1], with a gradient to the images (for reward
+        fine-tuning). Raises PromptError, also if the numbers differ, and ImageError for another shape or range.
+        """
+        prompts = arguments.prompt_list(prompts, "differentiable")
+        images = arguments.image_tensor(images, "differentiable")
+        arguments.paired(prompts, list(images), "differentiable")
+        return self.combine(prompts, self.encode_images(self.pixels_from_tensor(images))).float()
 
     def pixels_from_tensor(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1] → the network's pixels, differentiable."""

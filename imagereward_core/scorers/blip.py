@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,8 +24,8 @@ UNUSED = re.compile(
 class BlipScorer(ImageRewardScorer):
     """The same two encoders as ImageReward's, read without cross-attention."""
 
-    def combine(self, prompts: Sequence[str], images: Tensor) -> Tensor:
-        return self.net.contrast(*self.tokenize(prompts), images)
+    def from_tokens(self, input_ids: Tensor, attention_mask: Tensor, images: Tensor) -> Tensor:
+        return self.net.contrast(input_ids, attention_mask, images)
 
 
 @building()

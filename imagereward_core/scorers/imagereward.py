@@ -19,6 +19,7 @@ from ..model import ALLOWED_MISSING, RewardModel
 from ..model.cpu import use_onednn
 from ..model.quantize import quantize_encoders
 from ..tokenizer import tokenize
+from . import arguments
 from .base import Scorer, building, pick_device, pick_dtype
 
 
@@ -49,12 +50,17 @@ class ImageRewardScorer(Scorer):
         return self.net.encode_image(pixels)
 
     def combine(self, prompts: Sequence[str], images: Tensor) -> Tensor:
-        return self.net.head(self.net.features(*self.tokenize(prompts), images))[:, 0]
+        return self.from_tokens(*self.tokenize(prompts), images)
+
+    def from_tokens(self, input_ids: Tensor, attention_mask: Tensor, images: Tensor) -> Tensor:
+        """Scores [B] from token ids and mask [B, T] and encoded images."""
+        return self.net.head(self.net.features(input_ids, attention_mask, images))[:, 0]
 
     def reward(self, input_ids: Tensor, attention_mask: Tensor, pixels: Tensor) -> Tensor:
-        """Reward [B, 1] with gradient, from token ids [B, T] and preprocessed pixels [B, 3, S, S]."""
+        """This scorer's scores [B, 1] with gradient, from token ids [B, T] and preprocessed pixels [B, 3, S, S]."""
         self._require_gradients()
-        return self.net(input_ids, attention_mask, pixels.to(self.dtype))
+        arguments.token_batch(input_ids, attention_mask, pixels, self.size, "reward")
+        return self.from_tokens(input_ids, attention_mask, self.encode_images(pixels.to(self.dtype)))[:, None]
 
     def differentiable(self, prompts: Sequence[str], images: Tensor) -> Tensor:
         self._require_gradients()

@@ -1,3 +1,4 @@
+import io
 import pathlib
 import subprocess
 import sys
@@ -9,10 +10,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import imagereward_core as RM
+from imagereward_core import registry
 from imagereward_core.config import METADATA_KEY, ModelConfig, TextConfig, VisionConfig
 from imagereward_core.errors import ConfigError, ImageError, ModelNotFoundError, PromptError, ScoreError
 from imagereward_core.model.cpu import OneDnnLinear
+from imagereward_core.preprocess import pil_to_pixels
 from imagereward_core.scorers.base import pick_dtype
+from imagereward_core.scorers.blip import BlipScorer
 from tests.conftest import ROOT, random_state, tiny_config
 
 
@@ -94,6 +98,119 @@ def test_bad_input(tiny_model, pictures):
             tiny_model.score(prompt, pictures)
     with pytest.raises(ImageError, match="found NoneType"):
         tiny_model.score("a", None)
+
+
+def test_a_string_is_no_list_of_prompts(tiny_model, pictures):
+    images = torch.rand(3, 3, 32, 32)
+    for call in (tiny_model.differentiable, tiny_model.score_matrix, tiny_model.score_pairs):
+        for prompts in ("fox", b"fox", None, 7):
+            with pytest.raises(PromptError, match=f"{call.__name__} takes a list of prompts, found"):
+                call(prompts, images if call == tiny_model.differentiable else pictures[:3])
+        with pytest.raises(PromptError, match="must be a string, found int"):
+            call(["a", 1, "b"], images if call == tiny_model.differentiable else pictures[:3])
+    with pytest.raises(PromptError, match=r"score takes one prompt.*score_pairs"):
+        tiny_model.score(["a", "b"], pictures[:2])
+    with pytest.raises(PromptError, match="inference_rank takes one prompt"):
+        tiny_model.inference_rank(["a"], [])
+
+
+def test_numbers_of_prompts_and_images_must_agree(tiny_model, pictures):
+    for prompts, count in ((3, 1), (1, 3), (2, 3), (0, 1)):
+        with pytest.raises(PromptError, match=f"differentiable needs one prompt per image, found {prompts} prompts"):
+            tiny_model.differentiable(["a"] * prompts, torch.rand(count, 3, 32, 32))
+        with pytest.raises(PromptError, match=f"score_pairs needs one prompt per image, found {prompts} prompts"):
+            tiny_model.score_pairs(["a"] * prompts, pictures[:count])
+    assert tiny_model.score("a", pictures[:3]) == pytest.approx(tiny_model.score_pairs(["a"] * 3, pictures[:3]))
+
+
+def test_one_image_where_a_list_is_wanted(tiny_model, pictures, tmp_path):
+    pictures[0].save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    for image in (
+        pictures[0],
+        str(tmp_path / "a.png"),
+        tmp_path / "a.png",
+        np.array(pictures[0]),
+        data,
+        io.BytesIO(data),
+    ):
+        for call in (tiny_model.score_pairs, tiny_model.score_matrix):
+            with pytest.raises(PromptError, match="takes a list of images, found one .*: write \\[image\\]"):
+                call(["x"], image)
+    for images in (None, 7, {"a": 1}):
+        with pytest.raises(PromptError, match="takes a list of images, found"):
+            tiny_model.score_pairs(["x"], images)
+
+
+def test_encoded_images_are_read(tiny_model, pictures, tmp_path):
+    pictures[0].save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    stream = io.BytesIO(data)
+    expected = tiny_model.score("a", pictures[0])
+    for image in (data, bytearray(data), memoryview(data), stream, stream):  # the second time it stands at its end
+        assert tiny_model.score("a", image) == pytest.approx(expected, abs=1e-6)
+    with open(tmp_path / "a.png", "rb") as file:
+        assert tiny_model.score_pairs(["a", "a", "a"], [file, stream, data]) == pytest.approx([expected] * 3, abs=1e-6)
+    for broken in (b"", b"not an image", data[:100], io.BytesIO(b"x")):
+        with pytest.raises(ImageError, match="the image given as"):
+            tiny_model.score("a", broken)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.rand(1, 3, 32, 32) * 255, "found values from .* images / 255"),
+        (torch.rand(1, 3, 32, 32) * 2 - 1, "found values from .* images / 2"),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "found torch.uint8"),
+        (torch.rand(3, 32, 32), r"found the shape \[3, 32, 32\]"),
+        (torch.rand(1, 32, 32, 3), r"found the shape \[1, 32, 32, 3\]"),
+        (torch.rand(1, 3, 0, 32), r"found the shape \[1, 3, 0, 32\]"),
+        (np.zeros((1, 3, 32, 32)), "found ndarray"),
+        ([Image.new("RGB", (8, 8))], "found list"),
+    ],
+)
+def test_tensors_of_another_shape_or_range(tiny_model, images, message):
+    with pytest.raises(ImageError, match=message):
+        tiny_model.differentiable(["a"], images)
+
+
+def test_token_batches(tiny_model):
+    ids, mask = tiny_model.tokenize(["a", "b"])
+    with pytest.raises(ImageError, match=r"preprocessed float pixels \[B, 3, 32, 32\], found .* \[2, 3, 64, 64\]"):
+        tiny_model.reward(ids, mask, torch.rand(2, 3, 64, 64))
+    with pytest.raises(PromptError, match="as many rows as pixels, found .* and 1 images"):
+        tiny_model.reward(ids, mask, torch.rand(1, 3, 32, 32))
+    with pytest.raises(PromptError, match="found list as input_ids"):
+        tiny_model.score_gard([1, 2], mask, torch.rand(2, 3, 32, 32))
+
+
+def test_blip_rewards_are_its_scores(tiny_model, pictures):
+    blip = BlipScorer(tiny_model.net, registry.get("BLIP"), torch.device("cpu"), size=32)
+    prompts = ["a cat", "a dog", "a bird"]
+    pixels = torch.stack([pil_to_pixels(image, 32) for image in pictures[:3]]).requires_grad_()
+    rewards = blip.reward(*blip.tokenize(prompts), pixels)
+    assert rewards[:, 0].tolist() == pytest.approx(blip.score_pairs(prompts, pictures[:3]), abs=1e-5)
+    assert len(set(rewards[:, 0].tolist())) == 3 and rewards.shape == (3, 1)
+    assert torch.equal(blip.score_gard(*blip.tokenize(prompts), pixels), rewards)
+    rewards.sum().backward()
+    assert pixels.grad.abs().sum() > 0
+
+
+def test_a_conversion_that_pillow_lacks_is_an_image_error(tiny_model):
+    with pytest.raises(ImageError, match="cannot read image: ValueError"):
+        tiny_model.score("a", Image.new("La", (40, 40)))
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ZeroDivisionError, MemoryError, OverflowError, SyntaxError, KeyError])
+def test_whatever_a_decoder_raises_is_an_image_error(tiny_model, pictures, tmp_path, monkeypatch, error):
+    pictures[0].save(tmp_path / "a.png")
+
+    def load(self):
+        raise error("decoder")
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
+    with pytest.raises(ImageError, match="a.png"):
+        tiny_model.score("a", tmp_path / "a.png")
 
 
 def test_nan_weights_are_an_error(tmp_path, pictures):
