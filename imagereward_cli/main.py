@@ -20,9 +20,12 @@ from imagereward_core.errors import (
     TrainingError,
     WeightsError,
 )
-from imagereward_core.exit_codes import INTERRUPTED, MODEL, PIPE_CLOSED, USAGE
+from imagereward_core.exit_codes import INTERRUPTED, MODEL, OK, PIPE_CLOSED, USAGE
 from imagereward_core.log import logger
 
+from .commands.output import harmless
+
+LAYOUT = "\n\t"  # of messages that are lists
 # name → (module, one line of help). The one place to add a command.
 COMMANDS = {
     "score": ("imagereward_cli.commands.score", "score images against a prompt or their own"),
@@ -83,14 +86,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = build_parser(command if command in COMMANDS else None).parse_args(argv)
     except SystemExit as stop:  # argparse's way to end after --help or an error
-        return int(stop.code or 0)
+        return int(stop.code or OK)
     _log_to_stderr(args.verbose)
     try:
         code = int(args.run(args))
         sys.stdout.flush()
         return code
     except ImageRewardError as error:
-        print(f"imagereward: {error}", file=sys.stderr)
+        print(f"imagereward: {harmless(str(error), keep=LAYOUT)}", file=sys.stderr)
         return (
             MODEL
             if isinstance(error, (ModelNotFoundError, WeightsError, DownloadError, ScoreError, TrainingError))
@@ -109,8 +112,13 @@ def _log_to_stderr(verbose: bool) -> None:
     logger.setLevel(logging.INFO if verbose else logging.WARNING)
     if not logger.handlers:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("imagereward: %(message)s"))
+        handler.setFormatter(_Formatter("imagereward: %(message)s"))
         logger.addHandler(handler)
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return harmless(super().format(record), keep=LAYOUT)
 
 
 if __name__ == "__main__":

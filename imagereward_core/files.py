@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import ConfigError, ImageError, MetadataError
+from .errors import ConfigError, ImageError, ImageRewardError, MetadataError
 from .metadata import FoundPrompt, prompt_of, read_score, reason, write_score
 from .metadata.infotext import StoredScore, score_key
 from .preprocess import open_image
@@ -89,20 +90,39 @@ def _prepare(path: Path, job: ScoreJob) -> tuple[FileScore, Image.Image | None]:
     """The file's prompt and stored score, and its pixels if there is something to compute."""
     result = FileScore(path, prompt=job.prompt, source="given")
     try:
-        if job.prompt is None and job.info.uses_prompt:
+        with _reading(path):
             if not path.is_file():
-                open_image(path)  # says what is wrong
-            found = prompt_of(path)
-            if not isinstance(found, FoundPrompt):
-                error = f"no prompt: {reason(found)}; give one with --prompt"
-                return replace(result, source="", error=error), None
-            result = replace(result, prompt=found.words, source=found.source)
-        stored = None if job.rescore else _stored(path, result.prompt, job)
-        if stored is not None:
-            return replace(result, score=stored.value, stored=True), None
-        return result, open_image(path, job.exif_transpose)
-    except (ImageError, MetadataError) as error:
+                _refuse(path)
+            if job.prompt is None and job.info.uses_prompt:
+                found = prompt_of(path)
+                if not isinstance(found, FoundPrompt):
+                    error = f"no prompt: {reason(found)}; give one with --prompt"
+                    return replace(result, source="", error=error), None
+                result = replace(result, prompt=found.words, source=found.source)
+            stored = None if job.rescore else _stored(path, result.prompt, job)
+            if stored is not None:
+                return replace(result, score=stored.value, stored=True), None
+            return result, open_image(path, job.exif_transpose)
+    except ImageRewardError as error:
         return replace(result, error=str(error)), None
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever a decoder or a failing disk raises becomes this file's error: one must not end a folder's run."""
+    try:
+        yield
+    except ImageRewardError:
+        raise
+    except Exception as error:
+        raise ImageError(f"cannot read {path}: {type(error).__name__}: {error}") from error
+
+
+def _refuse(path: Path) -> None:
+    """ImageError for what is no file. Opening a pipe would wait for ever."""
+    if path.exists() and not path.is_dir():
+        raise ImageError(f"{path} is no regular file (a pipe, socket or device)")
+    open_image(path)  # says what is wrong
 
 
 def _stored(path: Path, prompt: str | None, job: ScoreJob) -> StoredScore | None:
@@ -119,6 +139,13 @@ def _stored(path: Path, prompt: str | None, job: ScoreJob) -> StoredScore | None
 def _scored(batch: list[tuple[FileScore, Image.Image]], job: ScoreJob, scorer: Scorer) -> Iterator[FileScore]:
     try:
         scores = scorer.score_pairs([result.prompt or "" for result, _ in batch], [image for _, image in batch])
+    except ImageError as error:  # found only when its pixels were converted: the others of its batch are scored
+        if len(batch) == 1:
+            yield replace(batch[0][0], error=f"{batch[0][0].path}: {error}")
+            return
+        for single in batch:
+            yield from _scored([single], job, scorer)
+        return
     except RuntimeError as error:
         if "out of memory" not in str(error):
             raise
@@ -135,6 +162,6 @@ def _scored(batch: list[tuple[FileScore, Image.Image]], job: ScoreJob, scorer: S
                     StoredScore(score, job.model, result.prompt if job.info.uses_prompt else None, score_key(job.info)),
                 )
                 result = replace(result, written=True)
-            except MetadataError as error:
+            except (MetadataError, OSError) as error:
                 result = replace(result, error=str(error))
         yield result

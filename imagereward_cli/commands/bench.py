@@ -6,9 +6,11 @@ import argparse
 from collections.abc import Callable
 
 from imagereward_core.errors import ConfigError
+from imagereward_core.exit_codes import OK
 from imagereward_train.tables.judges import SCRIPTED, Judge, labels, load_judge
 from imagereward_train.tables.scoring import World
 
+from . import output
 from .train import ProgressLine
 
 DEFAULT = "ImageReward-v1.0,CLIP,BLIP,Aesthetic"
@@ -100,6 +102,5 @@ def run(args: argparse.Namespace) -> int:
         results = models.run_models(prompts, folder, _judges(args), out, models=names, **shared)
         text = models.markdown(results)
     if world.main:
-        print(text)
-        print(f"written to {out}")
-    return 0
+        print(output.harmless(f"{text}\nwritten to {out}", keep="\n"))
+    return OK

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 
+from imagereward_core.exit_codes import OK
 from imagereward_train.formats import FORMATS
 
+from . import output
 from .train import ProgressLine
 
 
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         from imagereward_train.download import download_imagerewarddb
 
         print(download_imagerewarddb(args.out, args.subset, args.splits.split(","), progress=ProgressLine()))
-        return 0
+        return OK
     from imagereward_train.dataset import build_dataset
 
     manifest = build_dataset(
@@ -64,5 +65,5 @@ def run(args: argparse.Namespace) -> int:
         features=args.features,
         progress=ProgressLine(),
     )
-    print(json.dumps(manifest, ensure_ascii=False, indent=1))
-    return 0
+    print(output.as_json(manifest, indent=1))
+    return OK

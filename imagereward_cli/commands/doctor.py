@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 
 from imagereward_core import registry
 from imagereward_core.doctor import examine
 from imagereward_core.exit_codes import MODEL, OK
 
-from . import options
+from . import options, output
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,13 +38,13 @@ def run(args: argparse.Namespace) -> int:
     for finding in examine(model, args.device, args.download_root, args.online):
         found.append(finding)
         if not args.json:
-            print(f"{finding.status:8}{finding.name}: {finding.detail}")
+            print(output.harmless(f"{finding.status:8}{finding.name}: {finding.detail}", keep="\n"))
             if finding.fix:
-                print(f"{'':8}fix: {finding.fix}")
+                print(output.harmless(f"{'':8}fix: {finding.fix}", keep="\n"))
             sys.stdout.flush()  # hashing weights takes a while
     problems = sum(finding.status == "problem" for finding in found)
     if args.json:
-        print(json.dumps([dataclasses.asdict(finding) for finding in found], indent=2))
+        print(output.as_json([dataclasses.asdict(finding) for finding in found], ascii_only=True))
     else:
         print(f"\n{problems} problem{'s' if problems != 1 else ''} found" if problems else "\nall well")
     return MODEL if problems else OK

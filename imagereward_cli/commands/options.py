@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import os
 import sys
 from collections.abc import Callable
@@ -14,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 from imagereward_core import registry
 from imagereward_core.errors import ConfigError, ImageRewardError
 from imagereward_core.files import ScoreJob
+from imagereward_core.hashing import file_digest
+
+from . import output
 
 if TYPE_CHECKING:
     from imagereward_core.scorers.base import Scorer
@@ -60,6 +62,16 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     """Which images, and how they are read."""
     parser.add_argument("images", nargs="+", help="image files, folders or patterns such as 'out/*.png'")
     parser.add_argument("-r", "--recursive", action="store_true", help="folders with everything below them")
+    parser.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="leave out files and folders of this name, such as '*-old' or 'txt2img/2023-*'; may be repeated",
+    )
+    parser.add_argument(
+        "--include-grids", action="store_true", help="also take grids (grid-*.png, *-grids folders), left out otherwise"
+    )
     parser.add_argument(
         "--exif-rotation",
         action="store_true",
@@ -126,16 +138,12 @@ def _short_hash(path: Path) -> str:
     """The first ten digits of the file's sha256, as web UIs name checkpoints: two files called last.safetensors
     differ.
     """
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while piece := file.read(1 << 20):
-                digest.update(piece)
+        return file_digest(path)[:10]
     except OSError:
         return "missing"  # loading it will say so, with what to do
-    return digest.hexdigest()[:10]
 
 
 def say(text: str) -> None:
     """A message beside the result: to stderr, so that the output can be piped."""
-    print(f"imagereward: {text}", file=sys.stderr)
+    print(f"imagereward: {output.harmless(text)}", file=sys.stderr)

@@ -1,4 +1,8 @@
-"""Results as a table, JSON or CSV."""
+"""Results as a table, JSON or CSV, in which no file's name or prompt can drive a terminal or a spreadsheet.
+
+In tables, messages and CSV control characters become `?`; JSON keeps them, escaped. CSV puts `'` before text that a
+spreadsheet would take for a formula.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from imagereward_core.atomic import write_bytes
 from imagereward_core.errors import ConfigError
+
+FORMULA = ("=", "+", "-", "@")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None) -> str:
@@ -52,14 +59,29 @@ def emit(
         print(text, end="" if text.endswith("\n") else "\n")
         return
     text = _text(form, header, rows, records, summary, ascii_only=False, width=10_000)
-    temporary = Path(f"{target}.tmp")
+    check_target(target)
     try:
-        temporary.write_text(
-            text if text.endswith("\n") else text + "\n", encoding="utf-8", errors="backslashreplace", newline=""
-        )
-        os.replace(temporary, target)
+        write_bytes(target, (text if text.endswith("\n") else text + "\n").encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise ConfigError(f"cannot write {target}: {error.strerror or error}") from error
+
+
+def check_target(target: str | None) -> None:
+    """ConfigError if the output file cannot be written; asked before hours of scoring as well as at their end.
+
+    A link is not followed: in a folder that others may write to, it would choose which of our files is overwritten.
+    """
+    if target is None:
+        return
+    path, folder = Path(target), Path(target).absolute().parent
+    if path.is_symlink():
+        raise ConfigError(f"{target} is a link to {os.readlink(path)}: name that file itself, or remove the link")
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{target} is not a file: name a new file, or one to replace")
+    if not folder.is_dir():
+        raise ConfigError(f"cannot write {target}: there is no folder {folder}")
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"cannot write {target}: the folder {folder} is read-only")
 
 
 def form_of(form: str | None, target: str | None) -> str:
@@ -79,20 +101,45 @@ def _text(
     width: int | None,
 ) -> str:
     if form == "json":
-        return json.dumps({**summary, "images": records}, ensure_ascii=ascii_only, indent=2)
+        return as_json({**summary, "images": records}, ascii_only)
     if form == "csv":
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, fieldnames=list(records[0]) if records else ["file"], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(records)
+        writer.writerows({key: _cell(value) for key, value in record.items()} for record in records)
         return buffer.getvalue()
     return table(header, rows, width)
 
 
+def as_json(data: Any, ascii_only: bool = False, indent: int = 2) -> str:
+    """A value as JSON text in which characters that drive a terminal are escaped: nothing is lost."""
+    text = json.dumps(data, ensure_ascii=ascii_only, indent=indent)
+    return "".join(_escaped(char) if char != "\n" and _drives(char) else char for char in text)
+
+
+def _escaped(char: str) -> str:
+    return json.dumps(char)[1:-1] if not char.isascii() else f"\\u{ord(char):04x}"
+
+
+def harmless(text: str, keep: str = "") -> str:
+    """The text with `?` for every character that moves the cursor, sets colours or turns the direction of writing."""
+    return "".join("?" if _drives(char) and char not in keep else char for char in text)
+
+
+def _drives(char: str) -> bool:
+    return not (char.isascii() and char.isprintable()) and unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp")
+
+
+def _cell(value: Any) -> Any:
+    """A CSV cell: numbers as they are; text harmless to terminals and not a formula."""
+    if not isinstance(value, str):
+        return value
+    text = harmless(value, keep="\n\t")
+    return f"'{text}" if text.lstrip().startswith(FORMULA) else text
+
+
 def _printable(text: str) -> str:
-    return "".join(
-        "?" if unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp") else char for char in " ".join(text.split())
-    )
+    return harmless(" ".join(text.split()))
 
 
 def _width(text: str) -> int:

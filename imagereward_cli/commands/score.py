@@ -91,7 +91,8 @@ def score_all(args: argparse.Namespace, job: ScoreJob, load: Callable[[], Scorer
     """
     from tqdm import tqdm
 
-    paths = find_images(args.images, args.recursive)
+    output.check_target(args.output)
+    paths = find_images(args.images, args.recursive, exclude=args.exclude, grids=args.include_grids, note=options.say)
     if not paths:
         raise ConfigError(
             f"no images in {', '.join(map(str, args.images))}"

@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from imagereward_core.errors import ConfigError
+from imagereward_core.exit_codes import OK
 from imagereward_train.config import TrainConfig
 
 # Flags of the authors' train.py that need no counterpart, and why.
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     if args.write_config:
         config.to_yaml(args.write_config)
         print(args.write_config)
-        return 0
+        return OK
     if not config.data:
         raise ConfigError("--data is missing: a file or folder of rankings or pairs")
     from imagereward_core.log import logger
@@ -105,4 +106,4 @@ def run(args: argparse.Namespace) -> int:
     best = train(config, progress=ProgressLine())
     if first:
         print(best)
-    return 0
+    return OK

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError, ImageError, ScoreError
+from ..errors import ConfigError, ScoreError
 from ..preprocess import open_image, pil_to_pixels, tensor_to_pixels
 from ..registry import ModelInfo
 from . import arguments
@@ -167,16 +167,7 @@ class Scorer(ABC):
                 yield chunk, ahead.popleft().result().to(self.device, self.dtype)
 
     def _read(self, images: list[Any]) -> Tensor:
-        return torch.stack([self._pixels(image) for image in images])
-
-    def _pixels(self, image: Any) -> Tensor:
-        try:
-            return pil_to_pixels(open_image(image, self.exif_transpose), self.size)
-        except ImageError:
-            raise
-        except Exception as error:  # Pillow's conversions raise whatever their decoders do: ValueError, MemoryError, …
-            name = getattr(image, "filename", "") or (image if isinstance(image, (str, os.PathLike)) else "image")
-            raise ImageError(f"cannot read {name}: {type(error).__name__}: {error}") from error
+        return torch.stack([pil_to_pixels(open_image(image, self.exif_transpose), self.size) for image in images])
 
     # --- gradients -------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ import csv
 import json
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from imagereward_core.errors import DataError
 from imagereward_train.dataset import build_dataset, keep_images
@@ -231,6 +231,21 @@ def test_build_lists_missing_and_corrupt_files_by_name(tmp_path):
     text = str(caught.value)
     assert "3 problems in the data" in text  # b, c, and no pair left of the item
     assert f"cannot read {tmp_path / 'b.png'}" in text and f"no such image: {tmp_path / 'c.png'}" in text
+
+
+def test_whatever_a_decoder_raises_counts_for_its_image(tmp_path, monkeypatch):
+    for name in ("a.png", "b.png", "c.png"):
+        picture(tmp_path / name)
+    load = ImageFile.ImageFile.load
+
+    def failing(self):
+        if str(getattr(self, "filename", "")).endswith("b.png"):
+            raise ZeroDivisionError("in the decoder")
+        return load(self)
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", failing)
+    with pytest.raises(DataError, match=r"1 problems in the data[^\n]*\n.*b\.png: in the decoder"):
+        build_dataset(write(tmp_path / "r.json", [row(ranking=[1, 2, 3])]), tmp_path / "out", size=16)
 
 
 def test_skip_bad_keeps_what_can_be_used(tmp_path):
