@@ -11,6 +11,7 @@ IMAGEREWARD_TORCH to choose another build of torch, for instance IMAGEREWARD_TOR
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import pathlib
 import platform
@@ -18,7 +19,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-import venv
+from collections.abc import Callable
 
 ROOT = pathlib.Path(__file__).resolve().parent
 BIN = "Scripts" if os.name == "nt" else "bin"
@@ -26,6 +27,10 @@ EXE = ".exe" if os.name == "nt" else ""
 CONSTRAINTS = ROOT / "requirements" / "tested.txt"
 TORCH = os.environ.get("IMAGEREWARD_TORCH", "torch==2.13.0")
 HOSTS = ("a1111", "forge")
+NO_VENV = (
+    f"this Python ({sys.executable}) lacks venv or ensurepip: install them (Debian, Ubuntu: apt install"
+    f" python{sys.version_info[0]}.{sys.version_info[1]}-venv) or start dev.py with another Python"
+)
 
 
 def say(text: str) -> None:
@@ -51,21 +56,66 @@ def stamped(stamp: pathlib.Path, key: str) -> bool:
     return stamp.is_file() and stamp.read_text() == key
 
 
+def has_pip(python: pathlib.Path) -> bool:
+    """Whether this interpreter runs and can install packages: a creation that was cut off leaves one that cannot."""
+    try:
+        return subprocess.run([str(python), "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def create_environment(folder: pathlib.Path) -> None:
+    """Make a virtual environment with pip, in place of whatever lies there."""
+    import venv  # some distributions ship Python without it
+
+    venv.EnvBuilder(with_pip=True, clear=True).create(folder)
+
+
+def virtual_environment(
+    folder: pathlib.Path, create: Callable[[pathlib.Path], None] = create_environment
+) -> pathlib.Path:
+    """The interpreter of a virtual environment with pip: the one that is there, or one made anew. What cannot be made
+    is said in a line and leaves nothing behind.
+    """
+    python = folder / BIN / f"python{EXE}"
+    if has_pip(python):
+        return python
+    if pathlib.Path(sys.prefix).resolve() == folder.resolve():
+        say(f"{folder.name} has no working pip, and this Python is its own: start dev.py with another Python")
+        raise SystemExit(2)
+    if any(importlib.util.find_spec(name) is None for name in ("venv", "ensurepip")):
+        say(NO_VENV)
+        raise SystemExit(2)
+    if folder.exists() or folder.is_symlink():
+        say(f"{folder.name} has no working pip: it is made anew")
+    say(f"creating {folder.name} with Python {platform.python_version()}")
+    try:
+        if folder.is_symlink():
+            folder.unlink()
+        create(folder)
+    except KeyboardInterrupt:
+        shutil.rmtree(folder, ignore_errors=True)
+        say(f"interrupted: {folder.name} is removed, and made anew the next time")
+        raise SystemExit(130) from None
+    except (ImportError, OSError, subprocess.CalledProcessError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        say(f"{folder} cannot be made: {error}" if isinstance(error, OSError) else NO_VENV)
+        raise SystemExit(2) from error
+    return python
+
+
 def environment(extras: str) -> pathlib.Path:
     """The interpreter of .venv with this package's extras installed; made at the first call, kept while nothing
     changed.
     """
     folder = ROOT / ".venv"
-    python = folder / BIN / f"python{EXE}"
+    python = virtual_environment(folder)
     key = hashlib.sha256(
         b"".join((ROOT / name).read_bytes() for name in ("pyproject.toml", "requirements/tested.txt")) + TORCH.encode()
     ).hexdigest()
     stamp = folder / f".installed-{extras.replace(',', '-')}"
     if stamped(stamp, key):
         return python
-    if not python.exists():
-        say(f"creating {folder.name} with Python {platform.python_version()}")
-        venv.EnvBuilder(with_pip=True).create(folder)
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     say(f"installing {TORCH.split()[0]} (the largest part)")
     must(*pip, *shlex.split(TORCH), "numpy", "-c", CONSTRAINTS)
@@ -171,13 +221,17 @@ def main() -> int:
         say(f"Python 3.10 or newer is needed, this is {platform.python_version()}")
         return 2
     command, arguments = (sys.argv[1] if len(sys.argv) > 1 else ""), sys.argv[2:]
-    if command == "demo":
-        return demo(arguments)
-    if command == "test":
-        return test(arguments)
-    if command == "shell":
-        print(environment("train,refl,clip,dev"))
-        return 0
+    try:
+        if command == "demo":
+            return demo(arguments)
+        if command == "test":
+            return test(arguments)
+        if command == "shell":
+            print(environment("train,refl,clip,dev"))
+            return 0
+    except KeyboardInterrupt:
+        say("interrupted; the same command goes on from here")
+        return 130
     print(__doc__)
     return 0 if command in ("", "-h", "--help", "help") else 2
 

@@ -27,7 +27,8 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 import imagereward_core  # noqa: E402
-from smallworld.demo import ORACLE, TINY_REWARD, file_hash  # noqa: E402
+from imagereward_core.hashing import file_digest  # noqa: E402
+from smallworld.demo import ORACLE, TINY_REWARD  # noqa: E402
 from smallworld.evaluate import held_out_scenes  # noqa: E402
 from smallworld.oracle import Oracle, judge  # noqa: E402
 from smallworld.pipeline import TINY_SD, generate, load_pipeline  # noqa: E402
@@ -283,7 +284,7 @@ def main() -> int:
     os.environ["OMP_NUM_THREADS"] = "1"  # for the runs, which are processes of their own
     options.out.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {"updates": 0, "pictures": 0, "refl": [], "shuffled": []}
-    hashes = {path.name: file_hash(path) for path in (TINY_SD, TINY_REWARD, ORACLE)}
+    hashes = {path.name: file_digest(path) for path in (TINY_SD, TINY_REWARD, ORACLE)}
     held = options.out / "results.json"
     if held.is_file() and (found := json.loads(held.read_text(encoding="utf-8")))["sha256"] == hashes:
         # the same weights: with seeds, best-of-four is kept and ReFL measured anew; without, the other way round

@@ -9,6 +9,8 @@ import logging
 import sys
 from pathlib import Path
 
+from imagereward_core.exit_codes import FAILED, OK, STOP_RULE, USAGE
+
 from .errors import ReFLError
 from .log import logger
 from .options import add_options, config_from_namespace
@@ -27,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
         return args.run(args)
     except ReFLError as error:
         logger.error("%s%s", error, f" — {error.hint}" if error.hint else "")
-        return 1
+        return FAILED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,14 +71,14 @@ def _train(args: argparse.Namespace) -> int:
     logger.info("%s after %d updates%s", result.state, result.step, f": {result.reason}" if result.reason else "")
     if result.exported:
         logger.info("wrote %s", result.exported)
-    return 3 if result.state == "stop_rule" else 0
+    return STOP_RULE if result.state == "stop_rule" else OK
 
 
 def _estimate(args: argparse.Namespace) -> int:
     from .memory import estimate_config
 
     print(json.dumps(estimate_config(config_from_namespace(args)).as_dict()))
-    return 0
+    return OK
 
 
 def _export(args: argparse.Namespace) -> int:
@@ -86,7 +88,7 @@ def _export(args: argparse.Namespace) -> int:
         name: value for name in ("output", "output_name", "export_dir") if (value := getattr(args, name)) is not None
     }
     logger.info("wrote %s", export_state(Path(args.run_dir), args.step, given))
-    return 0
+    return OK
 
 
 def _control(args: argparse.Namespace) -> int:
@@ -95,6 +97,6 @@ def _control(args: argparse.Namespace) -> int:
 
     if args.command not in KNOWN:
         logger.error("unknown command %r; there are %s", args.command, ", ".join(KNOWN))
-        return 2
+        return USAGE
     send(args.run_dir, args.command)
-    return 0
+    return OK

@@ -10,11 +10,14 @@ import sys
 import time
 from pathlib import Path
 
-from imagereward_core.errors import ImageRewardError
+from imagereward_core.atomic import write_json
+from imagereward_core.errors import DataError, ImageRewardError
+from imagereward_core.exit_codes import FAILED, INTERRUPTED, OK
+from imagereward_core.prompt_files import read_prompts
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, run one command, return the exit status: 0 done, 1 an error that the user can act on."""
+    """Parse, run one command, return the exit status: see `imagereward_core.exit_codes`."""
     options = _parser().parse_args(arguments)
     # transformers warns that torchvision is missing; nothing here uses it.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -22,7 +25,10 @@ def main(arguments: list[str] | None = None) -> int:
         return options.run(options)
     except ImageRewardError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return FAILED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -33,9 +39,12 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="generate, score, filter, write reports")
     demo.add_argument(
-        "--out", type=Path, default=Path("smallworld-demo"), help="folder for the results (default: %(default)s)"
+        "--out",
+        type=Path,
+        default=Path("outputs/smallworld-demo"),  # git ignores outputs/: a demo must leave the checkout as it was
+        help="folder for the results (default: %(default)s)",
     )
-    demo.add_argument("--prompts", type=Path, help="text file with one prompt per line")
+    demo.add_argument("--prompts", type=Path, help="prompt file: text with a prompt a line, JSON, JSONL, CSV or TSV")
     demo.add_argument("--count", type=_positive, default=16, help="pictures to draw (default: %(default)s)")
     demo.add_argument(
         "--threshold", type=float, default=0.0, help="pictures that score lower are hidden (default: %(default)s)"
@@ -52,7 +61,10 @@ def _parser() -> argparse.ArgumentParser:
         "teach", help="a short ReFL run on tiny-sd, with pictures and oracle accuracy before and after"
     )
     teach.add_argument(
-        "--out", type=Path, default=Path("smallworld-teach"), help="folder for the results (default: %(default)s)"
+        "--out",
+        type=Path,
+        default=Path("outputs/smallworld-teach"),
+        help="folder for the results (default: %(default)s)",
     )
     teach.add_argument("--updates", type=_positive, default=40, help="ReFL updates (default: %(default)s)")
     teach.add_argument("--seed", type=int, default=0, help="seed of the run (default: %(default)s)")
@@ -108,10 +120,9 @@ def _demo(options: argparse.Namespace) -> int:
     prompts = DEFAULT_PROMPTS
     if options.prompts is not None:
         try:
-            lines = options.prompts.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            prompts = tuple(read_prompts(options.prompts))
+        except DataError as error:
             raise SmallWorldError(f"cannot read the prompts: {error}") from error
-        prompts = tuple(line.strip() for line in lines if line.strip())
     config = DemoConfig(
         out=options.out,
         prompts=prompts,
@@ -129,7 +140,7 @@ def _demo(options: argparse.Namespace) -> int:
         f"kept {len(result.kept)}, hidden {len(result.hidden)}; report: {result.report}"
         f" ({time.monotonic() - started:.0f} s)"
     )
-    return 0
+    return OK
 
 
 def _teach(options: argparse.Namespace) -> int:
@@ -141,7 +152,7 @@ def _teach(options: argparse.Namespace) -> int:
     for line in outcome.table():
         _say(line)
     _say(f"report: {outcome.report}")
-    return 0
+    return OK
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -159,12 +170,12 @@ def _evaluate(options: argparse.Namespace) -> int:
         raise SmallWorldError("--update-cards writes the cards of the shipped weights: leave out --weights")
     result = evaluate_all(_say, count=options.count, weights=weights)
     if options.json is not None:
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_json(options.json, result, indent=2)
     if options.update_cards:
         from .cards import update_cards
 
         _say("updated " + ", ".join(card.name for card in update_cards(WEIGHTS, result)))
-    return 0
+    return OK
 
 
 def _build(options: argparse.Namespace) -> int:
@@ -175,7 +186,7 @@ def _build(options: argparse.Namespace) -> int:
 
     record = build(options.out, SHORT if options.short else BuildConfig(), progress)
     _say(json.dumps(record["sha256"], indent=2))
-    return 0
+    return OK
 
 
 def _install(options: argparse.Namespace) -> int:
@@ -189,7 +200,7 @@ def _install(options: argparse.Namespace) -> int:
         shutil.copy2(TINY_SD.with_suffix(suffix), folder / TINY_SD.with_suffix(suffix).name)
     shutil.copytree(TINY_SD.with_suffix(""), folder / TINY_SD.stem, dirs_exist_ok=True)
     _say(f"installed tiny-sd in {folder}; choose it as checkpoint and draw at 64x64 with CFG 4")
-    return 0
+    return OK
 
 
 if __name__ == "__main__":

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from imagereward_core.atomic import write_json
+from imagereward_core.hashing import file_digest
+
 from .architecture import build_text_encoder, build_unet, build_vae
-from .demo import file_hash
 from .errors import SmallWorldError
 from .ldm_layout import to_ldm, write_checkpoint
 from .pretrain_reward import RewardPretraining
@@ -86,7 +88,7 @@ def build(folder: Path, config: BuildConfig, progress: Progress) -> dict[str, An
     checkpoint = assemble(folder)
     record.run("reward", lambda: train_reward(config.reward, vae, folder, progress))
     weights = (checkpoint, folder / "tiny-imagereward.safetensors", folder / "oracle.safetensors")
-    record.content["sha256"] = {path.name: file_hash(path) for path in weights}
+    record.content["sha256"] = {path.name: file_digest(path) for path in weights}
     record.write()
     return record.content
 
@@ -118,9 +120,7 @@ class _Record:
 
     def write(self) -> None:
         """Replace the file as a whole: a build cut off here still finds its last record."""
-        unfinished = self.path.with_suffix(".partial")
-        unfinished.write_text(json.dumps(self.content, indent=2) + "\n", encoding="utf-8")
-        unfinished.replace(self.path)
+        write_json(self.path, self.content, indent=2)
 
 
 def assemble(folder: Path) -> Path:

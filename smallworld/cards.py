@@ -8,7 +8,8 @@ from typing import Any
 
 from safetensors import safe_open
 
-from .demo import file_hash
+from imagereward_core.atomic import write_json
+from imagereward_core.hashing import file_digest
 
 MEASURED = {"oracle": ("oracle",), "tiny-sd": ("autoencoder", "tiny-sd"), "tiny-imagereward": ("tiny-imagereward",)}
 """Which results of :func:`smallworld.evaluate.evaluate_all` belong on which card."""
@@ -25,7 +26,7 @@ def file_facts(path: Path) -> dict[str, Any]:
                 for extent in part.get_shape():
                     count *= extent
                 parameters += count
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": file_hash(path), "parameters": parameters}
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": file_digest(path), "parameters": parameters}
 
 
 def update_cards(folder: Path, result: dict[str, Any]) -> list[Path]:
@@ -36,7 +37,7 @@ def update_cards(folder: Path, result: dict[str, Any]) -> list[Path]:
         card = json.loads(path.read_text(encoding="utf-8"))
         card |= file_facts(folder / f"{name}.safetensors")
         card["quality"] = _rounded({key: result[key] for key in keys})
-        path.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
+        write_json(path, card, indent=2)
         cards.append(path)
     return cards
 

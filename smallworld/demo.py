@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING
 from PIL import Image, PngImagePlugin
 
 from imagereward_core import metadata
-from imagereward_core.image_files import SUFFIXES as IMAGE_SUFFIXES
+from imagereward_core.hashing import file_digest
+from imagereward_core.image_files import SUFFIXES, find_images
 from imagereward_core.metadata.infotext import Infotext, StoredScore, build_infotext
 
 from .errors import SmallWorldError
@@ -131,7 +131,7 @@ def _draw(config: DemoConfig, folder: Path, say: Say) -> tuple[list[Path], list[
         batch_size=8,
         on_batch=lambda done, total: say(f"  {done} of {total} drawn"),
     )
-    digest = file_hash(TINY_SD)[:10]
+    digest = file_digest(TINY_SD)[:10]
     files = []
     for number, (picture, prompt, seed) in enumerate(zip(pictures, prompts, seeds, strict=True)):
         settings = (
@@ -155,9 +155,9 @@ def _collect(config: DemoConfig, folder: Path, say: Say) -> tuple[list[Path], li
     """Copy a folder's images, so that the originals stay as they are, and find the prompt of each."""
     if config.images is None or not config.images.is_dir():
         raise SmallWorldError(f"{config.images} is not a folder of images")
-    sources = sorted(path for path in config.images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    sources = find_images([config.images], note=say)
     if not sources:
-        raise SmallWorldError(f"{config.images} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise SmallWorldError(f"{config.images} holds no images ({', '.join(sorted(SUFFIXES))})")
     files, prompts = [], []
     for source in sources:
         found = metadata.read_prompt(source)
@@ -238,12 +238,3 @@ def ranked_table(result: Result) -> list[str]:
         state = entry.path.parent.name
         lines.append(f"{rank:>4}  {entry.score:+8.4f}  {state:6}  {entry.path.name:18}  {entry.prompt}")
     return lines
-
-
-def file_hash(path: Path) -> str:
-    """The sha256 of a file in hexadecimal; WebUIs show its first ten digits as the model hash."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from imagereward_core.atomic import write_json
+
 from .architecture import SCHEDULE, build_unet
 from .dataset import captioned_pictures
 from .tokenizer import MAX_LENGTH
@@ -155,9 +157,7 @@ def train_generator(
     latents = encode_latents(vae, data.pictures)
     scale_file = folder / "latents.json"
     if not resume:
-        scale_file.write_text(
-            json.dumps({"scaling_factor": round(1 / latents.std().item(), 5)}) + "\n", encoding="utf-8"
-        )
+        write_json(scale_file, {"scaling_factor": round(1 / latents.std().item(), 5)})
     scale = float(json.loads(scale_file.read_text(encoding="utf-8"))["scaling_factor"])
     contexts, rows = encode_captions(text, tokenizer, data.captions)
     trainer = GeneratorTrainer(config, latents * scale, contexts, rows)

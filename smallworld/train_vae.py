@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from imagereward_core.atomic import replacing
+
 from .architecture import build_vae
 from .dataset import captioned_pictures
 
@@ -98,9 +100,8 @@ def train_vae(config: VaeTraining, folder: Path, progress: Progress, start: int 
 
 def save_atomically(model: torch.nn.Module, path: Path) -> None:
     """Write a model's tensors so that a reader never meets half a file."""
-    partial = path.with_suffix(".partial")
-    save_file(model.state_dict(), partial)
-    partial.replace(path)
+    with replacing(path) as temporary:
+        save_file(model.state_dict(), temporary)
 
 
 def _schedule(config: VaeTraining, step: int) -> float:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from imagereward_core.hashing import file_digest
 from smallworld.__main__ import main
 from smallworld.build import SHORT, build
-from smallworld.demo import file_hash
 from smallworld.errors import SmallWorldError
 from smallworld.pipeline import generate, load_pipeline
 from smallworld.train_oracle import OracleTraining
@@ -38,7 +38,7 @@ def test_every_stage_ran_to_its_end(built):
 def test_the_record_names_the_files(built):
     folder, record, _ = built
     assert json.loads((folder / "build.json").read_text(encoding="utf-8")) == json.loads(json.dumps(record))
-    assert {name: file_hash(folder / name) for name in record["sha256"]} == record["sha256"]
+    assert {name: file_digest(folder / name) for name in record["sha256"]} == record["sha256"]
 
 
 @pytest.mark.parametrize("where", ["pre-training", "ranking"])

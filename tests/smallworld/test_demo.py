@@ -6,12 +6,14 @@ import pytest
 from PIL import Image
 
 from imagereward_core import metadata
+from imagereward_core.hashing import file_digest
 from imagereward_core.metadata.infotext import parse_infotext
 from smallworld.__main__ import main
-from smallworld.demo import DEFAULT_PROMPTS, DemoConfig, file_hash, ranked_table, run_demo
+from smallworld.demo import DEFAULT_PROMPTS, DemoConfig, ranked_table, run_demo
 from smallworld.errors import SmallWorldError
 from smallworld.pipeline import TINY_SD
 from smallworld.world import parse_caption
+from tests.conftest import ROOT
 
 pytest.importorskip("diffusers")
 
@@ -51,7 +53,7 @@ def test_the_files_carry_everything(finished):
             "64x64",
             "tiny-sd",
         )
-        assert info.get("Model hash") == file_hash(TINY_SD)[:10]
+        assert info.get("Model hash") == file_digest(TINY_SD)[:10]
         assert int(info.get("Seed")) in range(1000, 1006)
         assert Image.open(entry.path).size == (64, 64)
 
@@ -122,6 +124,28 @@ def test_what_is_missing_is_said(arguments, message, tmp_path, monkeypatch, caps
     Image.new("RGB", (8, 8)).save(tmp_path / "plain" / "a.png")
     assert main(["demo", "--out", "out", *arguments]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_results_go_where_git_does_not_look(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # no line break within the folder's name
+    for command in ("demo", "teach"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        assert f"(default: outputs/smallworld-{command})" in " ".join(capsys.readouterr().out.split())
+    assert "/outputs/" in (ROOT / ".gitignore").read_text().split()
+
+
+def test_prompts_of_any_known_file(tmp_path, monkeypatch):
+    (tmp_path / "p.csv").write_text("id;Prompt\n1;a large red circle on a white background\n", encoding="utf-8")
+    seen = []
+    monkeypatch.setattr("smallworld.demo.run_demo", lambda config, say: seen.append(config) or _stop())
+    with pytest.raises(StopIteration):
+        main(["demo", "--prompts", str(tmp_path / "p.csv")])
+    assert seen[0].prompts == ("a large red circle on a white background",)
+
+
+def _stop():
+    raise StopIteration
 
 
 def test_other_peoples_files_are_not_overwritten(tmp_path):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from smallworld.demo import file_hash
+from imagereward_core.hashing import file_digest
 from smallworld.pipeline import WEIGHTS
 
 CARDS = sorted(WEIGHTS.glob("*.json"))
@@ -27,7 +27,7 @@ def test_the_card_names_this_very_file(card):
     facts = json.loads(card.read_text(encoding="utf-8"))
     file = WEIGHTS / facts["file"]
     assert file.stat().st_size == facts["bytes"]
-    assert file_hash(file) == facts["sha256"]
+    assert file_digest(file) == facts["sha256"]
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda path: path.stem)
