@@ -182,9 +182,9 @@ def _table(name: str, text: str, known: Collection[str]) -> Iterator[Entry]:
     offset = 0
     if told:
         text, offset = text[told.end() :], 1
-    if not text.strip():
-        return
     delimiter, header = _layout(name, text, known, told[1] if told else "")
+    if not header:
+        return
     spelling = {_normal(column): column for column in known}
     rows = _rows(name, text, delimiter, offset)
     if len(header) == 1 and _normal(header[0]) not in spelling:
@@ -203,18 +203,25 @@ def _table(name: str, text: str, known: Collection[str]) -> Iterator[Entry]:
 
 def _layout(name: str, text: str, known: Collection[str], told: str) -> tuple[str, list[str]]:
     """(delimiter, header). Of several readings of the header the one with a known column counts; two are refused."""
-    readings = {}
+    readings: dict[str, list[str]] = {}
     for mark in told or DELIMITERS:
         with suppress(DataError):  # quotes that make no sense with this delimiter may do so with the next
-            readings[mark] = next(_rows(name, text, mark, 0))[1]
+            readings[mark] = _header(name, text, mark)
     wide = {mark: header for mark, header in readings.items() if len(header) > 1}
     if not wide:
-        return ONE_COLUMN, next(_rows(name, text, ONE_COLUMN, 0))[1]
+        return ONE_COLUMN, _header(name, text, ONE_COLUMN)
     names = {_normal(column) for column in known}
     fitting = {mark: header for mark, header in wide.items() if any(_normal(field) in names for field in header)}
     if len(fitting) > 1:
         raise DataError(f"{name}: the header can be read with {' and '.join(map(repr, fitting))} between its columns")
     return max((fitting or wide).items(), key=lambda item: len(item[1]))
+
+
+def _header(name: str, text: str, delimiter: str) -> list[str]:
+    """The first row that is not blank; empty if all are."""
+    for _, row in _rows(name, text, delimiter, 0):
+        return row
+    return []
 
 
 def _rows(name: str, text: str, delimiter: str, offset: int) -> Iterator[tuple[int, list[str]]]:

@@ -101,31 +101,44 @@ class Collator:
         self.all_images = all_images  # also those in no pair (all of them count in validation's mean and std)
 
     def __call__(self, drawn: Sequence[Sample]) -> Batch:
-        judged: dict[int, list[Pair]] = {}
-        for index, pairs in drawn:
-            judged.setdefault(index, []).extend(pairs)
         rows: list[tuple[int, int]] = []
         better_worse: list[tuple[int, int]] = []
-        for index, judged_pairs in judged.items():
-            used = (
-                range(len(self.items[index].images))
-                if self.all_images
-                else sorted({image for pair in judged_pairs for image in pair}) or [0]
-            )
-            place = {image: len(rows) + offset for offset, image in enumerate(used)}
-            rows += [(index, image) for image in used]
-            better_worse += [(place[better], place[worse]) for better, worse in judged_pairs]
-        return Batch(self._inputs(rows), torch.tensor(better_worse, dtype=torch.int64).reshape(-1, 2), tuple(rows))
+        for index, pairs in _by_item(drawn).items():
+            images = self._images(index, pairs)
+            row_of = {image: len(rows) + offset for offset, image in enumerate(images)}
+            rows += [(index, image) for image in images]
+            better_worse += [(row_of[better], row_of[worse]) for better, worse in pairs]
+        pairs_of_rows = torch.tensor(better_worse, dtype=torch.int64).reshape(-1, 2)
+        return Batch(self._inputs(rows), pairs_of_rows, tuple(rows))
 
-    def _inputs(self, rows: list[tuple[int, int]]) -> tuple[Tensor, ...]:
+    def _images(self, index: int, pairs: Sequence[Pair]) -> list[int]:
+        """Which images of an item are computed. An item without pairs only fills up a batch: one image is enough."""
+        if self.all_images:
+            return list(range(len(self.items[index].images)))
+        return sorted({image for pair in pairs for image in pair}) or [0]
+
+    def _inputs(self, rows: Sequence[tuple[int, int]]) -> tuple[Tensor, ...]:
         if self.features is not None:
-            return (
-                torch.cat([self.features.features(self.items[i].prompt, [self.items[i].images[k]]) for i, k in rows]),
-            )
-        prompts = list(dict.fromkeys(index for index, _ in rows))
-        ids, mask = tokenize([self.items[index].prompt for index in prompts], self.max_tokens)
-        source = torch.tensor([prompts.index(index) for index, _ in rows])
-        return ids[source], mask[source], self.pixels.pixels([self.items[i].images[k] for i, k in rows])
+            return (torch.cat([self._features(index, image) for index, image in rows]),)
+        items = list(dict.fromkeys(index for index, _ in rows))
+        place = {index: number for number, index in enumerate(items)}
+        ids, mask = tokenize([self.items[index].prompt for index in items], self.max_tokens)
+        prompt_of_row = torch.tensor([place[index] for index, _ in rows])
+        files = [self.items[index].images[image] for index, image in rows]
+        return ids[prompt_of_row], mask[prompt_of_row], self.pixels.pixels(files)
+
+    def _features(self, index: int, image: int) -> Tensor:
+        assert self.features is not None
+        item = self.items[index]
+        return self.features.features(item.prompt, [item.images[image]])
+
+
+def _by_item(drawn: Sequence[Sample]) -> dict[int, list[Pair]]:
+    """{item: its pairs}: the samples of one item share their images."""
+    found: dict[int, list[Pair]] = {}
+    for index, pairs in drawn:
+        found.setdefault(index, []).extend(pairs)
+    return found
 
 
 def prefetch(make: Callable[[Any], Batch], parts: Sequence[Any]) -> Iterator[Batch]:

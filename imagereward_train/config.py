@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from imagereward_core.atomic import write_text
 from imagereward_core.config import ModelConfig, TextConfig, VisionConfig
 from imagereward_core.errors import ConfigError
 
@@ -162,7 +163,7 @@ class TrainConfig:
         """Write all settings; `from_yaml` reads them back."""
         import yaml
 
-        Path(path).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
+        write_text(path, yaml.safe_dump(self.to_dict(), sort_keys=False))
 
 
 def _check(good: bool, name: str, wanted: str, found: Any) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from imagereward_core.atomic import write_json
 from imagereward_core.errors import DataError
 from imagereward_core.log import logger
 
@@ -18,7 +18,6 @@ from .formats import read_items
 from .items import Item
 from .readers import Problem, Reading
 from .split import split_items, without_overlap
-from .store import write_atomically
 
 SHOWN = 20  # problems named in an error message
 PARTS = ("train", "valid", "test")
@@ -38,29 +37,13 @@ def load_datasets(config: TrainConfig, progress: Progress | None = None) -> Data
     """What a run trains, validates and tests on. Raises DataError naming everything that is wrong with the data."""
     if not config.data:
         raise DataError("no training data: set data to a file or folder of rankings or pairs")
-    folder = Path(config.data)
-    built = (folder / "train.json").is_file()
-    sources = {
-        part: str(folder / f"{part}.json") if built and (folder / f"{part}.json").is_file() else "" for part in PARTS
-    }
-    sources = {
-        "train": sources["train"] or config.data,
-        "valid": config.valid or sources["valid"],
-        "test": config.test or sources["test"],
-    }
-    readings = {part: read_items(source, config.images, config.format) for part, source in sources.items() if source}
-    cache = config.cache_dir if not built or config.cache else folder / "cache"
-    pixels = PixelCache(cache, config.model.vision.image_size)
+    readings = {part: read_items(source, config.images, config.format) for part, source in _sources(config).items()}
+    pixels = PixelCache(_cache_folder(config), config.model.vision.image_size)
     parts: dict[str, list[Item]] = {part: [] for part in PARTS}
     for part, reading in readings.items():
         parts[part], _ = checked_items(reading, pixels, config.skip_bad, progress, config.workers)
     if not parts["valid"]:
-        train, valid, test = split_items(
-            parts["train"], config.valid_fraction, 0.0 if parts["test"] else config.test_fraction, config.seed
-        )
-        if not valid:
-            raise DataError("nothing to validate on: give valid, or a valid_fraction above 0")
-        parts = {"train": train, "valid": valid, "test": parts["test"] or test}
+        parts = _split_off_validation(parts, config)
     train = without_overlap(parts["train"], parts["valid"] + parts["test"])
     if len(train) < len(parts["train"]):
         logger.warning(
@@ -70,6 +53,38 @@ def load_datasets(config: TrainConfig, progress: Progress | None = None) -> Data
     if not train:
         raise DataError("no training item is left: all share their prompts or images with validation or test")
     return DataSets(train, parts["valid"], parts["test"], pixels)
+
+
+def is_built(folder: Path) -> bool:
+    """Whether this is a folder that `build_dataset` made."""
+    return (folder / "train.json").is_file()
+
+
+def _sources(config: TrainConfig) -> dict[str, str]:
+    """{part: the file or folder it is read from}, without the parts that have none. What is set comes before what lies
+    in a built folder.
+    """
+    folder = Path(config.data)
+    there = {part: folder / f"{part}.json" for part in PARTS} if is_built(folder) else {}
+    built = {part: str(path) for part, path in there.items() if path.is_file()}
+    given = {"valid": config.valid, "test": config.test}
+    found = {"train": config.data, **built, **{part: source for part, source in given.items() if source}}
+    return {part: found[part] for part in PARTS if part in found}
+
+
+def _cache_folder(config: TrainConfig) -> str | Path:
+    """A built folder holds its own cache, unless another is set."""
+    folder = Path(config.data)
+    return folder / "cache" if is_built(folder) and not config.cache else config.cache_dir
+
+
+def _split_off_validation(parts: dict[str, list[Item]], config: TrainConfig) -> dict[str, list[Item]]:
+    """The parts with validation (and, where there is none, test) items taken from the training items."""
+    test_fraction = 0.0 if parts["test"] else config.test_fraction
+    train, valid, test = split_items(parts["train"], config.valid_fraction, test_fraction, config.seed)
+    if not valid:
+        raise DataError("nothing to validate on: give valid, or a valid_fraction above 0")
+    return {"train": train, "valid": valid, "test": parts["test"] or test}
 
 
 def checked_items(
@@ -160,9 +175,7 @@ def build_dataset(
     for name, part in parts.items():
         path = target / f"{name}.json"
         if part:
-            write_atomically(
-                path, json.dumps([item_to_dict(item) for item in part], ensure_ascii=False, indent=1) + "\n"
-            )
+            write_json(path, [item_to_dict(item) for item in part], indent=1)
         else:
             path.unlink(missing_ok=True)
     feature_store = _cache_features(features, items, pixels, progress) if features else None
@@ -176,7 +189,7 @@ def build_dataset(
         "left_out": [str(problem) for problem in problems],
         "parts": {name: counts(part) for name, part in parts.items()},
     }
-    write_atomically(target / "manifest.json", json.dumps(manifest, ensure_ascii=False, indent=1) + "\n")
+    write_json(target / "manifest.json", manifest, indent=1)
     return manifest
 
 

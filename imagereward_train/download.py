@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from imagereward_core.atomic import write_json
 from imagereward_core.errors import DataError, DownloadError
 from imagereward_core.registry import Source
 from imagereward_core.weights import hub
@@ -16,7 +16,6 @@ from imagereward_core.weights import hub
 from .cache import Progress
 from .dataset import item_to_dict
 from .formats import read_items
-from .store import write_atomically
 
 REPO = "THUDM/ImageRewardDB"
 SUBSETS = {"1k": 1000, "2k": 2000, "4k": 4000, "8k": None}  # training prompts; None = all there are
@@ -47,7 +46,7 @@ def download_imagerewarddb(
         if not archives.get(split):
             raise DownloadError(f"{REPO} on the hub holds no zip under images/{split}: its layout has changed")
         items = _split(target, split, archives[split], SUBSETS[subset] if split == "train" else None, progress)
-        write_atomically(target / FILES[split], json.dumps(items, ensure_ascii=False, indent=1) + "\n")
+        write_json(target / FILES[split], items, indent=1)
     return target
 
 

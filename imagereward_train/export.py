@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from imagereward_core.atomic import replacing
 from imagereward_core.config import METADATA_KEY, ModelConfig
 
 TRAINING_KEY = "imagereward.training"
@@ -27,8 +27,5 @@ def save_checkpoint(
     # A constant model has no spread to divide by; dividing by 1 keeps its file loadable, and validation has said so.
     config = dataclasses.replace(model, mean=mean, std=std if std > 1e-8 else 1.0)
     metadata = {METADATA_KEY: config.to_json(), TRAINING_KEY: json.dumps(dict(facts), sort_keys=True), "format": "pt"}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}, str(temporary), metadata)
-    with open(temporary, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with replacing(path, durable=True) as temporary:
+        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}, str(temporary), metadata)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from imagereward_core.atomic import replacing, write_text
 from imagereward_core.log import logger
 
 
@@ -16,12 +18,10 @@ class Records:
     def __init__(self, folder: Path, tensorboard: bool, resume_at: int | None):
         self.path = folder / "metrics.jsonl"
         if resume_at is None:
-            self.path.write_text("", encoding="utf-8")
+            write_text(self.path, "")
         else:
-            keep = [line for line in _complete_lines(self.path) if json.loads(line)["update"] <= resume_at]
-            temporary = self.path.with_suffix(".tmp")
-            temporary.write_text("".join(keep), encoding="utf-8")
-            os.replace(temporary, self.path)
+            keep = [line for line, event in _events(self.path) if event["update"] <= resume_at]
+            write_text(self.path, "".join(keep))
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the run; close() ends it
         self._writer = _summary_writer(folder / "tensorboard", resume_at) if tensorboard else None
 
@@ -40,9 +40,15 @@ class Records:
             self._writer.close()
 
 
-def _complete_lines(path: Path) -> list[str]:
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+def _events(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(line, event) of every whole line. What a crash or a full disk tore is left out, the lines after it are not."""
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else ():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict) and isinstance(event.get("update"), int):
+            yield f"{line}\n", event
 
 
 def _summary_writer(folder: Path, resume_at: int | None) -> Any:
@@ -55,8 +61,8 @@ def _summary_writer(folder: Path, resume_at: int | None) -> Any:
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The events of a metrics.jsonl; a torn last line is left out."""
-    return [json.loads(line) for line in _complete_lines(Path(path))]
+    """The events of a metrics.jsonl; torn lines are left out."""
+    return [event for _, event in _events(Path(path))]
 
 
 def draw_curve(metrics: Path, target: Path) -> bool:
@@ -79,5 +85,6 @@ def draw_curve(metrics: Path, target: Path) -> bool:
         axes.set_xlabel("update")
         axes.set_ylabel(f"pair {name}")
         axes.legend()
-    figure.savefig(target, dpi=120)
+    with replacing(target) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
     return True

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from imagereward_core.atomic import write_json
 from imagereward_core.errors import DataError
 
 
@@ -35,7 +36,7 @@ class RowStore:
         self._map: np.memmap | None = None
         target = self.folder / "manifest.json"
         if not target.exists():
-            write_atomically(target, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+            write_json(target, dict(sorted(manifest.items())), indent=1)
         self.reload()
 
     def reload(self) -> None:
@@ -83,10 +84,3 @@ class RowStore:
         if self._map is None:
             self._map = np.memmap(self.folder / "rows.bin", self.dtype, "r", shape=(len(self), *self.shape))
         return np.stack([self._map[place] for place in places]) if places else np.empty((0, *self.shape), self.dtype)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """The whole text or the file as it was."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

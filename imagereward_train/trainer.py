@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from imagereward_core import __version__
+from imagereward_core.atomic import write_text
 from imagereward_core.errors import ConfigError, TrainingError
 from imagereward_core.log import logger
 
@@ -32,7 +33,6 @@ from .records import Records, draw_curve
 from .resume import Position, find_state, only_run, save_state
 from .schedule import learning_rate
 from .sharding import start_adam, whole_state
-from .store import write_atomically
 from .watch import Watch, no_better_than_chance
 
 
@@ -49,7 +49,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n", encoding="utf-8")
+            write_text(self.folder / "config.json", json.dumps(config.to_dict(), indent=1) + "\n")
         if config.preload_path:  # it may bring an architecture of its own, whose image size the data is cached at
             self.net = initial_model(config)
             config = dataclasses.replace(config, model=self.net.config)
@@ -277,7 +277,7 @@ class Trainer:
                 logger.warning("%s", warning)
             if self.data.test:
                 result["test"] = self._test()
-            write_atomically(self.folder / "result.json", json.dumps(result, indent=1) + "\n")
+            write_text(self.folder / "result.json", json.dumps(result, indent=1) + "\n")
             if self.config.curve:
                 draw_curve(self.folder / "metrics.jsonl", self.folder / "curve.png")
         self.accelerator.wait_for_everyone()

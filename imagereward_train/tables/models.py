@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from imagereward_core import prompt_files
 from imagereward_core.errors import DataError
-from imagereward_core.image_files import SUFFIXES as IMAGE_SUFFIXES
+from imagereward_core.hashing import file_digest
+from imagereward_core.image_files import is_image_name
 
 from ..items import Item
 from . import metrics, published, report
-from .judges import Judge
-from .scoring import Progress, World, score_items
+from .run import BuildJudge, Page, TableRun
 
 SHOWN = 10
 
@@ -25,9 +25,9 @@ SHOWN = 10
 def read_prompts(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
     """(id, prompt) of a JSON list of {id, prompt}. Raises DataError."""
     try:
-        rows = json.loads(Path(path).read_text(encoding="utf-8"))
+        rows = prompt_files.parsed(str(path), prompt_files.decoded(str(path), prompt_files.read_file(path)))
         prompts = [(str(row["id"]), str(row["prompt"])) for row in rows]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (DataError, TypeError, KeyError) as error:
         raise DataError(
             f"{path} must be a JSON list of objects with id and prompt: {type(error).__name__}: {error}"
         ) from error
@@ -61,7 +61,7 @@ def read_generations(
         images: dict[str, list[tuple[int, str]]] = {}
         for path in (folder / name).iterdir():
             match = re.fullmatch(r"(.+)_(\d+)", path.stem)
-            if match and path.suffix.lower() in IMAGE_SUFFIXES:
+            if match and is_image_name(path):
                 images.setdefault(match.group(1), []).append((int(match.group(2)), str(path)))
         missing += [f"{name}/{key}" for key, _ in prompts if key not in images]
         paths = {key: tuple(path for _, path in sorted(entries)) for key, entries in images.items()}
@@ -79,72 +79,53 @@ def read_generations(
 def run_models(
     prompts: str | os.PathLike[str],
     generations: str | os.PathLike[str],
-    judges: Sequence[Callable[[World], Judge]],
+    judges: Sequence[BuildJudge],
     out: str | os.PathLike[str],
     *,
     models: Sequence[str] = (),
     wins: dict[str, float] | None = None,
-    resume: bool = False,
-    seed: int = 0,
-    repeats: int = 1000,
-    plot: bool = True,
-    world: World | None = None,
-    progress: Progress | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Score all generations with every judge; write results.json, report.md and plot.png to `out`, and return the
     results.
 
-    wins: {model: human wins} to compare with (default: the paper's, for its six models). Raises DataError.
+    wins: {model: human wins} to compare with (default: the paper's, for its six models). options: those of `TableRun`
+    (resume, seed, repeats, plot, world, progress). Raises DataError.
     """
-    world, folder = world or World(), Path(out)
+    run = TableRun("models", out, **options)
     items = read_generations(read_prompts(prompts), Path(generations), models)
     human = (
         wins if wins is not None else {generator.folder: float(generator.wins) for generator in published.GENERATORS}
     )
-    images = sum(len(item.images) for group in items.values() for item in group)
     flat = [item for group in items.values() for item in group]
-    digest = (
-        report.digest_images((image for item in flat for image in item.images), str(generations))
-        if world.main or world.count > 1
-        else ""
-    )
-    used: list[Judge] = []
-    results: dict[str, Any] = {"scorers": {}}
-    for build in judges:
-        judge = build(world)
-        scores = score_items(flat, judge, folder / "scores", digest, resume, world, progress)
+    pictures = [image for item in flat for image in item.images]
+    digest = report.digest_images(pictures, str(generations)) if run.world.main or run.world.count > 1 else ""
+    for judge in run.judges(judges):
+        scores = run.score(flat, judge, digest)
         means = {model: np.array([np.mean(scores[item.id]) for item in group]) for model, group in items.items()}
-        results["scorers"][judge.name] = evaluate(means, human, seed, repeats)
-        used.append(judge)
-    settings = {
-        "prompts": str(prompts),
-        "prompts_sha256": report.digest_file(prompts),
-        "images_sha256": digest,
-        "seed": seed,
-        "bootstrap": repeats,
-        "processes": world.count,
-    }
-    results |= {
-        "benchmark": "models",
+        run.results["scorers"][judge.name] = evaluate(means, human, run.seed, run.repeats)
+    settings = {"prompts": str(prompts), "prompts_sha256": file_digest(prompts), "images_sha256": digest}
+    facts = {
         "prompts": len(next(iter(items.values()))),
-        "images": images,
+        "images": len(pictures),
         "human_wins": {model: human[model] for model in items if model in human},
         "published": {"means": {g.folder: g.mean for g in published.GENERATORS}, "spearman": published.SPEARMAN},
-        "manifest": report.manifest(used, settings),
     }
-    if world.main:
-        report.write_report(folder, results, markdown(results))
-        if plot:
-            bars = {
-                name: {
-                    model: (row["mean"], row["low"], row["high"])
-                    for model, row in sorted(found["models"].items(), key=lambda entry: entry[1]["rank"])
-                }
-                for name, found in results["scorers"].items()
-            }
-            report.bar_plot(folder / "plot.png", "Mean score per text-to-image model", bars, "mean score")
-    world.wait()
-    return results
+    return run.finish(facts, settings, Page(markdown, bars))
+
+
+def bars(results: dict[str, Any]) -> tuple[str, dict[str, dict[str, report.Bar]], str, float | None]:
+    """Each model's mean score with its interval, best first."""
+    groups = {
+        name: {model: (row["mean"], row["low"], row["high"]) for model, row in _ranked(found)}
+        for name, found in results["scorers"].items()
+    }
+    return "Mean score per text-to-image model", groups, "mean score", None
+
+
+def _ranked(found: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """(model, its row) of one scorer, best first."""
+    return sorted(found["models"].items(), key=lambda entry: entry[1]["rank"])
 
 
 def evaluate(
@@ -196,7 +177,7 @@ def markdown(results: dict[str, Any]) -> str:
     )
     for scorer, found in results["scorers"].items():
         rows = []
-        for model, row in sorted(found["models"].items(), key=lambda entry: entry[1]["rank"]):
+        for model, row in _ranked(found):
             paper = f"{names[model].mean:.4f}" if model in names and scorer == "ImageReward-v1.0" else "—"
             label = names[model].name if model in names else model
             rows.append(

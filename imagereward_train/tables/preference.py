@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from imagereward_core.errors import DataError
+from imagereward_core.hashing import file_digest
 
 from ..formats import read_items
 from ..items import Item
+from ..readers import Reading
 from . import metrics, published, report
-from .judges import Judge
-from .scoring import Progress, World, score_items
+from .run import BuildJudge, Page, TableRun
 
 TIE_RULES = {"reference": "equal scores count as wrong", "half": "equal scores count as half right"}
 CHOICE_IMAGES = 8  # prompts with at least this many images stand in for the lost set
@@ -24,88 +25,64 @@ SHOWN = 10
 def run_preference(
     data: str | os.PathLike[str],
     images: str | os.PathLike[str],
-    judges: Sequence[Callable[[World], Judge]],
+    judges: Sequence[BuildJudge],
     out: str | os.PathLike[str],
     *,
-    resume: bool = False,
     skip_missing: bool = False,
-    seed: int = 0,
-    repeats: int = 1000,
-    plot: bool = True,
-    world: World | None = None,
-    progress: Progress | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Score every image of a ranked data set with every judge; write results.json, report.md and plot.png to `out`.
 
-    Judges are given as functions of the World, so that only one is loaded at a time. Returns what results.json holds.
-    Raises DataError for bad data or missing images (all are named, unless `skip_missing` leaves their prompts out).
+    options: those of `TableRun` (resume, seed, repeats, plot, world, progress). Returns what results.json holds. Raises
+    DataError for bad data or missing images (all are named, unless `skip_missing` leaves their prompts out).
     """
-    world, folder = world or World(), Path(out)
-    reading = read_items(data, images)
-    fatal = [str(problem) for problem in reading.problems if problem.fatal]
-    if fatal:
-        raise DataError(f"{len(fatal)} problems in {data}: " + "; ".join(fatal[:SHOWN]))
-    if any(item.ranking is None for item in reading.items):
-        raise DataError(f"{data} holds pairs: this benchmark needs rankings")
+    run = TableRun("preference", out, **options)
+    reading = _rankings(data, images)
     items: list[Item] = reading.items
     left_out: list[str] = []
-    used: list[Judge] = []
-    results: dict[str, Any] = {"scorers": {}}
-    digest = report.digest_file(data)
-    for build in judges:
-        judge = build(world)
+    digest = file_digest(data)
+    for judge in run.judges(judges):
         if judge.needs_images and not left_out:
             items, left_out = with_images(reading.items, skip_missing)
         chosen = items if judge.needs_images else reading.items
-        scores = score_items(chosen, judge, folder / "scores", digest, resume, world, progress)
-        used.append(judge)
-        results["scorers"][judge.name] = evaluate(
-            [(item.ranking or (), scores[item.id]) for item in chosen], seed, repeats
-        )
-    settings = {
-        "data": str(data),
-        "data_sha256": digest,
-        "seed": seed,
-        "bootstrap": repeats,
-        "tie_rules": TIE_RULES,
-        "processes": world.count,
-    }
-    if any(judge.needs_images for judge in used) and world.main:
-        settings["images_sha256"] = report.digest_images(
-            (image for item in items for image in item.images), str(images or Path(data).parent)
-        )
-    results |= {
-        "benchmark": "preference",
+        scores = run.score(chosen, judge, digest)
+        judged = [(item.ranking or (), scores[item.id]) for item in chosen]
+        run.results["scorers"][judge.name] = evaluate(judged, run.seed, run.repeats)
+    settings: dict[str, Any] = {"data": str(data), "data_sha256": digest, "tie_rules": TIE_RULES}
+    if any(judge.needs_images for judge in run.used) and run.world.main:
+        pictures = (image for item in items for image in item.images)
+        settings["images_sha256"] = report.digest_images(pictures, str(images or Path(data).parent))
+    facts = {
         "prompts": len(reading.items),
         "pairs": sum(len(item.pairs) for item in reading.items),
         "human_ties": reading.ties,
         "left_out": left_out,
         "published": {"accuracy": published.ACCURACY, "selection": published.SELECTION},
         "note": published.LOST,
-        "manifest": report.manifest(used, settings),
     }
-    if world.main:
-        report.write_report(folder, results, markdown(results))
-        if plot:
-            percents = {
-                name: [100 * value for value in (found["accuracy"]["pair"], *found["interval"])]
-                for name, found in results["scorers"].items()
-            }
-            bars: dict[str, dict[str, report.Bar]] = {
-                "ours": {name: (value, low, high) for name, (value, low, high) in percents.items()}
-            }
-            bars["paper"] = {
-                name: (value, value, value) for name, value in published.ACCURACY.items() if name in bars["ours"]
-            }
-            report.bar_plot(
-                folder / "plot.png",
-                "Preference accuracy",
-                bars if bars["paper"] else {"ours": bars["ours"]},
-                "per cent of pairs",
-                50.0,
-            )
-    world.wait()
-    return results
+    return run.finish(facts, settings, Page(markdown, bars))
+
+
+def _rankings(data: str | os.PathLike[str], images: str | os.PathLike[str]) -> Reading:
+    """The data set, or DataError if anything in it is wrong or without a ranking."""
+    reading = read_items(data, images)
+    fatal = [str(problem) for problem in reading.problems if problem.fatal]
+    if fatal:
+        raise DataError(f"{len(fatal)} problems in {data}: " + "; ".join(fatal[:SHOWN]))
+    if any(item.ranking is None for item in reading.items):
+        raise DataError(f"{data} holds pairs: this benchmark needs rankings")
+    return reading
+
+
+def bars(results: dict[str, Any]) -> tuple[str, dict[str, dict[str, report.Bar]], str, float | None]:
+    """Accuracy in per cent with its interval, beside the paper's for the scorers that it has."""
+    ours: dict[str, report.Bar] = {}
+    for name, found in results["scorers"].items():
+        low, high = found["interval"]
+        ours[name] = (100 * found["accuracy"]["pair"], 100 * low, 100 * high)
+    paper = {name: (value, value, value) for name, value in published.ACCURACY.items() if name in ours}
+    groups = {"ours": ours, "paper": paper} if paper else {"ours": ours}
+    return "Preference accuracy", groups, "per cent of pairs", 50.0
 
 
 def with_images(items: Sequence[Item], skip_missing: bool) -> tuple[list[Item], list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
+import math
 import os
 import platform
 import sys
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from imagereward_core import __version__
+from imagereward_core.atomic import replacing, write_json, write_text
+from imagereward_core.hashing import file_digest
 from imagereward_core.log import logger
 
 from .judges import Judge
@@ -20,20 +22,11 @@ from .judges import Judge
 PACKAGES = ("torch", "numpy", "Pillow", "safetensors", "tokenizers", "transformers", "accelerate")
 
 
-def digest_file(path: str | os.PathLike[str]) -> str:
-    """sha256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def digest_images(paths: Iterable[str], root: str) -> str:
     """sha256 over names (relative to `root`) and contents of images, in the order of their names."""
     digest = hashlib.sha256()
     for path in sorted(set(paths)):
-        digest.update(f"{os.path.relpath(path, root)} {digest_file(path)}\n".encode())
+        digest.update(f"{os.path.relpath(path, root)} {file_digest(path)}\n".encode())
     return digest.hexdigest()
 
 
@@ -71,14 +64,18 @@ def percent(value: float | None) -> str:
 
 
 def write_report(folder: Path, results: dict[str, Any], text: str) -> None:
-    """results.json and report.md, whole or not at all."""
-    for name, content in (
-        ("results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n"),
-        ("report.md", text),
-    ):
-        temporary = folder / f".{name}.tmp"
-        temporary.write_text(content, encoding="utf-8")
-        os.replace(temporary, folder / name)
+    """results.json (numbers that are none as null) and report.md, whole or not at all."""
+    write_json(folder / "results.json", _finite(results), indent=1)
+    write_text(folder / "report.md", text)
+
+
+def _finite(value: Any) -> Any:
+    """The value with None for NaN and infinity, which JSON has not."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 Bar = tuple[float, float, float]
@@ -113,5 +110,6 @@ def bar_plot(path: Path, title: str, groups: dict[str, dict[str, Bar]], label: s
     axes.set_ylabel(label)
     axes.set_title(title)
     axes.legend()
-    figure.savefig(path, dpi=120)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
     return True

@@ -152,3 +152,29 @@ def test_command_with_a_trained_model(tmp_path, capsys):
         )
         assert results["scorers"]["best"]["models"][name]["mean"] == pytest.approx(wanted, abs=1e-6)
     assert (tmp_path / "out/plot.png").stat().st_size > 1000
+
+
+def test_results_are_json_also_where_a_number_is_none(tmp_path):
+    prompts, folder = write(tmp_path, NAMES)
+    constant = [lambda world: Judge("constant", lambda item: [0.0] * len(item.images))]  # no ranks, so no correlation
+    results = run_models(prompts, folder, constant, tmp_path / "out", repeats=20)
+    assert np.isnan(results["scorers"]["constant"]["spearman"]["low"])
+
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    text = (tmp_path / "out" / "results.json").read_text(encoding="utf-8")
+    assert json.loads(text, parse_constant=refuse)["scorers"]["constant"]["spearman"]["low"] is None
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "plot.png",
+        "report.md",
+        "results.json",
+        "scores",
+    ]
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{}", '[{"id": 1}]', "\x00", '[{"id": 1, "prompt": "a"}'])
+def test_prompts_that_cannot_be_read(tmp_path, text):
+    (tmp_path / "p.json").write_text(text)
+    with pytest.raises(DataError, match="p.json"):
+        read_prompts(tmp_path / "p.json")

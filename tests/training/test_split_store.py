@@ -13,6 +13,7 @@ from imagereward_core.errors import DataError
 from imagereward_core.preprocess import open_image, pil_to_pixels
 from imagereward_train.cache import PixelCache
 from imagereward_train.items import Item, normal_prompt
+from imagereward_train.records import Records, read_metrics
 from imagereward_train.split import split_items, without_overlap
 from imagereward_train.store import RowStore
 
@@ -152,3 +153,12 @@ def test_a_changed_image_is_cached_anew(tmp_path):
     fresh = PixelCache(tmp_path / "cache", 16)
     fresh.build([str(path)])
     assert fresh.pixels([str(path)])[0, 1].mean() > 1 and len(fresh.store) == 2
+
+
+def test_a_torn_line_of_the_metrics_hides_no_other(tmp_path):
+    lines = ['{"kind": "train", "update": 1}', '{"kind": "tra', "[1]", '{"kind": "valid", "update": null}']
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("\n".join([*lines, '{"kind": "train", "update": 2}', '{"kind": "train", "update": 3}']))
+    assert [event["update"] for event in read_metrics(path)] == [1, 2, 3]
+    Records(tmp_path, tensorboard=False, resume_at=2).close()
+    assert [event["update"] for event in read_metrics(path)] == [1, 2]

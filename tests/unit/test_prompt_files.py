@@ -114,6 +114,18 @@ def test_only_files_are_read(tmp_path):
             read_prompts(tmp_path / "pipe.txt")
 
 
+NEXT_TO_NOTHING = ["", "\n", ";", ",;\t|", "\x1f", "sep=;", "sep=;\n", "sep=;\n;;\n", "text\n", '"', '""', '"";""\n']
+
+
+@pytest.mark.parametrize("content", NEXT_TO_NOTHING)
+def test_tables_of_next_to_nothing(tmp_path, content):
+    try:
+        found = read(tmp_path, "a.csv", content)
+    except DataError:
+        return
+    assert all(prompt.strip() for prompt in found)
+
+
 def test_describe():
     assert describe(["a fox"]) == '1 prompt: "a fox"'
     assert describe(["a", "b", "c", "d"]) == '4 prompts: "a", "b", "c", …'
