@@ -159,11 +159,9 @@ def resize_and_crop(image: Image.Image, size: int = 224) -> Image.Image:
     """Shorter side to `size` (longer side truncated to an integer), then the centre `size` × `size`, as RGB. ImageError
     for a mode that Pillow cannot convert, or a lack of memory.
     """
-    try:
+    name = getattr(image, "filename", "") or f"an image of mode {image.mode}"
+    with _decoding(str(name), "cannot convert"):
         return _resize_and_crop(image, size)
-    except Exception as error:  # Pillow's conversions raise as freely as its decoders
-        name = getattr(image, "filename", "") or f"an image of mode {image.mode}"
-        raise ImageError(f"cannot convert {name}: {type(error).__name__}: {error}") from error
 
 
 def _resize_and_crop(image: Image.Image, size: int) -> Image.Image:

@@ -6,6 +6,7 @@ import json
 import pytest
 from PIL import Image, ImageFile
 
+from imagereward_cli.main import main
 from imagereward_core.errors import DataError
 from imagereward_train.dataset import build_dataset, keep_images
 from imagereward_train.formats import read_items
@@ -110,6 +111,22 @@ def test_hpdv2_test_and_training_records(tmp_path):
     (item,) = reading.items
     assert [(item.names[a], item.names[b]) for a, b in item.pairs] == [("0.png", "1.png"), ("2.png", "0.png")]
     assert reading.ties == 1 and not reading.problems
+
+
+def test_dataset_build_of_hpdv2(tmp_path, capsys):
+    records = []
+    for number in range(4):
+        names = [f"{number}-{image}.png" for image in range(2)]
+        for name in names:
+            picture(tmp_path / name, (40 * number, int(name[2]), 0))
+        records.append({"prompt": f"a fox {number}", "image_path": names, "human_preference": [1, 0], "user_hash": "x"})
+    data = write(tmp_path / "train.json", records)
+    words = ["dataset", "build", "--data", str(data), "--out", str(tmp_path / "out"), "--size", "16", "--workers", "1"]
+    assert main([*words, "--valid-fraction", "0.25"]) == 0
+    assert json.loads(capsys.readouterr().out)["parts"]["train"] == {"items": 3, "images": 6, "pairs": 3}
+    data.write_text('[{"prompt": "a", "label": 1}]')
+    assert main(words) == 2
+    assert "no known format has the fields ['label', 'prompt']" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

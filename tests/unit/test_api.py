@@ -197,7 +197,7 @@ def test_blip_rewards_are_its_scores(tiny_model, pictures):
 
 
 def test_a_conversion_that_pillow_lacks_is_an_image_error(tiny_model):
-    with pytest.raises(ImageError, match="cannot convert an image of mode La: ValueError"):
+    with pytest.raises(ImageError, match="cannot convert an image of mode La: "):
         tiny_model.score("a", Image.new("La", (40, 40)))
 
 
