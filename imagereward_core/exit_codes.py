@@ -7,4 +7,5 @@ USAGE = 2  # the command line or a setting is wrong
 MODEL = 3  # a model cannot be found, downloaded, loaded, run or trained
 STOP_RULE = 3  # of `python -m refl train`: ended by the stop rule, with a result
 INTERRUPTED = 130  # as shells report SIGINT
+TERMINATED = 143  # as shells report SIGTERM
 PIPE_CLOSED = 141  # as shells report SIGPIPE
