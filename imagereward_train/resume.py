@@ -48,6 +48,7 @@ class Position:
     without_improvement: int = 0
     stalled: int = 0
     skipped: int = 0  # updates in a row whose gradients overflowed (fp16)
+    due: bool = False  # the validation of this update was cut off by a signal
 
 
 @contextlib.contextmanager

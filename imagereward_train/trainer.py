@@ -28,6 +28,7 @@ from .evaluate import batch_loss, summarise, validate
 from .export import save_checkpoint
 from .freezing import HeadOnly, freeze
 from .initial import initial_model
+from .interruption import Interrupted, Interruption
 from .launched import make_accelerator
 from .records import Records, draw_curve
 from .resume import Position, find_state, only_run, save_state
@@ -37,12 +38,18 @@ from .watch import Watch, no_better_than_chance
 
 
 class Trainer:
-    """One run. `progress(stage, done, total, seconds left)`; `should_stop()` is asked after every update."""
+    """One run. `progress(stage, done, total, seconds left)`; `should_stop()` is asked after every update; an
+    `interruption` does not wait for its end, nor for a validation.
+    """
 
     def __init__(
-        self, config: TrainConfig, progress: Progress | None = None, should_stop: Callable[[], bool] | None = None
+        self,
+        config: TrainConfig,
+        progress: Progress | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        interruption: Interruption | None = None,
     ):
-        self.config, self.progress, self.should_stop = config, progress, should_stop
+        self.config, self.progress, self.should_stop, self.interruption = config, progress, should_stop, interruption
         self.folder = Path(config.savepath)
         self.accelerator = make_accelerator(config)
         found = find_state(config)
@@ -125,33 +132,76 @@ class Trainer:
             self.plan.total,
             "pairs" if config.rank_pair else "prompts",
         )
+        if self.started_at is None:
+            position.due = True
         try:
-            if self.started_at is None:
-                self._validate()
-            begun, first = time.monotonic(), position.update
-            while position.update < self.updates and not (
-                config.patience and position.without_improvement >= config.patience
-            ):
-                self._update()
-                done = position.update - first
-                self._main_progress(
-                    "updates",
-                    position.update,
-                    self.updates,
-                    (time.monotonic() - begun) / done * (self.updates - position.update),
-                )
-                stop = self._stop()
-                if position.update % self.valid_every == 0 or position.update == self.updates:
-                    self._validate()
-                elif stop or position.update % config.save_every == 0:
-                    save_state(self.folder, self.accelerator, position, self.config, self.ema)
-                if stop:
-                    break
-            self._finish()
+            with self._interruptible():
+                self._train()
+            if not self._interrupted():
+                self._finish()
+        except Interrupted:
+            self.optimizer.zero_grad()
+            save_state(self.folder, self.accelerator, position, config, self.ema)
         finally:
             if self.records is not None:
                 self.records.close()
         return self.folder / "best.safetensors"
+
+    def _train(self) -> None:
+        """Update after update, to the end or until it is to stop."""
+        config, position = self.config, self.position
+        if position.due:
+            self._validate()
+        begun, first = time.monotonic(), position.update
+        while position.update < self.updates and not (
+            config.patience and position.without_improvement >= config.patience
+        ):
+            self._update()
+            done = position.update - first
+            self._main_progress(
+                "updates",
+                position.update,
+                self.updates,
+                (time.monotonic() - begun) / done * (self.updates - position.update),
+            )
+            position.due = position.update % self.valid_every == 0 or position.update == self.updates
+            if self._interrupted():
+                raise Interrupted
+            stop = self._stop()
+            if position.due:
+                self._validate()
+            elif stop or position.update % config.save_every == 0:
+                save_state(self.folder, self.accelerator, position, self.config, self.ema)
+            if stop:
+                break
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Within, an interruption is noticed before every pass through the network; several processes notice it
+        together, between updates.
+        """
+        if self.interruption is None:
+            yield
+            return
+        hook = None
+        if self.accelerator.num_processes == 1:
+            hook = self.model.register_forward_pre_hook(self.interruption.check)
+        self.interruption.training = True
+        try:
+            yield
+        finally:
+            self.interruption.training = False
+            if hook is not None:
+                hook.remove()
+
+    def _interrupted(self) -> bool:
+        """Whether any process was asked to end."""
+        if self.interruption is None:
+            return False
+        asked = torch.tensor([float(self.interruption.asked)], device=self.accelerator.device)
+        if self.accelerator.num_processes > 1:
+            asked = self.accelerator.reduce(asked)
+        return bool(asked.item())
 
     def _update(self) -> None:
         position, accelerator = self.position, self.accelerator
@@ -259,6 +309,7 @@ class Trainer:
                 save_checkpoint(
                     self.folder / f"{name}.safetensors", state, self.net.config, result.mean, result.std, facts
                 )
+        position.due = False
         save_state(self.folder, self.accelerator, position, self.config, self.ema)
 
     def _finish(self) -> None:
@@ -304,13 +355,18 @@ class Trainer:
 
 
 def train(
-    config: TrainConfig, *, progress: Progress | None = None, should_stop: Callable[[], bool] | None = None
+    config: TrainConfig,
+    *,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    interruption: Interruption | None = None,
 ) -> Path:
     """Train a reward model and return the path of the best checkpoint, `savepath`/best.safetensors.
 
     Also in savepath: last.safetensors, metrics.jsonl, config.json, result.json, curve.png, tensorboard/ and state/
-    (resume). Raises ConfigError, DataError, TrainingError (also where another run is training in savepath),
+    (resume). After an `interruption` the state of the last complete update is saved, and nothing else is done. Raises
+    ConfigError, DataError, TrainingError (also where another run is training in savepath),
     ModelNotFoundError.
     """
     with only_run(config):
-        return Trainer(config, progress, should_stop).fit()
+        return Trainer(config, progress, should_stop, interruption).fit()

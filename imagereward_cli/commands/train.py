@@ -12,6 +12,7 @@ from typing import Any
 
 from imagereward_core.errors import ConfigError
 from imagereward_core.exit_codes import OK
+from imagereward_core.interrupts import Interrupts
 from imagereward_train.config import TrainConfig
 
 # Flags of the authors' train.py that need no counterpart, and why.
@@ -86,7 +87,7 @@ class ProgressLine:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train; 0 on success."""
+    """Train; 0 on success, the code of the signal if one ended it (the state is then saved)."""
     for name, why in IGNORED.items():
         if f"ignored_{name}" in vars(args):
             print(f"--{name} is not needed: {why}", file=sys.stderr)
@@ -98,12 +99,23 @@ def run(args: argparse.Namespace) -> int:
     if not config.data:
         raise ConfigError("--data is missing: a file or folder of rankings or pairs")
     from imagereward_core.log import logger
+    from imagereward_train.interruption import Interruption
     from imagereward_train.trainer import train
 
     first = os.environ.get("RANK", "0") == "0"  # one voice of several processes
     if first:
         logger.setLevel(logging.INFO)  # hours without a word help nobody
-    best = train(config, progress=ProgressLine())
+    interruption = Interruption()
+    echo = 2.0 if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0.0  # launchers pass on what the terminal sent
+    with Interrupts(interruption.ask, grace=echo) as interrupts:
+        try:
+            best = train(config, progress=ProgressLine(), interruption=interruption)
+        except KeyboardInterrupt:  # outside training: nothing is lost
+            return interrupts.exit_code
+    if interrupts.received is not None:
+        if first:
+            print(f"stopped; to go on, give --resume and the same settings: {config.savepath}", file=sys.stderr)
+        return interrupts.exit_code
     if first:
         print(best)
     return OK
