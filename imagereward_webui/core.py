@@ -17,6 +17,7 @@ errors = importlib.import_module(CORE_NAME + ".errors")
 logger = importlib.import_module(CORE_NAME + ".log").logger
 metadata = importlib.import_module(CORE_NAME + ".metadata")
 prompt_files = importlib.import_module(CORE_NAME + ".prompt_files")
+runs = importlib.import_module(CORE_NAME + ".runs")
 plain_prompt = importlib.import_module(CORE_NAME + ".prompts").plain_prompt
 
 if TYPE_CHECKING:

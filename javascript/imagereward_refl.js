@@ -5,7 +5,6 @@
     "use strict";
 
     const POLL_MS = 1500;
-    const ENDED = ["finished", "stopped", "stop_rule", "failed", "died", "cancelled"];
     const refl = window.imagerewardRefl = window.imagerewardRefl || {};
     let root, current = null, seen = 0, events = [], timer = null, shownSamples = {}, lastRuns = "", unreachable = false;
 
@@ -118,16 +117,16 @@
     const duration = (seconds) => (seconds < 90 ? `${Math.ceil(seconds)} s` : seconds < 5400 ? `${Math.ceil(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`);
 
     function showRun(run) {
-        const left = run.active && run.state !== "paused" && run.seconds_left ? `, about ${duration(run.seconds_left)} left` : "";
+        const left = run.active && run.state !== refl.schema.paused && run.seconds_left ? `, about ${duration(run.seconds_left)} left` : "";
         Object.assign(root.querySelector(".imagereward-refl-progress"), {max: run.max_steps || 1, value: run.step});
         root.querySelector(".imagereward-refl-state").textContent = `${run.checkpoint}: ${run.state}, update ${run.step} of ${run.max_steps}${left}`;
         const message = root.querySelector(".imagereward-refl-message");
-        message.textContent = [run.message, run.hint].filter(Boolean).join(" ");
-        message.classList.toggle("imagereward-refl-error", ["failed", "died"].includes(run.state));
-        const allowed = {pause: run.active && run.state !== "paused", resume: run.state === "paused" || (run.resumable && ["stopped", "stop_rule", "failed", "died"].includes(run.state)),
-            sample: run.active, save: run.active, stop: run.active || run.state === "queued", stop_now: run.active};
+        const torn = events.filter((event) => event.type === refl.schema.events.damaged).length;
+        const damage = torn ? `${torn} ${torn === 1 ? "line" : "lines"} of this run's event log cannot be read and ${torn === 1 ? "is" : "are"} left out.` : "";
+        message.textContent = [run.message, run.hint, damage].filter(Boolean).join(" ");
+        message.classList.toggle("imagereward-refl-error", refl.schema.failed.includes(run.state));
         for (const node of root.querySelectorAll("[data-command]")) {
-            node.disabled = !allowed[node.dataset.command];
+            node.disabled = !run.commands.includes(node.dataset.command);
         }
         showResult(run);
         root.querySelector(".imagereward-refl-log").textContent = run.log;
@@ -141,7 +140,7 @@
         }
         box.dataset.key = key;
         box.replaceChildren();
-        if (!run.result || !ENDED.includes(run.state) && run.state !== "paused") { // the stop rule pauses with the best so far exported
+        if (!run.result || !refl.schema.ended.includes(run.state) && run.state !== refl.schema.paused) { // the stop rule pauses with the best so far exported
             return;
         }
         const name = run.result.split(/[\\/]/).pop().replace(/\.safetensors$/, "");
@@ -184,7 +183,7 @@
 
     async function showSamples() {
         const wall = root.querySelector(".imagereward-refl-wall");
-        const names = [...new Set(events.filter((event) => event.type === "samples").map((event) => event.path.split("/").pop()))];
+        const names = [...new Set(events.filter((event) => event.type === refl.schema.events.samples && event.path).map((event) => String(event.path).split("/").pop()))];
         const wanted = names.length > 4 ? [names[0], ...names.slice(-3)] : names;
         for (const name of wanted) {
             if (!shownSamples[name]) {
@@ -248,8 +247,9 @@
             make("label", {}, keep, " go on when the WebUI ends"),
         );
         const controls = make("div", {className: "imagereward-refl-buttons"});
-        for (const [name, text] of [["pause", "Pause"], ["resume", "Resume"], ["sample", "Sample now"], ["save", "Save now"], ["stop", "Stop and save"], ["stop_now", "Stop now"]]) {
-            const node = button(text, async () => {
+        const labels = {sample: "Sample now", save: "Save now", stop: "Stop and save", stop_now: "Stop now"};
+        for (const name of refl.schema.commands) {
+            const node = button(labels[name] || name[0].toUpperCase() + name.slice(1), async () => {
                 await json(`/runs/${current}/command`, "POST", {command: name});
                 await poll();
             });
@@ -274,6 +274,7 @@
         }
         root = found;
         try {
+            refl.schema = await json("/schema"); // the words of the run protocol
             build(await json("/options"));
             poll();
         } catch (error) {

@@ -9,7 +9,7 @@
     function withoutLostSteps(all) {
         let kept = [];
         for (const event of all) {
-            if (event.type === "resumed") {
+            if (event.type === refl.schema.events.resumed) {
                 kept = kept.filter((old) => (old.step || 0) <= event.step);
             }
             kept.push(event);
@@ -20,7 +20,7 @@
     // One figure per measure of a run's events.
     function curves(events) {
         const clean = withoutLostSteps(events);
-        const steps = clean.filter((event) => event.type === "step"), marks = clean.filter((event) => event.type === "evaluation");
+        const steps = clean.filter((event) => event.type === refl.schema.events.step), marks = clean.filter((event) => event.type === refl.schema.events.evaluation);
         const series = [["reward of training samples", steps.map((e) => [e.step, e.reward])], ["held-out reward", marks.map((e) => [e.step, e.reward])]];
         for (const name of Object.keys((marks[0] || {}).judges || {})) {
             series.push(["judge: " + name, marks.map((e) => [e.step, e.judges[name]])]);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pydantic import BaseModel
 from .. import host
 from ..api import authorise
 from ..core import errors, logger, prompt_files
+from ..core import runs as protocol
 from ..lifecycle import available
 from . import host as refl_host
 from .form import FIELDS, SettingError, build_config, form_settings
@@ -27,6 +29,7 @@ TOKEN_HEADER = "x-imagereward-token"
 
 installer = Installer()
 _runs: Runs | None = None
+_naming = threading.Lock()  # held while a name is chosen and promised; nothing waits inside
 
 
 def runs() -> Runs:
@@ -71,7 +74,8 @@ def _guarded(work: Any) -> Any:
     try:
         return work()
     except (RunError, SettingError, errors.DataError) as error:
-        raise HTTPException(status_code=422, detail=str(error)) from error
+        detail = str(error).encode("utf-8", errors="replace").decode()  # a file's name may hold what UTF-8 cannot
+        raise HTTPException(status_code=422, detail=detail) from error
 
 
 @router.get("/options")
@@ -85,6 +89,12 @@ def options() -> dict:
         "guidance": refl_host.guidance(),
         "libraries": installer.status(),
     }
+
+
+@router.get("/schema")
+def schema() -> dict:
+    """The words of the run protocol: states, commands, kinds of events."""
+    return protocol.schema()
 
 
 @router.post("/libraries")
@@ -107,9 +117,9 @@ def estimate(body: RunBody) -> dict:
     """
     config = _guarded(lambda: build_config(body.settings))
     folder = refl_host.runs_folder()
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".estimate.json"
-    path.write_text(json.dumps(config), encoding="utf-8")
+    _guarded(lambda: protocol.check_writable(folder, "the estimate"))
+    _guarded(lambda: protocol.write_settings(folder, config, path.name))
     command = [runs().python, "-m", "refl", "estimate", "--config", str(path)]
     try:
         result = subprocess.run(
@@ -144,8 +154,7 @@ def list_runs() -> dict:
 
 @router.post("/runs")
 def create(body: RunBody) -> dict:
-    """Start or queue a run."""
-    config = _guarded(lambda: build_config(body.settings))
+    """Queue a run and answer; it starts as soon as its device is free and the host has lent it."""
     status = installer.status()
     if status["missing"]:
         raise HTTPException(
@@ -155,19 +164,21 @@ def create(body: RunBody) -> dict:
                 " first"
             ),
         )
-    return {"id": _guarded(lambda: runs().create(config, body.keep_going))}
+    with _naming:
+        config = _guarded(lambda: build_config(body.settings, runs().promised()))
+        return {"id": _guarded(lambda: runs().create(config, body.keep_going))}
 
 
 @router.get("/runs/{run_id}")
 def show(run_id: str, after: int = 0) -> dict:
     """State of a run with its events from line `after` on."""
-    return _guarded(lambda: {**runs().summary(run_id), **runs().events(run_id, max(after, 0))})
+    return _guarded(lambda: runs().show(run_id, max(after, 0)))
 
 
 @router.get("/runs/{run_id}/settings")
 def settings(run_id: str) -> dict:
     """Settings of a run in the form's terms, for a clone."""
-    return {"settings": form_settings(_guarded(lambda: runs().config(run_id)))}
+    return {"settings": form_settings(_guarded(lambda: runs().config(run_id)), runs().promised())}
 
 
 @router.post("/runs/{run_id}/command")
@@ -193,7 +204,7 @@ def sample(run_id: str, name: str) -> FileResponse:
 @router.get("/runs/{run_id}/report")
 def report(run_id: str) -> FileResponse:
     """The report of a finished run."""
-    path: Path = _guarded(lambda: runs().path(run_id)) / "report.html"
+    path: Path = _guarded(lambda: runs().path(run_id)) / protocol.Name.REPORT
     if not path.is_file():
         raise HTTPException(status_code=404, detail=f"run {run_id} has no report yet")
     return FileResponse(

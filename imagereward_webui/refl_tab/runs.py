@@ -1,13 +1,13 @@
 """Training runs: started as processes of their own, found again after a restart, one at a time per device, the others
 queued.
 
-Everything a run tells lies in its folder (see refl/runfiles.py); this module only reads and writes those files, so it
-needs neither the host nor torch nor the training libraries.
+Everything a run tells lies in its folder (see imagereward_core/runs); this module only reads and writes those files, so
+it needs neither torch nor the training libraries. What may take long, such as waiting for the WebUI to lend its GPU,
+happens in a thread per device and holds no lock: no request waits for it.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -15,20 +15,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..core import ImageRewardError, logger
+from ..core import logger
+from ..core import runs as protocol
 
-ROOT = Path(__file__).resolve().parents[2]
-STALE = 20.0  # seconds without a heartbeat after which a process counts as dead
-ACTIVE = ("starting", "preparing", "training", "evaluating", "exporting", "paused")
-ENDED = ("finished", "stopped", "stop_rule", "failed", "died", "cancelled")
-COMMANDS = ("pause", "resume", "sample", "save", "stop", "stop_now")
+RunError = protocol.RunError
+Command, EventKind, Name, State = protocol.Command, protocol.EventKind, protocol.Name, protocol.State
+
 RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}(-[A-Za-z0-9_.-]{1,60})?(~[0-9]+)?")
+SAMPLE = re.compile(r"step-[0-9]{6}(-now)?\.png")
 LOG_TAIL = 6000
-ASKED = "asked.json"  # the settings as given; the run itself replaces those in config.json by what they resolve to
+TICK = 1.0  # seconds between two looks at all runs
 PACE = (
     "pretrained_model_name_or_path",
     "device",
@@ -40,10 +41,21 @@ PACE = (
     "anchor",
     "rewards",
 )
-
-
-class RunError(ImageRewardError, RuntimeError):
-    """A run that does not exist, or cannot do what was asked."""
+KINDS = {  # what a summary needs of the settings
+    "max_train_steps": int,
+    "pretrained_model_name_or_path": str,
+    "algorithm": str,
+    "rewards": list,
+    "device": str,
+    "output_name": str,
+    "export_dir": str,
+}
+MESSAGES = {
+    State.DIED: (
+        "the training process ended without a word: see the log",
+        "Resume continues from the last saved state.",
+    )
+}
 
 
 class Runs:
@@ -62,17 +74,20 @@ class Runs:
     ):
         self.folder, self.clock, self.python = folder, clock, python
         self._environment = environment
-        self._before, self._after = before or (lambda run: None), after or (lambda run: None)
+        self._before, self._after = before or _nothing, after or _nothing
         self._lock = threading.RLock()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
-        self._announced: set[str] = set()
+        self._announced: set[str] = set()  # runs that were seen at work
+        self._over: list[dict[str, Any]] = []  # ended ones that the host does not know of yet
+        self._serving: set[str] = set()  # devices on which the host is being asked for something
         self._watcher: threading.Thread | None = None
+        self._news = threading.Event()
 
     # --- what there is ---------------------------------------------------------------------------------------------
 
     def path(self, run_id: str) -> Path:
         """The folder of a run. Ids are names we made, so that no request reaches outside."""
-        if not RUN_ID.fullmatch(run_id) or not (self.folder / run_id / "config.json").is_file():
+        if not RUN_ID.fullmatch(run_id) or not (self.folder / run_id / Name.CONFIG).is_file():
             raise RunError(f"there is no run {run_id!r}")
         return self.folder / run_id
 
@@ -81,219 +96,286 @@ class Runs:
         if not self.folder.is_dir():
             return []
         names = sorted((path.name for path in self.folder.iterdir() if RUN_ID.fullmatch(path.name)), reverse=True)
-        return [self.summary(name) for name in names if (self.folder / name / "config.json").is_file()]
+        summaries = []
+        for name in names:
+            with suppress(RunError):  # deleted at this moment, or no run at all
+                summaries.append(self.summary(name))
+        return summaries
 
     def summary(self, run_id: str) -> dict[str, Any]:
-        """State, step and the like of one run, as the status file tells it; a silent process is reported as died."""
+        """State, step and the like of one run, as its files tell it; a silent process is reported as died, and a file
+        that is torn or holds nonsense makes the run "damaged".
+        """
         path = self.path(run_id)
-        config, status = _read(path / "config.json"), _read(path / "status.json")
-        state = str(status.get("state", "queued" if (path / "queued").is_file() else "starting"))
-        if (path / "queued").is_file():
-            state = "queued"
-        elif state in ACTIVE and not self._alive(run_id, status):
-            state = "died"
+        try:
+            settings = _settings(path)
+        except protocol.RunDamaged as error:
+            return self._described(run_id, {}, _damaged(error), resumable=False)
+        try:
+            status = self._status(run_id, path)
+        except protocol.RunDamaged as error:
+            status = _damaged(error)
+        return self._described(run_id, settings, status, resumable=bool(protocol.saved_states(path)))
+
+    def _status(self, run_id: str, path: Path) -> Any:
+        """The status file, corrected by what it cannot know."""
+        child = self._children.get(run_id)
+        if (path / Name.QUEUED).is_file():
+            return protocol.Status(State.QUEUED, step=_last_step(path))
+        status = protocol.read_status(path) or protocol.Status(State.STARTING)
+        alive = child.poll() is None if child is not None else self.clock() - status.heartbeat < protocol.STALE
+        if status.state.active and not alive:
+            message, hint = MESSAGES[State.DIED]
+            return _replaced(status, state=State.DIED, message=status.message or message, hint=status.hint or hint)
+        return status
+
+    @staticmethod
+    def _described(run_id: str, settings: Mapping[str, Any], status: Any, resumable: bool) -> dict[str, Any]:
+        checkpoint = settings.get("pretrained_model_name_or_path", "")
         return {
             "id": run_id,
-            "state": state,
-            "active": state in ACTIVE,
-            "step": int(status.get("step", 0)),
-            "max_steps": int(config.get("max_train_steps", 0)),
-            "checkpoint": Path(str(config.get("pretrained_model_name_or_path", ""))).name,
-            "algorithm": config.get("algorithm", "refl+"),
-            "rewards": [Path(str(item)).name for item in config.get("rewards", [])],
-            "device": config.get("device", ""),
-            "message": (
-                status.get("message", "")
-                or ("the training process ended without a word: see the log" if state == "died" else "")
-            ),
-            "hint": (
-                status.get("hint", "") or ("Resume continues from the last saved state." if state == "died" else "")
-            ),
-            "seconds_left": status.get("seconds_left"),
-            "result": status.get("result", ""),
-            "resumable": any((path / "checkpoints").glob("step-*/state.json")),
+            "state": status.state.value,
+            "active": status.state.active,
+            "step": status.step,
+            "max_steps": settings.get("max_train_steps", 0),
+            "checkpoint": Path(checkpoint).name,
+            "algorithm": settings.get("algorithm", "refl+"),
+            "rewards": [Path(item).name for item in settings.get("rewards", [])],
+            "device": settings.get("device", ""),
+            "message": status.message,
+            "hint": status.hint,
+            "seconds_left": status.seconds_left,
+            "result": status.result,
+            "resumable": resumable,
+            "commands": [command.value for command in _commands(status.state, resumable)],
         }
 
-    def _alive(self, run_id: str, status: Mapping[str, Any]) -> bool:
-        child = self._children.get(run_id)
-        if child is not None:
-            return child.poll() is None
-        return self.clock() - float(status.get("heartbeat", 0)) < STALE
+    def show(self, run_id: str, after: int = 0) -> dict[str, Any]:
+        """A run's summary with its events from line `after` on, the line to ask for next, and the end of its log."""
+        summary = self.summary(run_id)
+        path = self.path(run_id)
+        ended = State(summary["state"]).ended
+        events = protocol.read_events(path / Name.EVENTS, after, ended=ended)
+        log = protocol.tail(path / Name.LOG, LOG_TAIL)
+        return {**summary, "events": events, "next": after + len(events), "log": log}
 
     def events(self, run_id: str, after: int = 0) -> dict[str, Any]:
         """Events from line `after` on, the line to ask for next, and the end of the log."""
-        path = self.path(run_id)
-        try:
-            lines = (path / "events.jsonl").read_text(encoding="utf-8").splitlines()
-        except OSError:
-            lines = []
-        parsed = []
-        for line in lines[after:]:
-            try:
-                parsed.append(json.loads(line))
-            except ValueError:
-                break  # half written: next time
-        return {"events": parsed, "next": after + len(parsed), "log": _tail(path / "log.txt")}
+        found = self.show(run_id, after)
+        return {name: found[name] for name in ("events", "next", "log")}
 
     def sample(self, run_id: str, name: str) -> Path:
         """A picture of a run."""
-        path = self.path(run_id) / "samples" / name
-        if not re.fullmatch(r"step-[0-9]{6}(-now)?\.png", name) or not path.is_file():
+        path = self.path(run_id) / Name.SAMPLES / name
+        if not SAMPLE.fullmatch(name) or not path.is_file():
             raise RunError(f"run {run_id} has no picture {name!r}")
         return path
 
-    # --- what can be done ------------------------------------------------------------------------------------------
+    def config(self, run_id: str) -> dict[str, Any]:
+        """The settings of a run, to start from for another."""
+        return _settings(self.path(run_id))
 
-    def create(self, config: Mapping[str, Any], keep_going: bool = False) -> str:
-        """Queue a new run; it starts at once if its device is free. Returns its id."""
-        with self._lock:
-            stem = (
-                re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(str(config.get("pretrained_model_name_or_path", ""))).stem)[
-                    :60
-                ].strip(".")
-                or "run"
-            )
-            run_id = base = time.strftime("%Y%m%d-%H%M%S-", time.localtime(self.clock())) + stem
-            number = 1
-            while (self.folder / run_id).exists():
-                number += 1
-                run_id = f"{base}~{number}"
-            path = self.folder / run_id
-            try:
-                path.mkdir(parents=True)
-                settings = {**config, "output_dir": str(path)}
-                (path / "config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
-                (path / ASKED).write_text(json.dumps(settings), encoding="utf-8")
-                (path / "keep_going").write_text(str(int(keep_going)))
-                (path / "queued").write_text("")
-            except OSError as error:
-                raise RunError(
-                    f"the run folder {path} cannot be written: {error}. Free space or choose another data folder"
-                ) from error
-        self.wake()
-        return run_id
-
-    def resume(self, run_id: str) -> None:
-        """Queue an ended run again; it continues from its last saved state."""
-        with self._lock:
-            path, state = self.path(run_id), self.summary(run_id)["state"]
-            if state in (*ACTIVE, "queued"):
-                raise RunError(f"run {run_id} is {state} already")
-            config = _read(path / "config.json")
-            (path / "config.json").write_text(
-                json.dumps({**config, "resume_from_checkpoint": "latest"}, indent=1), encoding="utf-8"
-            )
-            (path / "queued").write_text("")
-        self.wake()
-
-    def command(self, run_id: str, command: str) -> None:
-        """Pass a command to a run. A queued run can only be stopped, which takes it off the queue."""
-        path, state = self.path(run_id), self.summary(run_id)["state"]
-        if command not in COMMANDS:
-            raise RunError(f"unknown command {command!r}; there are {', '.join(COMMANDS)}")
-        if state == "queued" and command in ("stop", "stop_now"):
-            (path / "queued").unlink(missing_ok=True)
-            _write(path / "status.json", {"state": "cancelled", "step": 0})
-            return
-        if command == "resume" and state not in ACTIVE:
-            self.resume(run_id)
-            return
-        if state not in ACTIVE:
-            raise RunError(f"run {run_id} is not running ({state})")
-        old = _read(path / "control.json")
-        _write(path / "control.json", {"id": int(old.get("id", 0)) + 1, "command": command})
-
-    def delete(self, run_id: str) -> None:
-        """Delete a run that is not running. Exported models lie elsewhere and stay."""
-        with self._lock:
-            path, state = self.path(run_id), self.summary(run_id)["state"]
-            if state in ACTIVE:
-                raise RunError(f"run {run_id} is {state}: stop it first")
-            shutil.rmtree(path, ignore_errors=True)
+    def promised(self) -> set[tuple[str, str]]:
+        """(folder, name) of the results of all runs that have not ended."""
+        found = set()
+        for run in self.list():
+            if not State(run["state"]).ended:
+                with suppress(RunError):
+                    settings = self.config(run["id"])
+                    found.add((settings.get("export_dir", ""), settings.get("output_name", "")))
+        return found
 
     def seconds(self, config: Mapping[str, Any]) -> float | None:
         """How long training with these settings will take, by the pace of the newest run that had those which matter;
         else None.
         """
         for run in self.list():
-            asked = _read(self.folder / run["id"] / ASKED)
+            path = self.folder / run["id"]
+            try:
+                asked = protocol.read_object(path / Name.ASKED)
+            except protocol.RunDamaged:
+                continue
             if asked and all(asked.get(name) == config.get(name) for name in PACE):
-                steps = [
-                    event
-                    for event in self.events(run["id"])["events"]
-                    if event.get("type") == "step" and event.get("seconds_per_update")
+                paces = [
+                    event.get("seconds_per_update")
+                    for event in protocol.read_events(path / Name.EVENTS)
+                    if event["type"] == EventKind.STEP
                 ]
-                if steps:
-                    return float(steps[-1]["seconds_per_update"]) * int(config.get("max_train_steps", 0))
+                known = [pace for pace in paces if isinstance(pace, (int, float)) and pace > 0]
+                if known:
+                    return float(known[-1]) * int(config.get("max_train_steps", 0))
         return None
 
-    def config(self, run_id: str) -> dict[str, Any]:
-        """The settings of a run, to start from for another."""
-        return _read(self.path(run_id) / "config.json")
+    # --- what can be done ------------------------------------------------------------------------------------------
+
+    def create(self, config: Mapping[str, Any], keep_going: bool = False) -> str:
+        """Queue a new run; it starts at once if its device is free. Returns its id."""
+        if config.get("export_dir"):
+            protocol.check_writable(config["export_dir"], "the result")
+        with self._lock:
+            run_id = self._free_id(str(config.get("pretrained_model_name_or_path", "")))
+            path = self.folder / run_id
+            settings = {**config, "output_dir": str(path)}
+            try:
+                path.mkdir(parents=True)
+                (path / Name.KEEP_GOING).write_text(str(int(keep_going)))
+                (path / Name.QUEUED).write_text("")
+                protocol.write_settings(path, settings, Name.ASKED)
+                protocol.write_settings(path, settings)  # last: what has settings is a run
+            except OSError as error:
+                shutil.rmtree(path, ignore_errors=True)
+                raise RunError(
+                    f"the run folder {path} cannot be written: {error}. Free space or choose another data folder"
+                ) from error
+        self.wake()
+        return run_id
+
+    def _free_id(self, checkpoint: str) -> str:
+        stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(checkpoint).stem)[:60].strip(".") or "run"
+        base = time.strftime("%Y%m%d-%H%M%S-", time.localtime(self.clock())) + stem
+        run_id, number = base, 1
+        while (self.folder / run_id).exists():
+            number += 1
+            run_id = f"{base}~{number}"
+        return run_id
+
+    def resume(self, run_id: str) -> None:
+        """Queue an ended run again; it continues from its last saved state."""
+        with self._lock:
+            path, state = self.path(run_id), State(self.summary(run_id)["state"])
+            if not state.ended:
+                raise RunError(f"run {run_id} is {state} already")
+            settings = _settings(path)
+            protocol.write_settings(path, {**settings, "resume_from_checkpoint": "latest"})
+            try:
+                (path / Name.QUEUED).write_text("")
+            except OSError as error:
+                raise RunError(f"run {run_id} cannot be queued: {error}") from error
+        self.wake()
+
+    def command(self, run_id: str, command: str) -> None:
+        """Pass a command to a run. A queued run can only be stopped, which takes it off the queue."""
+        if command not in protocol.COMMANDS:
+            raise RunError(f"unknown command {command!r}; there are {', '.join(protocol.COMMANDS)}")
+        path, state = self.path(run_id), State(self.summary(run_id)["state"])
+        if state is State.QUEUED and command in (Command.STOP, Command.STOP_NOW):
+            with self._lock:
+                (path / Name.QUEUED).unlink(missing_ok=True)
+                protocol.write_status(path, State.CANCELLED, step=_last_step(path))
+        elif command == Command.RESUME and state.ended:
+            self.resume(run_id)
+        elif state.active:
+            protocol.send(path, command)
+        else:
+            raise RunError(f"run {run_id} is not running ({state})")
+
+    def delete(self, run_id: str) -> None:
+        """Delete a run that is not running. Exported models lie elsewhere and stay."""
+        with self._lock:
+            path, summary = self.path(run_id), self.summary(run_id)
+            if summary["active"]:
+                raise RunError(f"run {run_id} is {summary['state']}: stop it first")
+            shutil.rmtree(path, ignore_errors=True)
 
     # --- the watcher -----------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
         """Start what can start, and watch as long as anything runs or waits. Safe to call at any time."""
         with self._lock:
+            self._news.set()
             if self._watcher is None or not self._watcher.is_alive():
                 self._watcher = threading.Thread(target=self._watch, name="imagereward-refl-runs", daemon=True)
                 self._watcher.start()
 
     def _watch(self) -> None:
         while True:
+            self._news.clear()
             with self._lock:
-                busy = self.advance()
-                if not busy:
+                if not self.advance():
                     self._watcher = None
                     return
-            time.sleep(1.0)
+            self._news.wait(TICK)
 
     def advance(self) -> bool:
-        """One look at all runs: report ended ones, start queued ones whose device is free. Returns whether anything is
-        left to watch.
+        """One look at all runs: have ended ones reported to the host, and queued ones started whose device is free.
+        Returns whether anything is left to watch.
         """
-        runs = self.list()
-        for run in runs:
-            if run["active"]:
-                self._announced.add(run["id"])
-            elif run["id"] in self._announced and run["state"] != "queued":
-                self._announced.discard(run["id"])
-                self._children.pop(run["id"], None)
-                self._guarded(self._after, run)
-        taken = {run["device"] for run in runs if run["active"]}
-        for run in reversed(runs):
-            if run["state"] == "queued" and run["device"] not in taken:
-                taken.add(run["device"])
-                self._start(run)
-        return any(run["active"] or run["state"] == "queued" for run in runs)
-
-    def _start(self, run: dict[str, Any]) -> None:
-        path = self.path(run["id"])
-        follow = (path / "keep_going").is_file() and (path / "keep_going").read_text() != "1"
-        self._guarded(self._before, run)
-        command = [self.python, "-m", "refl", "train", "--config", str(path / "config.json"), "--run-dir", str(path)]
-        options: dict[str, Any] = {"stdin": subprocess.DEVNULL}
-        if follow:  # the child ends when this process, which holds the other end, is gone
-            command.append("--follow-stdin")
-            options["stdin"] = subprocess.PIPE
-        if os.name == "nt":
-            options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP  # type: ignore[attr-defined]
-        else:
-            options["start_new_session"] = True
-        _write(path / "status.json", {"state": "starting", "step": run["step"], "heartbeat": self.clock()})
-        try:
-            with open(path / "log.txt", "ab") as log:
-                self._children[run["id"]] = subprocess.Popen(
-                    command, cwd=path, env=self._environment(), stdout=log, stderr=subprocess.STDOUT, **options
-                )
-        except OSError as error:
-            _write(
-                path / "status.json",
-                {"state": "failed", "step": 0, "message": f"the training process cannot be started: {error}"},
+        with self._lock:
+            runs = self.list()
+            for run in runs:
+                if run["active"]:
+                    self._announced.add(run["id"])
+                elif run["id"] in self._announced and run["state"] != State.QUEUED:
+                    self._announced.discard(run["id"])
+                    self._children.pop(run["id"], None)
+                    self._over.append(run)
+            taken = {run["device"] for run in runs if run["active"]}
+            queued = [run for run in reversed(runs) if run["state"] == State.QUEUED and run["device"] not in taken]
+            for device in {run["device"] for run in (*self._over, *queued)} - self._serving:
+                ended = [run for run in self._over if run["device"] == device]
+                first = next((run for run in queued if run["device"] == device), None)
+                self._over = [run for run in self._over if run["device"] != device]
+                self._serving.add(device)
+                threading.Thread(
+                    target=self._serve, args=(device, ended, first), name="imagereward-refl-host", daemon=True
+                ).start()
+            return bool(self._serving or self._over) or any(
+                run["active"] or run["state"] == State.QUEUED for run in runs
             )
-        (path / "queued").unlink(missing_ok=True)
-        self._announced.add(run["id"])
+
+    def _serve(self, device: str, ended: Sequence[dict[str, Any]], first: dict[str, Any] | None) -> None:
+        """Take back what ended runs were lent, then lend it to the next. May wait long for the host."""
+        try:
+            for run in ended:
+                self._guarded(self._after, run)
+            if first is not None:
+                self._guarded(self._before, first)
+                if not self._start(first):
+                    self._guarded(self._after, first)
+        finally:
+            with self._lock:
+                self._serving.discard(device)
+            self._news.set()
+
+    def _start(self, run: dict[str, Any]) -> bool:
+        """Start a queued run's process; False if it was cancelled meanwhile, or cannot be started."""
+        path = self.folder / run["id"]
+        with self._lock:
+            if not (path / Name.QUEUED).is_file():
+                return False
+            command = [self.python, "-m", "refl", "train", "--config", str(path / Name.CONFIG), "--run-dir", str(path)]
+            command.append("--name-reserved")
+            options: dict[str, Any] = {"stdin": subprocess.DEVNULL}
+            if not _keeps_going(path):  # the child ends when this process, which holds the other end, is gone
+                command.append("--follow-stdin")
+                options["stdin"] = subprocess.PIPE
+            if os.name == "nt":
+                options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP  # type: ignore[attr-defined]
+            else:
+                options["start_new_session"] = True
+            try:
+                told = protocol.read_command(path)[0]
+                protocol.write_status(
+                    path, State.STARTING, step=run["step"], heartbeat=self.clock(), launched_after=told
+                )
+                with open(path / Name.LOG, "ab") as log:
+                    self._children[run["id"]] = subprocess.Popen(
+                        command, cwd=path, env=self._environment(), stdout=log, stderr=subprocess.STDOUT, **options
+                    )
+            except (OSError, RunError) as error:
+                self._not_started(path, error)
+                return False
+            finally:
+                (path / Name.QUEUED).unlink(missing_ok=True)
+            self._announced.add(run["id"])
+            return True
+
+    @staticmethod
+    def _not_started(path: Path, error: Exception) -> None:
+        message = f"the training process cannot be started: {error}"
+        logger.error("run %s: %s", path.name, message)
+        with suppress(RunError):  # the disk is full: the log of the WebUI has it
+            protocol.write_status(path, State.FAILED, message=message)
 
     @staticmethod
     def _guarded(hook: Callable[[dict[str, Any]], None], run: dict[str, Any]) -> None:
@@ -303,27 +385,48 @@ class Runs:
             logger.exception("preparing the host for run %s failed", run["id"])
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _nothing(run: dict[str, Any]) -> None:
+    """Where there is no host."""
+
+
+def _commands(state: Any, resumable: bool) -> list[Any]:
+    """What a run in this state can be told."""
+    if state.active:
+        change = Command.RESUME if state is State.PAUSED else Command.PAUSE
+        return [change, Command.SAMPLE, Command.SAVE, Command.STOP, Command.STOP_NOW]
+    if state is State.QUEUED:
+        return [Command.STOP]
+    done = state in (State.FINISHED, State.CANCELLED)
+    return [Command.RESUME] if resumable and not done else []
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """The settings of a run, with those that are used here of the right kind."""
+    settings: dict[str, Any] = protocol.read_settings(path)
+    for name, kind in KINDS.items():
+        value = settings.get(name, kind())
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise protocol.RunDamaged(f"the settings of this run are damaged: {name} is {value!r}")
+    if not all(isinstance(item, str) for item in settings.get("rewards", [])):
+        raise protocol.RunDamaged(f"the settings of this run are damaged: rewards is {settings['rewards']!r}")
+    return settings
+
+
+def _damaged(error: Any) -> Any:
+    return protocol.Status(State.DAMAGED, message=str(error), hint=error.hint)
+
+
+def _replaced(status: Any, **changes: Any) -> Any:
+    return protocol.Status(**{**vars(status), **changes})
+
+
+def _last_step(path: Path) -> int:
+    return protocol.resumable_step(path) or 0
+
+
+def _keeps_going(path: Path) -> bool:
+    """Whether the run outlives the WebUI; runs from before there was a choice did."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}
-
-
-def _write(path: Path, data: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.host.tmp")
-    try:
-        temporary.write_text(json.dumps(data), encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise RunError(f"{path} cannot be written: {error}") from error
-
-
-def _tail(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, path.stat().st_size - LOG_TAIL))
-            return file.read().decode("utf-8", errors="replace")
-    except OSError:
-        return ""
+        return (path / Name.KEEP_GOING).read_text() == "1"
+    except FileNotFoundError:
+        return True

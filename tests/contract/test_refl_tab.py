@@ -3,7 +3,9 @@ the child is a small program that keeps the run folder's protocol.
 """
 
 import json
+import subprocess
 import sys
+import threading
 import time
 import types
 
@@ -424,3 +426,256 @@ def test_gpu_is_lent_and_taken_back(page, monkeypatch):
     assert asked == ["unload", "back model"]
     lender.lend_gpu({"id": "1", "device": "cpu"})
     assert len(asked) == 2  # a run on the CPU leaves the host alone
+
+
+# --- what one run does to the others ---------------------------------------------------------------------------------
+
+
+def test_a_start_answers_at_once_while_the_host_is_busy(page):
+    """The host lends its GPU when its own job is done: until then the run is queued and every route answers."""
+    client, runs, _ = page
+    free, asked = threading.Event(), []
+
+    def lend(run):
+        asked.append(run["id"])
+        assert free.wait(30)
+
+    runs._before = lend
+    first = start(client, seed=1)
+    wait(lambda: asked == [first])
+    second = start(client, seed=2)  # answers although the first still waits
+    assert [run["state"] for run in client.get(f"{URL}/runs").json()["runs"]] == ["queued", "queued"]
+    assert client.post(f"{URL}/runs/{second}/command", json={"command": "stop"}).json()["state"] == "cancelled"
+    assert runs._children == {}
+    free.set()
+    wait(lambda: state(client, first) == "training")
+    assert state(client, second) == "cancelled"
+
+
+def test_a_run_cancelled_while_the_host_is_busy_never_starts(page):
+    client, runs, _ = page
+    free, told = threading.Event(), []
+    runs._before, runs._after = (lambda run: free.wait(30)), (lambda run: told.append(run["id"]))
+    run = start(client)
+    wait(lambda: runs._serving)
+    client.post(f"{URL}/runs/{run}/command", json={"command": "stop"})
+    free.set()
+    wait(lambda: told == [run])  # what was lent is taken back
+    assert state(client, run) == "cancelled" and runs._children == {}
+
+
+@pytest.mark.parametrize("keep_going", [True, False])
+def test_only_a_run_that_is_to_keep_going_outlives_the_host(page, monkeypatch, keep_going):
+    client, runs, host = page
+    started = []
+    real = host.part("refl_tab.runs").subprocess.Popen
+
+    def popen(command, **options):
+        started.append((command, options["stdin"]))
+        return real(command, **options)
+
+    monkeypatch.setattr(host.part("refl_tab.runs").subprocess, "Popen", popen)
+    body = {"settings": {"prompts": "a cat", "seed": 13}, "keep_going": keep_going}
+    client.post(f"{URL}/runs", json=body)
+    wait(lambda: started)
+    command, stdin = started[0]
+    assert ("--follow-stdin" in command) is not keep_going
+    assert stdin == (subprocess.DEVNULL if keep_going else subprocess.PIPE)
+
+
+# --- one bad file hides nothing --------------------------------------------------------------------------------------
+
+
+def old_run(runs, name, status, events="", **config):
+    path = runs.folder / f"20250101-00000{name}"
+    (path / "samples").mkdir(parents=True)
+    settings = {"pretrained_model_name_or_path": "/a.safetensors", "max_train_steps": 9, "rewards": ["CLIP"], **config}
+    (path / "config.json").write_text(json.dumps(settings))
+    (path / "status.json").write_text(status)
+    (path / "events.jsonl").write_text(events)
+    return path.name
+
+
+def test_damaged_runs_are_shown_as_such_and_the_others_live(page):
+    client, runs, _ = page
+    good = old_run(runs, 0, '{"state": "finished", "step": 9}')
+    torn = old_run(runs, 1, '{"state": "finished"}')
+    (runs.folder / torn / "config.json").write_text('{"seed": 1, "promp')
+    bad = [
+        old_run(runs, 2, '{"state": "training", "step": null}'),
+        old_run(runs, 3, '{"state": "trai'),
+        old_run(runs, 4, '{"state": "finished", "step": 1e999}'),
+        old_run(runs, 5, '{"state": "finished"}', max_train_steps="many"),
+        old_run(runs, 6, '{"state": "finished"}', rewards=[3]),
+        old_run(runs, 7, '{"state": "finished", "heartbeat": NaN}'),
+    ]
+    answer = client.get(f"{URL}/runs")
+    assert answer.status_code == 200
+    states = {run["id"]: run["state"] for run in answer.json()["runs"]}
+    assert states == {good: "finished", **dict.fromkeys([torn, *bad], "damaged")}
+    for name in (torn, *bad):
+        shown = client.get(f"{URL}/runs/{name}").json()
+        assert "damaged" in shown["message"] and shown["hint"] and not shown["active"]
+    assert "step must be a number, found None" in client.get(f"{URL}/runs/{bad[0]}").json()["message"]
+    refused = client.post(f"{URL}/runs/{torn}/command", json={"command": "resume"})
+    assert refused.status_code == 422 and "the settings of this run are damaged" in refused.json()["detail"]
+    assert client.get(f"{URL}/runs/{torn}/settings").status_code == 422
+    assert client.delete(f"{URL}/runs/{torn}").status_code == 200
+    run = start(client)
+    wait(lambda: state(client, run) == "training")
+
+
+def test_a_torn_line_of_the_log_leaves_the_curve(page):
+    client, runs, _ = page
+    lines = ['{"type": "step", "step": 1, "reward": 0.5}', '{"type": "st', "null", '{"type": "step", "step": NaN}']
+    name = old_run(runs, 0, '{"state": "finished", "step": 2}', "\n".join([*lines, lines[0]]) + "\n")
+    shown = client.get(f"{URL}/runs/{name}").json()
+    assert [event["type"] for event in shown["events"]] == ["step", "damaged", "damaged", "damaged", "step"]
+    assert shown["next"] == 5 and client.get(f"{URL}/runs/{name}?after=4").json()["events"] == shown["events"][4:]
+
+
+def test_a_full_disk_at_resume_destroys_no_settings(page, monkeypatch):
+    client, runs, host = page
+    name = old_run(runs, 0, '{"state": "stopped", "step": 3}', seed=5)
+    before = (runs.folder / name / "config.json").read_bytes()
+    atomic = sys.modules[host.part("core").CORE_NAME + ".atomic"]
+
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(atomic, "replace", full)
+    answer = client.post(f"{URL}/runs/{name}/command", json={"command": "resume"})
+    assert answer.status_code == 422 and "No space left" in answer.json()["detail"]
+    assert (runs.folder / name / "config.json").read_bytes() == before
+    answer = client.post(f"{URL}/runs", json={"settings": {"prompts": "a cat"}})
+    assert answer.status_code == 422 and "No space left" in answer.json()["detail"]
+    assert [run["id"] for run in runs.list()] == [name]  # no half-made run is left
+
+
+def test_an_unwritable_folder_for_results_is_said_at_the_start(page, tmp_path):
+    client, runs, _ = page
+    (tmp_path / "models").mkdir(exist_ok=True)
+    (tmp_path / "models" / "Lora").write_text("a file where the folder should be")
+    answer = client.post(f"{URL}/runs", json={"settings": {"prompts": "a cat"}})
+    assert answer.status_code == 422 and "the result cannot be written" in answer.json()["detail"] and not runs.list()
+
+
+# --- names of results ------------------------------------------------------------------------------------------------
+
+
+def test_a_name_is_promised_to_one_run_until_it_has_ended(page):
+    client, runs, _ = page
+
+    def name(run):
+        return json.loads((runs.path(run) / "config.json").read_text())["output_name"]
+
+    first, second = start(client), start(client)
+    assert (name(first), name(second)) == ("a-refl", "a-refl-2")
+    taken = client.post(f"{URL}/runs", json={"settings": {"prompts": "a cat", "output_name": "A-REFL"}})
+    assert taken.status_code == 422 and "choose another name" in taken.json()["detail"]
+    assert client.get(f"{URL}/runs/{first}/settings").json()["settings"]["output_name"] == ""  # a clone gets its own
+    wait(lambda: state(client, first) == "training")
+    for run, end in ((second, "cancelled"), (first, "stopped")):
+        assert client.post(f"{URL}/runs/{run}/command", json={"command": "stop"}).status_code == 200
+        wait(lambda run=run, end=end: state(client, run) == end)
+    assert name(start(client)) == "a-refl"  # nothing was written, nobody holds it
+
+
+@pytest.mark.parametrize("name", ["con", "a\u0000b", "a\ud800", "x" * 201, "..", "a.", "a?b", 7, ["a"], None])
+def test_names_that_no_file_can_have_are_refused(page, name):
+    client, runs, _ = page
+    answer = client.post(
+        f"{URL}/runs",
+        content=json.dumps({"settings": {"prompts": "a", "output_name": name}}),
+        headers={"Content-Type": "application/json"},
+    )
+    assert answer.status_code == 422 and "Name of the result" in answer.json()["detail"] and not runs.list()
+
+
+# --- the form --------------------------------------------------------------------------------------------------------
+
+OTHER_VALUES = {
+    "checkpoint": "b.ckpt [123]",
+    "output_name": "mine",
+    "prompts": ["a dog", "an owl"],
+    "from_outputs": True,
+    "reward": "CLIP",
+    "second_reward": "CLIP",
+    "second_weight": 0.123456789,
+    "judge": "CLIP",
+    "preset": "24 GB",
+    "algorithm": "draft-lv",
+    "steps": 7,
+    "learning_rate": 3e-5,
+    "rank": 3,
+    "guidance": 4.5,
+    "resolution": 640,
+    "anchor": "pretrain",
+    "anchor_folder": "my images",
+    "held_out": 5,
+    "stop_rule": "off",
+    "seed": 2**31,
+    "output": "single-file",
+}
+
+
+def test_settings_through_the_form_are_the_same_settings(page):
+    """config → form → config, with each field at another value than its default, alone and together."""
+    _, _, host = page
+    form = host.part("refl_tab.form")
+    (form.refl_host.data_folder() / "my images").mkdir(parents=True)
+    assert list(OTHER_VALUES) == [field.name for field in form.FIELDS]
+    base = {"prompts": ["a cat"]}
+    needs = {"second_weight": {"second_reward": "CLIP"}, "anchor_folder": {"anchor": "pretrain"}}
+    default = form.build_config(base)
+    together = dict(OTHER_VALUES) | {"reward": "ImageReward-v1.0"}
+    singles = [{**base, **needs.get(name, {}), name: value} for name, value in OTHER_VALUES.items()]
+    for settings in (base, together, *singles):
+        config = form.build_config(settings)
+        back = form.form_settings(config)
+        assert form.build_config(back) == config
+        sizes = form.PRESETS[settings.get("preset", "8 GB")]
+        assert form.PRESETS[back["preset"]] == sizes  # two names may stand for the same sizes
+        assert {name: back[name] for name in settings} == {
+            **settings,
+            **({"preset": back["preset"]} if "preset" in settings else {}),
+        }
+        assert settings is base or config != default
+        assert list(back) == [field.name for field in form.FIELDS]
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"steps": 1e400}, "Updates"),
+        ({"steps": "1e999"}, "Updates"),
+        ({"steps": 3.5}, "whole number"),
+        ({"steps": True}, "not a number"),
+        ({"steps": None}, "not a number"),
+        ({"steps": "9" * 5000}, "not a number"),
+        ({"learning_rate": float("nan")}, "Learning rate"),
+        ({"learning_rate": [1]}, "not a number"),
+        ({"from_outputs": "false"}, "true or false"),
+        ({"prompts": {"a": 1}}, "must be text"),
+        ({"prompts": ["a", 5]}, "must be text"),
+        ({"prompts": "a \ud800 cat"}, "a character that is none"),
+        ({"checkpoint": {"x": 1}}, "Checkpoint"),
+        ({"anchor": "pretrain", "anchor_folder": "a\u0000b"}, "a character that is none"),
+    ],
+)
+def test_values_of_another_kind_are_named(page, settings, word):
+    client, runs, _ = page
+    body = json.dumps({"settings": {"prompts": "a cat", **settings}})
+    for route in ("runs", "estimate"):
+        answer = client.post(f"{URL}/{route}", content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code in (400, 422)
+        if isinstance(answer.json()["detail"], str) and "JSON" not in answer.text:
+            assert word in answer.json()["detail"]
+    assert runs.list() == []
+
+
+def test_the_page_reads_the_words_of_the_protocol(page):
+    from imagereward_core.runs import schema
+
+    client, _, _ = page
+    assert client.get(f"{URL}/schema").json() == schema()
