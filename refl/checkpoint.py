@@ -1,14 +1,12 @@
 """Resumable states: one folder each, complete or absent.
 
 Everything random is a function of the seed and the sample number (see rollout.SampleNoise), so a state needs no
-generator
-state: the update count is the data cursor.
+generator state: the update count is the data cursor.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +14,16 @@ from typing import Any
 
 from torch import Tensor
 
+from imagereward_core import atomic
+from imagereward_core.runs import Name, RunDamaged, read_object, resumable_step
+
 from .errors import CheckpointError, SaveError
 from .log import logger
-from .runfiles import read_json
 from .single_file import read_state, save_tensors
 
 FORMAT = 1
+WEIGHTS, EMA, OPTIMIZER = "weights.safetensors", "ema.safetensors", "optimizer.safetensors"
+INFO = {"seed": int, "samples": int, "calibration": dict, "history": list, "scaler": dict}
 
 
 @dataclass
@@ -40,46 +42,87 @@ def save(state: TrainingState, folder: Path) -> Path:
     intact.
     """
     target = folder / f"step-{state.step:06d}"
-    temporary = folder / f".{target.name}.{os.getpid()}.tmp"
     tensors, plain = _flatten(state.optimizer)
+    parts = {WEIGHTS: state.weights, EMA: state.ema, OPTIMIZER: tensors}
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        save_tensors(state.weights, temporary / "weights.safetensors")
-        if state.ema:
-            save_tensors(state.ema, temporary / "ema.safetensors")
-        if tensors:
-            save_tensors(tensors, temporary / "optimizer.safetensors")
-        data = {"format": FORMAT, "step": state.step, "optimizer": plain, "info": state.info}
-        with open(temporary / "state.json", "w", encoding="utf-8") as file:
-            json.dump(data, file)
-            file.flush()
-            os.fsync(file.fileno())
-        old = folder / f".{target.name}.old"
-        if target.exists():
-            os.replace(target, old)
-        os.replace(temporary, target)
-        shutil.rmtree(old, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic.replacing_folder(target) as temporary:
+            for name, values in parts.items():
+                if values:
+                    save_tensors(values, temporary / name)
+            sizes = {path.name: path.stat().st_size for path in temporary.iterdir()}
+            data = {"format": FORMAT, "step": state.step, "optimizer": plain, "info": state.info, "files": sizes}
+            (temporary / Name.STATE).write_text(json.dumps(data), encoding="utf-8")
+            atomic.sync(temporary / Name.STATE)
+    except SaveError:
+        raise
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise SaveError(f"cannot save the training state in {folder}: {error}") from error
     return target
 
 
 def load(folder: Path) -> TrainingState:
-    """Read a state. CheckpointError for a folder that is none."""
-    data = read_json(folder / "state.json")
+    """Read a state. CheckpointError for a folder that is none, or that is torn: every file of it must be whole."""
+    try:
+        data = read_object(folder / Name.STATE)
+    except RunDamaged as error:
+        raise CheckpointError(f"the saved state {folder} is torn: {error}") from error
     if data is None or data.get("format") != FORMAT:
         raise CheckpointError(f"{folder} is no saved training state of this version")
-    tensors = read_state(folder / "optimizer.safetensors")[0] if (folder / "optimizer.safetensors").is_file() else {}
-    ema = read_state(folder / "ema.safetensors")[0] if (folder / "ema.safetensors").is_file() else {}
-    weights, _ = read_state(folder / "weights.safetensors")
-    return TrainingState(int(data["step"]), weights, ema, _unflatten(tensors, data["optimizer"]), data["info"])
+    try:
+        step, info = _typed(data)
+        _check_files(folder, step, data.get("files"))
+        tensors = read_state(folder / OPTIMIZER)[0] if (folder / OPTIMIZER).is_file() else {}
+        ema = read_state(folder / EMA)[0] if (folder / EMA).is_file() else {}
+        weights, _ = read_state(folder / WEIGHTS)
+        return TrainingState(step, weights, ema, _unflatten(tensors, data["optimizer"]), info)
+    except (CheckpointError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"the saved state {folder} is torn: {error}") from error
+
+
+def _typed(data: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    step, info = data.get("step"), data.get("info")
+    if not isinstance(step, int) or isinstance(step, bool) or step < 0:
+        raise ValueError(f"step must be a number, found {step!r}")
+    if not isinstance(info, dict) or not isinstance(data.get("optimizer"), dict):
+        raise ValueError(f"{Name.STATE} lacks what a run needs to go on")
+    for name, kind in INFO.items():
+        if name in info and not isinstance(info[name], kind):
+            raise ValueError(f"{name} must be {kind.__name__}, found {info[name]!r}")
+    return step, info
+
+
+def _check_files(folder: Path, step: int, sizes: Any) -> None:
+    if sizes is None:  # a state from before sizes were kept: an optimizer that made an update has moments
+        sizes = {WEIGHTS: None, **({OPTIMIZER: None} if step else {})}
+    for name, size in sizes.items():
+        path = folder / str(name)
+        if not path.is_file():
+            raise ValueError(f"{name} is missing")
+        if size is not None and path.stat().st_size != size:
+            raise ValueError(f"{name} has {path.stat().st_size} bytes instead of {size}")
+
+
+def load_newest(folder: Path) -> tuple[TrainingState, list[str]] | None:
+    """(the newest state that is sound, why each newer one is not); None if nothing was saved.
+
+    CheckpointError if states were saved and none is sound.
+    """
+    found = saved(folder)
+    torn: list[str] = []
+    for path in reversed(found):
+        try:
+            return load(path), torn
+        except CheckpointError as error:
+            torn.append(str(error))
+    if found:
+        raise CheckpointError(f"none of the saved states can be read: {'; '.join(torn)}")
+    return None
 
 
 def saved(folder: Path) -> list[Path]:
-    """Complete states in the folder, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if (path / "state.json").is_file())
+    """States in the folder, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if (path / Name.STATE).is_file())
 
 
 def prune(folder: Path, keep: int, best: int | None) -> None:
@@ -115,7 +158,4 @@ def _unflatten(tensors: dict[str, Tensor], plain: dict[str, Any]) -> dict[str, A
     return {"state": state, "param_groups": plain.get("param_groups", [])}
 
 
-def resumable(run_folder: str | os.PathLike[str]) -> int | None:
-    """The update from which the run in this folder can go on, or None."""
-    states = saved(Path(run_folder) / "checkpoints")
-    return None if not states else int((read_json(states[-1] / "state.json") or {"step": 0})["step"])
+resumable = resumable_step

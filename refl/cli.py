@@ -6,20 +6,30 @@ import argparse
 import dataclasses
 import json
 import logging
+import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from imagereward_core.exit_codes import FAILED, OK, STOP_RULE, USAGE
+from imagereward_core.exit_codes import FAILED, INTERRUPTED, OK, STOP_RULE, USAGE
+from imagereward_core.interrupts import Interrupts
+from imagereward_core.runs import COMMANDS as RUN_COMMANDS
+from imagereward_core.runs import State
 
 from .errors import ReFLError
 from .log import logger
 from .options import add_options, config_from_namespace
 
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
 COMMANDS = ("train", "estimate", "export", "control")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit status (0 done, 1 error, 2 wrong usage, 3 stopped by the stop rule)."""
+    """Run one command; returns the exit status (0 done, 1 error, 2 wrong usage, 3 stopped by the stop rule, 130 or 143
+    saved and stopped by a signal).
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or (argv[0] not in COMMANDS and argv[0] not in ("-h", "--help")):
         argv.insert(0, "train")  # `accelerate launch -m refl --config run.json`
@@ -30,6 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     except ReFLError as error:
         logger.error("%s%s", error, f" — {error.hint}" if error.hint else "")
         return FAILED
+    except KeyboardInterrupt:  # before a run has begun
+        logger.error("interrupted")
+        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -41,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--follow-stdin", action="store_true", help="save and stop when standard input ends (the starting process died)"
     )
+    train.add_argument("--name-reserved", action="store_true", help=argparse.SUPPRESS)  # said by the host, which did it
     train.set_defaults(run=_train)
     estimate = commands.add_parser("estimate", help="memory a run needs, without running it")
     add_options(estimate)
@@ -50,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--run-dir", required=True, help="run folder")
     export.add_argument("--step", type=int, help="saved update to export; default the newest")
     export.set_defaults(run=_export)
-    control = commands.add_parser("control", help="pause, resume, sample, save, stop, stop_now")
+    control = commands.add_parser("control", help=", ".join(RUN_COMMANDS))
     control.add_argument("run_dir")
     control.add_argument("command")
     control.set_defaults(run=_control)
@@ -58,20 +72,31 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from .runfiles import follow_stdin
-    from .trainer import Trainer
+    trainer: Trainer | None = None
 
-    config = config_from_namespace(args)
-    if args.run_dir:
-        config = dataclasses.replace(config, output_dir=args.run_dir)
-    trainer = Trainer(args=config)
-    if args.follow_stdin:
-        follow_stdin(trainer.request_stop)
-    result = trainer.train()
+    def stop() -> None:
+        if trainer is None:  # still importing: there is nothing to save
+            raise KeyboardInterrupt
+        trainer.interrupt()
+
+    echo = 2.0 if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0.0  # launchers pass on what the terminal sent
+    with Interrupts(stop, grace=echo) as interrupts:
+        from .runfiles import follow_stdin
+        from .trainer import Trainer
+
+        config = config_from_namespace(args)
+        if args.run_dir:
+            config = dataclasses.replace(config, output_dir=args.run_dir)
+        trainer = Trainer(args=config, name_reserved=args.name_reserved)
+        if args.follow_stdin:
+            follow_stdin(trainer.request_stop)
+        result = trainer.train()
     logger.info("%s after %d updates%s", result.state, result.step, f": {result.reason}" if result.reason else "")
     if result.exported:
         logger.info("wrote %s", result.exported)
-    return STOP_RULE if result.state == "stop_rule" else OK
+    if interrupts.received and result.state == State.STOPPED:
+        return interrupts.exit_code
+    return STOP_RULE if result.state == State.STOP_RULE else OK
 
 
 def _estimate(args: argparse.Namespace) -> int:
@@ -82,21 +107,21 @@ def _estimate(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from .export import export_state
+    from .output import write_again
 
     given = {
         name: value for name in ("output", "output_name", "export_dir") if (value := getattr(args, name)) is not None
     }
-    logger.info("wrote %s", export_state(Path(args.run_dir), args.step, given))
+    path, note = write_again(Path(args.run_dir), args.step, given)
+    logger.info("wrote %s%s", path, f". {note}" if note else "")
     return OK
 
 
 def _control(args: argparse.Namespace) -> int:
-    from .runfiles import COMMANDS as KNOWN
     from .runfiles import send
 
-    if args.command not in KNOWN:
-        logger.error("unknown command %r; there are %s", args.command, ", ".join(KNOWN))
+    if args.command not in RUN_COMMANDS:
+        logger.error("unknown command %r; there are %s", args.command, ", ".join(RUN_COMMANDS))
         return USAGE
     send(args.run_dir, args.command)
     return OK

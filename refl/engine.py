@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,11 +17,12 @@ from .anchor import AnchorSet
 from .backend import Backend
 from .checkpoint import TrainingState
 from .conditioning import Conditioning
-from .config import ReFLConfig
+from .control import StopRequested
 from .data import sample_prompt
 from .distributed import Processes
 from .errors import CheckpointError, MissingDependency, TrainingDiverged
 from .losses import Batch, Reward, RewardLoss, denoising_loss
+from .resolved import ResolvedConfig
 from .rollout import Rollout, SampleNoise
 
 
@@ -60,7 +62,7 @@ class Engine:
 
     def __init__(
         self,
-        config: ReFLConfig,
+        config: ResolvedConfig,
         backend: Backend,
         reward: Reward,
         prompts: Sequence[str],
@@ -78,10 +80,10 @@ class Engine:
             processes,
         )
         self.device = processes.device
-        self.seed = config.seed or 0
-        self.pause_point = pause_point or (lambda step: None)
+        self.seed = config.seed
+        self.pause_point = pause_point or _no_pause
         self.anchor_set: AnchorSet | None = None
-        self.anchor_weight = config.anchor_weight
+        self.anchor_weight: float | None = None if config.anchor_measured else config.anchor_weight
         self.params = self._make_trainable()
         self.base_copy: dict[str, Tensor] = {}
         if config.tune == "full" and config.anchor == "kl":
@@ -93,18 +95,14 @@ class Engine:
             else {}
         )
         self.scaler = _scaler(config.mixed_precision == "fp16" and self.device.type == "cuda")
-        self.rollout = Rollout(
-            backend, config.num_inference_steps or 20, config.guidance_scale or 1.0, config.eta or 0.0, check
-        )
-        uncond = table([config.negative_prompt]) if (config.guidance_scale or 1.0) > 1 else None
+        self.rollout = Rollout(backend, config.num_inference_steps, config.guidance_scale, config.eta, check)
+        uncond = table([config.negative_prompt]) if config.guidance_scale > 1 else None
         self.loss = RewardLoss(config, self.rollout, reward, uncond, self.base_model)
 
     def _make_trainable(self) -> dict[str, nn.Parameter]:
         config, unet = self.config, self.backend.unet
         if config.tune == "lora" and not lora.layers(unet):
-            lora.inject(
-                unet, config.lora_rank, config.lora_alpha or float(config.lora_rank), config.lora_targets, self.seed
-            )
+            lora.inject(unet, config.lora_rank, config.lora_alpha, config.lora_targets, self.seed)
         elif config.tune == "full":
             unet.requires_grad_(True)
         if next(unet.parameters()).device != self.device:
@@ -139,7 +137,7 @@ class Engine:
     def learning_rate(self, step: int) -> float:
         """The learning rate of update `step` (from 0)."""
         config = self.config
-        rate = config.learning_rate or 0.0
+        rate = config.learning_rate
         if config.scale_lr:
             rate *= config.samples_per_step * self.processes.count
         warmup = 0 if config.lr_scheduler == "constant" else config.lr_warmup_steps
@@ -166,11 +164,29 @@ class Engine:
 
     def update(self, step: int) -> UpdateStats:
         """Train on the samples of update `step`. Raises TrainingDiverged for NaN or infinite losses and gradients."""
+        if self.config.is_paper and self.anchor_set:
+            return self._two_updates(step)
+        return self._update(step)
+
+    def _two_updates(self, step: int) -> UpdateStats:
+        """Algorithm 1 of the paper alternates an update of the anchor and one of the reward. Between them nothing can
+        be saved, and a stop takes the first one back.
+        """
+        before = copy.deepcopy(self.state(step, {}))
         self.optimizer.zero_grad(set_to_none=True)
-        if self.config.is_paper and self.anchor_set:  # Algorithm 1 of the paper alternates two updates
-            self._anchor_gradients(step, self.anchor_weight if self.anchor_weight is not None else 1.0)
-            self._apply(step)
-            self.optimizer.zero_grad(set_to_none=True)
+        self._anchor_gradients(step, self.anchor_weight if self.anchor_weight is not None else 1.0)
+        self._apply(step)
+        pause_point, self.pause_point = self.pause_point, _no_pause
+        try:
+            return self._update(step)
+        except StopRequested:
+            self.restore(before)
+            raise
+        finally:
+            self.pause_point = pause_point
+
+    def _update(self, step: int) -> UpdateStats:
+        self.optimizer.zero_grad(set_to_none=True)
         losses, rewards, anchors = self._reward_gradients(step)
         if self.anchor_set and not self.config.is_paper:
             anchors = self._add_anchor(step)
@@ -302,11 +318,14 @@ class Engine:
         return TrainingState(step, weights, ema, self.optimizer.state_dict(), {**info, **extra})
 
     def restore(self, state: TrainingState) -> None:
-        """Take over a saved state."""
+        """Take over a saved state. CheckpointError if it is of another run or lacks what an optimizer needs."""
         lora.assign(self.backend.unet, state.weights)
         if self.ema:
             self.ema = {name: tensor.to(self.device) for name, tensor in (state.ema or state.weights).items()}
-        self.optimizer.load_state_dict(state.optimizer)
+        try:
+            self.optimizer.load_state_dict(state.optimizer)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"the optimizer's state of update {state.step} is damaged: {error}") from error
         self.anchor_weight = state.info["anchor_weight"]
         if state.info["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(state.info["scaler"])
@@ -320,6 +339,10 @@ class Engine:
             for key, value in entry.items():
                 if isinstance(value, Tensor) and key != "step":
                     entry[key] = value.to(device)
+
+
+def _no_pause(step: int) -> None:
+    """For engines that nobody controls."""
 
 
 def _norm(tensors: Sequence[Tensor]) -> float:

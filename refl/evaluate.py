@@ -11,13 +11,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from imagereward_core import atomic
+
 from .anchor import AnchorSet
 from .backend import Backend
 from .conditioning import Conditioning
-from .config import ReFLConfig
 from .errors import SaveError
 from .losses import denoising_loss
 from .metrics import MIXED, Evaluation, contrast, diversity, saturation
+from .resolved import ResolvedConfig
 from .rewards import DifferentiableScorer, RewardMix
 from .rollout import Rollout, SampleNoise, draw
 
@@ -47,7 +49,7 @@ class Evaluator:
 
     def __init__(
         self,
-        config: ReFLConfig,
+        config: ResolvedConfig,
         backend: Backend,
         table: Callable[[Sequence[str]], Conditioning],
         prompts: Sequence[str],
@@ -56,21 +58,22 @@ class Evaluator:
         device: torch.device,
         check: Callable[[], None] | None = None,
     ):
-        guidance = config.eval_guidance_scale or 1.0
+        guidance = config.eval_guidance_scale
         self.config, self.backend, self.table, self.device = config, backend, table, device
         self.prompts = [
             prompt for prompt in prompts for _ in range(config.eval_seeds)
         ]  # all seeds of a prompt in a row
         self.rewards, self.judges = rewards, list(judges)
-        self.rollout = Rollout(backend, config.num_inference_steps or 20, guidance, 0.0, check)
+        self.rollout = Rollout(backend, config.num_inference_steps, guidance, 0.0, check)
         self.uncond = table([config.negative_prompt]) if guidance > 1 else None
         self.batch = max(config.train_batch_size, 4)
+        self.check = self.rollout.check
         self.probe: Probe | None = None
 
     @torch.no_grad()
     def draw(self) -> tuple[Tensor, Tensor]:
         """(pictures [N, 3, H, W] in [0, 1], latents [N, 4, h, w]) on the CPU."""
-        size = (self.config.resolution or 512) // self.backend.latent_factor
+        size = self.config.resolution // self.backend.latent_factor
         shape = (self.backend.latent_channels, size, size)
         images, latents = [], []
         for start in range(0, len(self.prompts), self.batch):
@@ -96,6 +99,7 @@ class Evaluator:
         parts: list[dict[str, Tensor]] = []
         with torch.no_grad():
             for start in range(0, len(images), self.batch):
+                self.check()
                 block, prompts = (
                     images[start : start + self.batch].to(self.device),
                     self.prompts[start : start + self.batch],
@@ -112,6 +116,7 @@ class Evaluator:
             raise ValueError("hold_out was not called")
         probe, values = self.probe, []
         for start in range(0, len(probe.x0), self.batch):
+            self.check()
             rows = slice(start, start + self.batch)
             part = denoising_loss(
                 self.rollout,
@@ -151,10 +156,8 @@ def save_sheet(images: Tensor, seeds: int, path: Path, cell: int = 256) -> None:
         if tile.width != size:
             tile = tile.resize((size, size), Image.Resampling.LANCZOS)
         sheet.paste(tile, (index % seeds * size, index // seeds * size))
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        sheet.save(temporary, format="PNG")
-        temporary.replace(path)
+        with atomic.replacing(path) as temporary:
+            sheet.save(temporary, format="PNG")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise SaveError(f"cannot write {path}: {error}") from error

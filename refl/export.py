@@ -139,18 +139,19 @@ def export_state(folder: Path, step: int | None, changes: dict[str, Any]) -> Pat
             f"{folder} holds no saved state{'' if step is None else f' of update {step}'}; there are"
             f" {[path.name for path in states]}"
         )
-    config = ReFLConfig.from_dict({**settings, **changes}).resolved()
-    backend = setup.load(config)
+    asked = ReFLConfig.from_dict({**settings, **changes})
+    config = asked.resolved()
+    backend = setup.load(asked)
     state = checkpoint.load(chosen[0])
     if config.tune == "lora":
         lora.inject(
             backend.unet,
             config.lora_rank,
-            config.lora_alpha or float(config.lora_rank),
+            config.lora_alpha,
             config.lora_targets,
-            config.seed or 0,
+            config.seed,
         )
     else:
         backend.unet.requires_grad_(True)
     lora.assign(backend.unet, state.ema or state.weights)
-    return export(config, backend, Path(config.export_dir or folder), state.step)
+    return export(ReFLConfig(**config.decided()), backend, Path(config.export_dir or folder), state.step)

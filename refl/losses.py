@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .conditioning import Conditioning
-from .config import ReFLConfig
+from .resolved import ResolvedConfig
 from .rollout import Rollout, SampleNoise, draw
 
 
@@ -73,7 +73,7 @@ class RewardLoss:
 
     def __init__(
         self,
-        config: ReFLConfig,
+        config: ResolvedConfig,
         rollout: Rollout,
         reward: Reward,
         uncond: Conditioning | None,
@@ -86,7 +86,7 @@ class RewardLoss:
             uncond,
             base_model,
         )
-        self.latent_size = (config.resolution or 512) // rollout.backend.latent_factor
+        self.latent_size = config.resolution // rollout.backend.latent_factor
 
     def terms(self, batch: Batch, device: torch.device) -> Iterator[LossTerm]:
         """The graphs of this micro-batch; their weights add up to one."""
@@ -98,8 +98,8 @@ class RewardLoss:
         elif config.algorithm == "draft-lv":
             yield from self._draft_lv(x, batch)
         else:
-            low, high = config.min_step or 0, config.max_step or 0
-            yield self.one_shot(x, batch, [noise.integer(low, high) for noise in batch.noises])
+            steps = [noise.integer(config.min_step, config.max_step) for noise in batch.noises]
+            yield self.one_shot(x, batch, steps)
 
     def one_shot(self, noise: Tensor, batch: Batch, steps: Sequence[int]) -> LossTerm:
         """ReFL: denoise without gradient to step steps[b], one step with gradient, predict the picture in one shot."""
@@ -134,7 +134,7 @@ class RewardLoss:
         """
         rollout, repeats = self.rollout, self.config.lv_repeats
         weight = 1 / (1 + repeats)
-        last = self.config.max_step or len(rollout) - 1
+        last = self.config.max_step
         x = rollout.prefix(noise, batch.cond, self.uncond, [last] * len(noise), batch.noises)
         t = rollout.timesteps[torch.full((len(noise),), last)]
         term, x0 = self._from(x, t, batch, weight)
@@ -157,7 +157,5 @@ class RewardLoss:
     def _term(self, x0: Tensor, anchor: Tensor, batch: Batch, weight: float) -> LossTerm:
         images = self.rollout.backend.decode(x0, tiny=True).clamp(0, 1)
         reward = self.reward.differentiable(batch.prompts, images)
-        loss = hinge(reward, self.config.reward_target) * (self.config.grad_scale or 1.0) + anchor * (
-            self.config.anchor_weight or 0.0
-        )
+        loss = hinge(reward, self.config.reward_target) * self.config.grad_scale + anchor * self.config.anchor_weight
         return LossTerm(loss * weight, reward.detach(), anchor.detach())

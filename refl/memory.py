@@ -25,6 +25,7 @@ from .distributed import Processes
 from .errors import CheckpointError, ReFLError
 from .family import Family, family
 from .ldm import UNET_PREFIX, VAE_PREFIX, unet_config, vae_config
+from .resolved import ResolvedConfig
 from .schedule import NoiseSchedule
 
 GIB = 2**30
@@ -88,7 +89,7 @@ class StorageTracker(TorchDispatchMode):
 
 
 def _meta_modules(
-    config: ReFLConfig, unet: dict[str, Any], vae: dict[str, Any]
+    config: ResolvedConfig, unet: dict[str, Any], vae: dict[str, Any]
 ) -> tuple[nn.Module, nn.Module, nn.Module | None]:
     """UNet (with its LoRA), VAE and tiny VAE without storage. Adapters cannot be added to fake tensors, so they are
     now.
@@ -100,7 +101,9 @@ def _meta_modules(
     return net, build_module("AutoencoderKL", vae, None, torch.float32, "vae"), tiny
 
 
-def _fake_backend(config: ReFLConfig, kind: Family, modules: tuple[nn.Module, nn.Module, nn.Module | None]) -> Backend:
+def _fake_backend(
+    config: ResolvedConfig, kind: Family, modules: tuple[nn.Module, nn.Module, nn.Module | None]
+) -> Backend:
     half = torch.bfloat16 if config.mixed_precision != "no" else torch.float32
     unet, vae = _filled(modules[0], torch.float32 if config.tune == "full" else half), _filled(modules[1], half)
     for name, parameter in unet.named_parameters():
@@ -143,7 +146,7 @@ class _FakeReward:
 
 
 def estimate(
-    config: ReFLConfig,
+    config: ResolvedConfig,
     kind: Family,
     unet: dict[str, Any] | None = None,
     vae: dict[str, Any] | None = None,
@@ -230,7 +233,7 @@ class _FakeNoise:
         return torch.zeros(tuple(shape))
 
 
-def _unet_calls(config: ReFLConfig) -> int:
+def _unet_calls(config: ResolvedConfig) -> int:
     """Evaluations of the UNet per update on one process, a backward pass counted as two."""
     guided = 2 if (config.guidance_scale or 1) > 1 else 1
     steps = config.num_inference_steps or 20

@@ -10,8 +10,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from imagereward_core.atomic import write_text
+from imagereward_core import atomic
 from imagereward_core.prompt_files import describe
+from imagereward_core.runs import EventKind, Name
 
 from .config import ReFLConfig
 from .data import PromptSet
@@ -47,8 +48,8 @@ def write_report(
     shown. SaveError if it cannot be written.
     """
     result = next((item for item in reversed(history) if item.step == chosen), history[-1])
-    events = read_events(folder / "events.jsonl")
-    steps = [event for event in events if event["type"] == "step"]
+    events = read_events(folder / Name.EVENTS)
+    steps = [event for event in events if event["type"] == EventKind.STEP]
     parts = [
         f"<h1>Reward fine-tuning of {_text(Path(config.pretrained_model_name_or_path).name or 'a model')}</h1>",
         (
@@ -69,9 +70,9 @@ def write_report(
         "<!doctype html><html lang=en><meta charset=utf-8><title>ReFL"
         f" report</title><style>{STYLE}</style>{''.join(parts)}</html>"
     )
-    target = folder / "report.html"
+    target = folder / Name.REPORT
     try:
-        write_text(target, page)
+        atomic.write_bytes(target, page.encode("utf-8", errors="replace"))
     except OSError as error:
         raise SaveError(f"cannot write {target}: {error}") from error
     return target
@@ -119,9 +120,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _curves(steps: Sequence[dict], history: Sequence[Evaluation]) -> str:
-    curves: list[tuple[str, list[tuple[float, float]]]] = [
-        ("reward of training samples", [(e["step"], e["reward"]) for e in steps])
-    ]
+    curves: list[tuple[str, list[tuple[float, float]]]] = [("reward of training samples", _series(steps, "reward"))]
     curves.append(("held-out reward", [(item.step, item.reward) for item in history]))
     for name in history[0].judges:
         curves.append((f"judge: {name}", [(item.step, item.judges[name]) for item in history]))
@@ -132,9 +131,14 @@ def _curves(steps: Sequence[dict], history: Sequence[Evaluation]) -> str:
         ("contrast", "contrast"),
     ):
         curves.append((label, [(item.step, getattr(item, field)) for item in history]))
-    curves.append(("anchor", [(e["step"], e["anchor"]) for e in steps]))
-    curves.append(("gradient norm", [(e["step"], e["grad_norm"]) for e in steps]))
+    curves.append(("anchor", _series(steps, "anchor")))
+    curves.append(("gradient norm", _series(steps, "grad_norm")))
     return '<div class="curves">' + "".join(_curve(title, points) for title, points in curves) + "</div>"
+
+
+def _series(steps: Sequence[dict], name: str) -> list[tuple[float, float]]:
+    """Points of a measure; an event that lacks it leaves a gap."""
+    return [(event["step"], event[name]) for event in steps if isinstance(event.get(name), (int, float))]
 
 
 def _curve(title: str, points: Sequence[tuple[float, float]], width: int = 300, height: int = 150) -> str:
@@ -162,7 +166,7 @@ def _curve(title: str, points: Sequence[tuple[float, float]], width: int = 300, 
 def _wall(folder: Path, chosen: int) -> str:
     figures = []
     for label, step in (("base", 0), (f"update {chosen}", chosen)):
-        path = folder / "samples" / f"step-{step:06d}.png"
+        path = folder / Name.SAMPLES / f"step-{step:06d}.png"
         if path.is_file():
             data = base64.b64encode(path.read_bytes()).decode()
             figures.append(

@@ -1,63 +1,116 @@
-"""What a run needs before its first update: the model, encoded prompts, and pictures of the base model for the
-anchor.
-"""
+"""What a run needs before its first update, one small step each; `Trainer._setup` says in which order and why."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from .anchor import AnchorSet
+from . import rewards as reward_models
+from .anchor import AnchorSet, image_anchor
 from .backend import Backend, load_backend
 from .config import ReFLConfig
-from .data import PromptSet, sample_prompt
+from .data import PromptSet, load_prompts, sample_prompt, split
 from .distributed import Processes
 from .engine import PromptTable
 from .errors import ConfigError
+from .resolved import ResolvedConfig
+from .rewards import DifferentiableScorer, RewardMix
 from .rollout import Rollout, SampleNoise, draw
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def load(config: ReFLConfig) -> Backend:
+def with_precision(asked: ReFLConfig, device: torch.device) -> ReFLConfig:
+    """The settings with a precision that this device has. ConfigError for one that was asked for and cannot be had."""
+    if device.type == "cpu" and asked.mixed_precision == "fp16":
+        raise ConfigError("mixed_precision fp16 does not work on the CPU: use no or bf16")
+    if asked.mixed_precision is not None:
+        return asked
+    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return dataclasses.replace(asked, mixed_precision="bf16" if bf16 else "fp16" if device.type == "cuda" else "no")
+
+
+def read_prompts(config: ResolvedConfig) -> PromptSet:
+    """The prompts to train on and those held out."""
+    prompts = load_prompts(config.train_data, config.prompts, config.dataset_name, config.caption_column)
+    return split(prompts, config.held_out, config.max_train_samples)
+
+
+def load(config: ReFLConfig | ResolvedConfig) -> Backend:
     """The configured checkpoint, frozen, on the CPU."""
     if not config.pretrained_model_name_or_path:
         raise ConfigError("no checkpoint was given: pretrained_model_name_or_path is empty")
-    dtype = DTYPES[config.mixed_precision or "no"]
+    dtype = DTYPES["no" if config.mixed_precision is None else config.mixed_precision]
     return load_backend(
         config.pretrained_model_name_or_path,
         vae=config.vae,
         taesd=config.taesd,
         clip_bpe=config.clip_bpe,
-        clip_skip=config.clip_skip,
+        clip_skip=config.clip_skip or None,  # 0 in resolved settings: as the family has it
         prediction_type=config.prediction_type,
         dtype=dtype,
         unet_dtype=torch.float32 if config.tune == "full" else dtype,
     )
 
 
+def place(config: ResolvedConfig, backend: Backend, device: torch.device) -> None:
+    """Move the models to the device, and compute in half precision where the weights stay in fp32."""
+    if config.allow_tf32:
+        torch.backends.cuda.matmul.allow_tf32 = True
+    backend.to(device)
+    if config.tune == "full" and config.mixed_precision != "no":
+        backend.autocast = DTYPES[config.mixed_precision]
+
+
+def scorers(
+    config: ResolvedConfig,
+    device: torch.device,
+    rewards: RewardMix | None = None,
+    judges: Sequence[DifferentiableScorer] | None = None,
+) -> tuple[RewardMix, list[DifferentiableScorer]]:
+    """Rewards and judges, as given or as configured. ConfigError for a judge that is trained on."""
+    mix = rewards or reward_models.load_rewards(config.rewards, device, config.reward_precision, config.models_dir)
+    watched = (
+        list(judges)
+        if judges is not None
+        else reward_models.load_judges(config.judges, device, config.reward_precision, config.models_dir)
+    )
+    twice = {judge.name for judge in watched} & {part.name for part in mix.components}
+    if twice:
+        raise ConfigError(
+            f"judges names {', '.join(sorted(twice))}, which is trained on: a judge must be another scorer"
+        )
+    return mix, watched
+
+
+def anchor_images(config: ResolvedConfig, backend: Backend) -> tuple[AnchorSet | None, AnchorSet | None]:
+    """(training, held-out) pictures of the user, if there are any."""
+    if not config.anchor_data:
+        return None, None
+    return image_anchor(backend, config.anchor_data, config.resolution, config.held_out)
+
+
 def encode_prompts(
-    config: ReFLConfig, backend: Backend, processes: Processes, prompts: PromptSet, *sets: AnchorSet | None
+    config: ResolvedConfig, backend: Backend, processes: Processes, prompts: PromptSet, *sets: AnchorSet | None
 ) -> PromptTable:
     """Encode every prompt this run can ask for, then drop the text encoders."""
     train, count = prompts.train, len(prompts.train)
     total = config.max_train_steps * config.samples_per_step * processes.count
-    used = (
-        {sample_prompt(config.seed or 0, count, sample) for sample in range(total)} if total < count else range(count)
-    )
+    used = {sample_prompt(config.seed, count, sample) for sample in range(total)} if total < count else range(count)
     needed = [train[index] for index in sorted(used)] + prompts.held_out + [config.negative_prompt]
     needed += train[: config.anchor_samples] if config.anchor == "samples" else []
     for captions in sets:
         needed += captions.captions if captions else []
-    table = PromptTable(backend, needed, config.resolution or 512, processes.device)
+    table = PromptTable(backend, needed, config.resolution, processes.device)
     backend.text = None
     return table
 
 
 def base_samples(
-    config: ReFLConfig,
+    config: ResolvedConfig,
     backend: Backend,
     table: PromptTable,
     device: torch.device,
@@ -65,13 +118,13 @@ def base_samples(
     check: Callable[[], None],
 ) -> AnchorSet:
     """Pictures of the model as it is now, the anchor's data."""
-    rollout = Rollout(backend, config.num_inference_steps or 20, config.eval_guidance_scale or 1.0, 0.0, check)
+    rollout = Rollout(backend, config.num_inference_steps, config.eval_guidance_scale, 0.0, check)
     uncond = table([config.negative_prompt]) if rollout.guidance > 1 else None
-    size = (config.resolution or 512) // backend.latent_factor
+    size = config.resolution // backend.latent_factor
     captions = (list(prompts) * -(-config.anchor_samples // len(prompts)))[: config.anchor_samples]
 
     def sample(index: int) -> Tensor:
-        noises = [SampleNoise((config.seed or 0) + 1, index)]
+        noises = [SampleNoise(config.seed + 1, index)]
         noise = draw(noises, (backend.latent_channels, size, size), device)
         return rollout.sample(noise, table([captions[index]]), uncond, noises)[0]
 

@@ -12,32 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from . import checkpoint, setup
-from . import rewards as reward_models
-from .anchor import AnchorSet, image_anchor
+from imagereward_core.runs import Command, EventKind, Name, State
+
+from . import checkpoint, output
 from .backend import Backend
 from .config import ReFLConfig
-from .data import load_prompts, split
+from .control import Control, StopNow, StopReason, StopRequested
 from .distributed import Processes
-from .engine import Engine, UpdateStats
-from .errors import ConfigError, ReFLError, SaveError
-from .evaluate import Evaluator, save_sheet
-from .export import check_output, export
+from .engine import UpdateStats
+from .errors import CheckpointError, ConfigError, ReFLError
+from .journal import Journal
 from .log import logger
 from .metrics import Evaluation, StopRule
+from .preparation import Given, Preparation
 from .report import write_report
 from .rewards import DifferentiableScorer, RewardMix
-from .runfiles import RunFolder, write_json
-
-
-class StopNow(Exception):
-    """Leave at once, whatever is in progress."""
-
-
-class StopRequested(Exception):
-    """A stop arrived in the middle of an update, which is given up."""
+from .runfiles import RunFolder
 
 
 @dataclass(frozen=True)
@@ -52,7 +43,11 @@ class RunResult:
 
 
 class Trainer:
-    """`Trainer(checkpoint, prompts, args=parse_args()).train()`; backend, rewards and judges may be passed in."""
+    """`Trainer(checkpoint, prompts, args=parse_args()).train()`; backend, rewards and judges may be passed in.
+
+    name_reserved: the result's name was promised to this run when it was queued; a file that has appeared since makes
+    it `name-2` instead of refusing the run.
+    """
 
     def __init__(
         self,
@@ -63,263 +58,207 @@ class Trainer:
         backend: Backend | None = None,
         rewards: RewardMix | None = None,
         judges: Sequence[DifferentiableScorer] | None = None,
+        name_reserved: bool = False,
     ):
-        config = args or ReFLConfig()
-        changes: dict[str, Any] = (
-            {"pretrained_model_name_or_path": os.fspath(pretrained_model_name_or_path)}
-            if pretrained_model_name_or_path
-            else {}
-        )
-        if train_data:
-            changes["train_data"] = os.fspath(train_data)
-        self.config = dataclasses.replace(config, **changes)
-        self._given = (backend, rewards, judges)
-        self.host_gone = False
-        self._stop_now = False
-        self._pending: str | None = None
+        given = {"pretrained_model_name_or_path": pretrained_model_name_or_path, "train_data": train_data}
+        own: dict[str, Any] = {name: os.fspath(value) for name, value in given.items() if value}
+        self.asked = dataclasses.replace(args or ReFLConfig(), **own)
+        self._given = Given(backend, rewards, judges, name_reserved)
+        self.control, self.journal = Control(), Journal()
+        self._interruptible = False
         self.step = 0
         self.history: list[Evaluation] = []
         self.best: tuple[int, float] | None = None
+        self._written: dict[int, Path] = {}
 
     # --- a run -----------------------------------------------------------------------------------------------------
 
     def train(self, args: ReFLConfig | None = None) -> RunResult:
         """Run to the end. Raises ReFLError for what the user can act on; the event log names it too."""
         if args is not None:
-            own = {
-                name: getattr(self.config, name)
-                for name in ("pretrained_model_name_or_path", "train_data")
-                if getattr(self.config, name)
-            }
-            self.config = dataclasses.replace(args, **own)
-        self.processes = Processes(self.config.device)
-        with RunFolder(self.config.output_dir) if self.processes.is_main else nullcontext() as folder:
-            self.folder: RunFolder | None = folder  # type: ignore[assignment]
-            try:
-                self._say("preparing")
-                self._setup()
-                result = self._fit()
-            except StopNow:
-                result = RunResult("stopped", self.step, "stopped at once", None, self.history)
-            except torch.cuda.OutOfMemoryError as error:
-                hint = (
-                    "Lower resolution or train_batch_size, use --taesd, or free the WebUI's memory first; the last"
-                    " saved state can be resumed."
-                )
-                self._fail(error, hint)
-                raise ReFLError(f"the GPU ran out of memory: {error}. {hint}") from error
-            except ReFLError as error:
-                self._fail(error, error.hint)
-                raise
-            except Exception as error:  # reported to the controlling process, then raised as it is
-                self._fail(error, "This is a defect: please report it with log.txt.")
-                raise
-            self._say(result.state, message=result.reason, result=str(result.exported or ""))
+            kept = {name: getattr(self.asked, name) for name in ("pretrained_model_name_or_path", "train_data")}
+            self.asked = dataclasses.replace(args, **{name: value for name, value in kept.items() if value})
+        self.processes = Processes(self.asked.device)
+        with RunFolder(self.asked.output_dir) if self.processes.is_main else nullcontext() as folder:
+            self.journal = Journal(folder)
+            self.control.folder, self.control.alone = folder, self.processes.count == 1
+            with self.journal.reporting():
+                result = self._run()
+            message = " ".join(filter(None, (result.reason, *self.journal.notes)))
+            self.journal.say(State(result.state), message=message, result=str(result.exported or ""))
             return result
 
-    def _setup(self) -> None:
-        device = self.processes.device
-        early = self.config.resolved(device_type=device.type)
-        if device.type == "cpu" and early.mixed_precision == "fp16":
-            raise ConfigError("mixed_precision fp16 does not work on the CPU: use no or bf16")
-        if device.type == "cuda" and self.config.mixed_precision is None and not torch.cuda.is_bf16_supported():
-            early = dataclasses.replace(early, mixed_precision="fp16")
-        if early.allow_tf32:
-            torch.backends.cuda.matmul.allow_tf32 = True
-        prompts = split(
-            load_prompts(early.train_data, early.prompts, early.dataset_name, early.caption_column),
-            early.held_out,
-            early.max_train_samples,
-        )
-        self.prompts = prompts
-        self.backend = self._given[0] or setup.load(early)
-        check_output(early, self.backend.source)
-        self._say(
-            "preparing",
-            message=(
-                f"loaded {self.backend.family.name} ({self.backend.schedule.prediction_type}) from"
-                f" {self.backend.source.name}"
-            ),
-        )
-        self.config = dataclasses.replace(self.config, mixed_precision=early.mixed_precision).resolved(
-            self.backend.family.is_sdxl, device.type
-        )
-        config = self.config
-        if self.processes.is_main:
-            write_json(Path(config.output_dir) / "config.json", dataclasses.asdict(config))
-        self.rewards = self._given[1] or reward_models.load_rewards(
-            config.rewards, device, config.reward_precision, config.models_dir
-        )
-        judges = self._given[2]
-        self.judges = (
-            list(judges)
-            if judges is not None
-            else reward_models.load_judges(config.judges, device, config.reward_precision, config.models_dir)
-        )
-        twice = {judge.name for judge in self.judges} & {part.name for part in self.rewards.components}
-        if twice:
-            raise ConfigError(
-                f"judges names {', '.join(sorted(twice))}, which is trained on: a judge must be another scorer"
-            )
-        self.backend.to(device)
-        if config.tune == "full" and config.mixed_precision != "no":
-            self.backend.autocast = setup.DTYPES[config.mixed_precision or "no"]
-        train_set, held_out_set = (
-            image_anchor(self.backend, config.anchor_data, config.resolution or 512, config.held_out)
-            if config.anchor_data
-            else (None, None)
-        )
-        self.table = setup.encode_prompts(config, self.backend, self.processes, prompts, train_set, held_out_set)
-        self.engine = Engine(
-            config,
-            self.backend,
-            self.rewards,
-            prompts.train,
-            self.table,
-            self.processes,
-            self._check,
-            self._pause_point,
-        )
-        self.evaluator = Evaluator(
-            config, self.backend, self.table, prompts.held_out, self.rewards, self.judges, device, self._check
-        )
-        if self.processes.is_main:
-            self._baseline(held_out_set)
-        self.rewards.restore(self.processes.agree(self.rewards.calibration()))
-        self.engine.anchor_set = train_set if config.anchor == "pretrain" else None
-        if config.anchor == "samples":
-            self._say("preparing", message=f"drawing {config.anchor_samples} pictures of the base model for the anchor")
-            self.engine.anchor_set = setup.base_samples(
-                config, self.backend, self.table, device, prompts.train, self._check
-            )
-        self._resume()  # last: until here the UNet is the base model
-        if config.anchor == "none":
-            logger.warning(
-                "no anchor: nothing holds the model near its base, and it usually gets worse while the reward rises"
-            )
+    def _run(self) -> RunResult:
+        try:
+            self._setup()
+            return self._fit()
+        except StopNow:
+            return RunResult(State.STOPPED.value, self.step, "stopped at once", None, self.history)
+        except StopRequested:  # before the first update
+            reason = (self.control.stopping or StopReason.SIGNAL).value
+            return RunResult(State.STOPPED.value, self.step, reason, None, self.history)
+        finally:
+            self._interruptible = False
 
-    # --- start and resume ------------------------------------------------------------------------------------------
+    def request_stop(self, reason: StopReason = StopReason.HOST_ENDED) -> None:
+        """Save and stop at the next micro-step; may be called from another thread."""
+        self.control.stop(reason)
+
+    def interrupt(self) -> None:
+        """Save and stop as soon as possible, from a signal handler. While there is nothing to save, leave at once."""
+        self.control.stop(StopReason.SIGNAL)
+        if self._interruptible:
+            raise StopRequested
+
+    def _setup(self) -> None:
+        self._interruptible = True
+        self.journal.say(State.PREPARING)
+        made = Preparation(self.asked, self.processes, self.control, self.journal, self._given)
+        made.run(self._pause_point)
+        self.asked, self.config, self.backend = made.asked, made.config, made.backend
+        self.prompts = made.prompts
+        self.rewards, self.judges, self.engine, self.evaluator = made.rewards, made.judges, made.engine, made.evaluator
+        if self.processes.is_main:
+            self.base = made.base
+        self._resume()  # last: until here the UNet is the base model
+        self._interruptible = False
+
+    def _at(self, step: int) -> None:
+        self.step = self.journal.step = step
 
     @property
     def _states(self) -> Path:
-        return Path(self.config.output_dir) / "checkpoints"
+        return Path(self.config.output_dir) / Name.CHECKPOINTS
 
     def _resume(self) -> None:
         wanted = self.config.resume_from_checkpoint
-        found = checkpoint.saved(self._states)
-        path = (found[-1] if found else None) if wanted == "latest" else Path(wanted) if wanted else None
-        if path is not None:
-            state = checkpoint.load(path)
-            if (
-                state.info["seed"] != self.config.seed
-                or state.info["samples"] != self.config.samples_per_step * self.processes.count
-            ):
-                raise ConfigError(
-                    "a resumed run must keep seed, train_batch_size, gradient_accumulation_steps and the number of"
-                    " processes"
-                )
-            self.engine.restore(state)
-            self.step = state.step
-            self.rewards.restore(state.info["calibration"])
-            self.history = [Evaluation(**item) for item in state.info["history"]]
-            self.best = tuple(state.info["best"]) if state.info["best"] else None
-            self._event("resumed", step=self.step)
-        elif wanted == "latest":
-            logger.info("there is no saved state in %s yet: starting from the beginning", self._states)
+        if wanted == "latest":
+            found = checkpoint.load_newest(self._states)
+            if found is None:
+                logger.info("there is no saved state in %s yet: starting from the beginning", self._states)
+            else:
+                self._take_over(*found)
+        elif wanted:
+            self._take_over(checkpoint.load(Path(wanted)), [])
         if not self.history and self.processes.is_main:
             self.history = [self.base]
-            self._event("evaluation", **self.base.summary())
+            self.journal.event(EventKind.EVALUATION, **self.base.summary())
 
-    def _baseline(self, held_out_set: AnchorSet | None) -> None:
-        """Pictures and metrics of the base model. Drawn again on resume: they are the same, and cost less than storing
-        them.
-        """
-        self._say("evaluating", message="drawing the base model's pictures")
-        images, latents = self.evaluator.draw()
-        self.evaluator.hold_out(latents, held_out_set)
-        scores = self.evaluator.score(images)
-        self.rewards.calibrate(scores)
-        self.base = self.evaluator.evaluate(0, images, scores)
-        self._save_images(images, "step-000000")
+    def _take_over(self, state: checkpoint.TrainingState, torn: list[str]) -> None:
+        info, samples = state.info, self.config.samples_per_step * self.processes.count
+        if info.get("seed") != self.config.seed or info.get("samples") != samples:
+            raise ConfigError(
+                "a resumed run must keep seed, train_batch_size, gradient_accumulation_steps and the number of"
+                " processes"
+            )
+        try:
+            self.engine.restore(state)
+            self.rewards.restore(info["calibration"])
+            self.history = [Evaluation(**item) for item in info["history"]]
+            self.best = (int(info["best"][0]), float(info["best"][1])) if info["best"] else None
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            if isinstance(error, ReFLError):
+                raise
+            raise CheckpointError(f"the saved state of update {state.step} cannot be taken over: {error!r}") from error
+        self._at(state.step)
+        for text in torn:
+            self.journal.note(f"{text}. Resumed from update {self.step}, the last sound state.")
+        self.journal.event(EventKind.RESUMED, **({"torn": torn} if torn else {}))
 
     # --- the loop --------------------------------------------------------------------------------------------------
 
     def _fit(self) -> RunResult:
         config = self.config
         started, done = time.monotonic(), self.step
-        self._say("training", max_steps=config.max_train_steps)
-        while self.step < config.max_train_steps:
-            command = self.processes.agree(self._take_command())
-            if command == "stop":
-                return self._stop()
-            try:
+        self.journal.say(State.TRAINING, max_steps=config.max_train_steps)
+        try:
+            if self._evaluation_is_due():
+                outcome = self._after_update()
+                if outcome:
+                    return outcome
+            while self.step < config.max_train_steps:
+                if self.processes.agree(self._obey()):
+                    return self._stop()
                 stats = self.engine.update(self.step)
-            except StopRequested:
-                continue
-            self.step += 1
-            seconds = (time.monotonic() - started) / (self.step - done)
-            self._log_step(stats, seconds)
-            last = self.step == config.max_train_steps
-            verdict, improved = "", False
-            if last or self.step % config.eval_steps == 0:
-                verdict, improved = self.processes.agree(self._evaluate() if self.processes.is_main else None)
-            if last or improved or verdict or self.step % config.checkpointing_steps == 0:
-                self._save()
-            if verdict and config.stop_rule == "stop":
-                return self._finish("stop_rule", verdict)
-            if verdict and config.stop_rule == "pause":
-                if last:  # nothing is left to pause
-                    return self._finish("finished", verdict)
-                self._hold(verdict)
-        return self._finish("finished", "")
+                self._at(self.step + 1)
+                self._log_step(stats, (time.monotonic() - started) / (self.step - done))
+                outcome = self._after_update()
+                if outcome:
+                    return outcome
+        except StopRequested:  # the unfinished update or evaluation is given up
+            return self._stop()
+        return self._finish(State.FINISHED, "")
+
+    def _evaluation_is_due(self) -> bool:
+        """Whether the last update lacks its evaluation, which a stop has cut off."""
+        last = max((item.step for item in self.history), default=0)
+        due = last < self.step and (self.step % self.config.eval_steps == 0 or self.step == self.config.max_train_steps)
+        return bool(self.processes.agree(due))
+
+    def _after_update(self) -> RunResult | None:
+        """Evaluate and save if it is time; the result if the stop rule ends the run."""
+        config, last = self.config, self.step == self.config.max_train_steps
+        verdict, improved = "", False
+        if last or self.step % config.eval_steps == 0:
+            verdict, improved = self.processes.agree(self._evaluate() if self.processes.is_main else None)
+        if last or improved or verdict or self.step % config.checkpointing_steps == 0:
+            self._save()
+        if verdict and config.stop_rule == "stop":
+            return self._finish(State.STOP_RULE, verdict)
+        if verdict and config.stop_rule == "pause":
+            if last:  # nothing is left to pause
+                return self._finish(State.FINISHED, verdict)
+            self._hold(verdict)
+        return None
 
     def _log_step(self, stats: UpdateStats, seconds: float) -> None:
         cuda = self.processes.device.type == "cuda"
         peak = torch.cuda.max_memory_allocated() / 2**30 if cuda else None
         data = {**dataclasses.asdict(stats), "seconds_per_update": round(seconds, 3), "peak_memory_gib": peak}
-        self._event("step", step=self.step, **data)
+        self.journal.event(EventKind.STEP, **data)
         left = (self.config.max_train_steps - self.step) * seconds
-        self._say(
-            "training", step=self.step, reward=stats.reward, loss=stats.loss, seconds_left=round(left), message=""
-        )
+        self.journal.say(State.TRAINING, reward=stats.reward, loss=stats.loss, seconds_left=round(left), message="")
 
     def _evaluate(self) -> tuple[str, bool]:
         """(verdict of the stop rule, whether this is the best so far)."""
-        self._say("evaluating")
+        self.journal.say(State.EVALUATING)
         with self.engine.averaged():
             images, _ = self.evaluator.draw()
             result = self.evaluator.evaluate(self.step, images, self.evaluator.score(images))
         self.history.append(result)
-        config = self.config
-        verdict = (
-            StopRule(config.min_diversity, config.max_eps_mse).verdict(self.base, result)
-            if config.stop_rule != "off"
-            else ""
-        )
+        config, verdict = self.config, ""
+        if config.stop_rule != "off":
+            verdict = StopRule(config.min_diversity, config.max_eps_mse).verdict(self.base, result)
         improved = not verdict and (self.best is None or result.reward > self.best[1])
         if improved:
             self.best = (self.step, result.reward)
-        self._event("evaluation", **result.summary(), verdict=verdict)
-        self._save_images(images, f"step-{self.step:06d}")
+        self.journal.event(EventKind.EVALUATION, **result.summary(), verdict=verdict)
+        self.journal.pictures(images, self.config.eval_seeds, f"step-{self.step:06d}")
         return verdict, improved
 
-    def _finish(self, state: str, reason: str) -> RunResult:
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def _finish(self, state: State, reason: str) -> RunResult:
         """Export the best evaluated weights (the last ones if none were sound) and write the report."""
         exported = None
         if self.processes.is_main:
             if reason:
                 exported, advice = self._rescue(state, reason)
                 reason += f". {advice}"
-                self._event("stop_rule", step=self.step, reason=reason)
+                self.journal.event(EventKind.STOP_RULE, reason=reason)
             else:
                 exported = self._export(self.best[0] if self.best else self.step, state, reason)
-        return RunResult(state, self.step, reason, exported, self.history)
+        return RunResult(state.value, self.step, reason, exported, self.history)
 
     def _stop(self) -> RunResult:
-        """Save the state; whoever stops early wants what there is, so the best evaluated weights are exported too."""
+        """Save the state. Whoever stops early wants what there is, so the best evaluated weights are exported too; not
+        after a signal, which leaves seconds: `python -m refl export` does it later.
+        """
         self._save()
-        exported = self._export(self.best[0], "stopped", "") if self.best and self.processes.is_main else None
-        return RunResult("stopped", self.step, "stopped on request; the run can be resumed", exported, self.history)
+        reason = self.control.stopping or StopReason.COMMAND
+        wanted = self.best and self.processes.is_main and reason is not StopReason.SIGNAL
+        exported = self._export(self.best[0], State.STOPPED, "") if wanted and self.best else None
+        return RunResult(State.STOPPED.value, self.step, reason.value, exported, self.history)
 
     def _hold(self, verdict: str) -> None:
         """The stop rule asks for a pause: the best weights so far are exported, and the run waits to be told what to
@@ -327,16 +266,15 @@ class Trainer:
         """
         if not self.processes.is_main:
             return
-        exported, advice = self._rescue("paused", verdict)
-        self.engine.restore(
-            checkpoint.load(self._states / f"step-{self.step:06d}")
-        )  # exporting took over the best state
+        exported, advice = self._rescue(State.PAUSED, verdict)
+        # exporting took over the best state
+        self.engine.restore(checkpoint.load(self._states / f"step-{self.step:06d}"))
         reason = f"Paused: {verdict}. {advice} Resume goes on all the same, Stop ends the run."
-        self._event("stop_rule", step=self.step, reason=reason)
-        self._say("training", message=reason, result=str(exported))
-        self._pending = "pause"
+        self.journal.event(EventKind.STOP_RULE, reason=reason)
+        self.journal.say(State.TRAINING, message=reason, result=str(exported))
+        self.control.ask(Command.PAUSE)
 
-    def _rescue(self, state: str, reason: str) -> tuple[Path, str]:
+    def _rescue(self, state: State, reason: str) -> tuple[Path, str]:
         """(what was exported, what to tell the user) when the stop rule speaks."""
         if self.best is None:
             advice = (
@@ -346,77 +284,65 @@ class Trainer:
             return self._export(self.step, state, reason), advice + " Lower the learning rate or strengthen the anchor."
         return self._export(self.best[0], state, reason), f"The result is update {self.best[0]}, the best before that."
 
-    def _export(self, chosen: int, state: str, reason: str) -> Path:
+    def _export(self, chosen: int, state: State, reason: str) -> Path:
         """Export the averaged weights of update `chosen` and write the report. The engine then holds that update's
-        state.
+        state. What this process has exported before is not written twice.
         """
-        self._say("exporting")
-        saved = self._states / f"step-{chosen:06d}"
-        if chosen != self.step and saved.is_dir():
-            self.engine.restore(checkpoint.load(saved))
-        with self.engine.averaged():
-            exported = export(self.config, self.backend, Path(self.config.export_dir or self.config.output_dir), chosen)
-        self._event("exported", step=self.step, exported_step=chosen, path=str(exported))
+        self.journal.say(State.EXPORTING)
+        chosen = self._take_back(chosen)
+        exported = self._written.get(chosen)
+        if exported is None or not exported.exists():
+            with self.engine.averaged():
+                exported, note = output.write(self.asked, self.backend, chosen)
+            self._written[chosen] = exported
+            self.journal.note(note)
+            self.journal.event(EventKind.EXPORTED, exported_step=chosen, path=str(exported))
         folder = Path(self.config.output_dir)
-        write_report(folder, self.config, self.base, self.history, chosen, state, reason, self.prompts)
+        write_report(folder, self.asked, self.base, self.history, chosen, state.value, reason, self.prompts)
         return exported
+
+    def _take_back(self, chosen: int) -> int:
+        """Put the weights of update `chosen` into the engine; the present ones stay if its state is gone or torn."""
+        if chosen == self.step:
+            return chosen
+        try:
+            self.engine.restore(checkpoint.load(self._states / f"step-{chosen:06d}"))
+        except CheckpointError as error:
+            self.journal.note(
+                f"The best state, of update {chosen}, is lost ({error}): the result is update {self.step}."
+            )
+            return self.step
+        return chosen
 
     # --- commands --------------------------------------------------------------------------------------------------
 
-    def request_stop(self) -> None:
-        """Save and stop at the next micro-step; may be called from another thread."""
-        self.host_gone = True
-
-    def _check(self) -> None:
-        if self.folder is None or self.processes.count > 1:
-            return
-        command = self.folder.command()
-        if command == "stop_now":
-            raise StopNow
-        if command:
-            self._pending = command
-
-    def _take_command(self) -> str | None:
-        """Handle what was asked for; returns "stop" if the run is to end."""
-        if self.folder is None:
-            return None
-        command = "stop" if self.host_gone else self._pending or self.folder.command()
-        self._pending = None
-        if command == "stop_now":
-            raise StopNow
-        if command == "save":
+    def _obey(self) -> bool:
+        """Do what was asked for; returns whether the run is to end."""
+        command = self.control.next()
+        if command is Command.SAVE:
             self._save()
-        elif command == "sample":
+        elif command is Command.SAMPLE:
             with self.engine.averaged():
-                self._save_images(self.evaluator.draw()[0], f"step-{self.step:06d}-now")
-        elif command == "pause":
-            return self._pause()
-        return "stop" if command == "stop" else None
+                self.journal.pictures(self.evaluator.draw()[0], self.config.eval_seeds, f"step-{self.step:06d}-now")
+        elif command is Command.PAUSE:
+            command = self._pause()
+        return command is Command.STOP
 
     def _pause_point(self, step: int) -> None:
         """Between micro-steps. Nothing of the unfinished update is lost by a pause, nor kept by a stop."""
-        if self.processes.count == 1 and self._take_command() == "stop":
-            self.host_gone = True
+        if self.processes.count == 1 and self._obey():
             raise StopRequested
 
-    def _pause(self) -> str | None:
-        """Free the GPU and wait. Returns "stop" if that is how the pause ended."""
+    def _pause(self) -> Command:
+        """Free the GPU and wait. Returns RESUME or STOP, whichever ended the pause."""
         self._save()
-        device = self.processes.device
         self._move(torch.device("cpu"))
-        self._say("paused")
-        while True:
-            command = "stop" if self.host_gone else self.folder.command() if self.folder else "resume"
-            if command in ("resume", "stop", "stop_now"):
-                break
-            time.sleep(0.2)
-        if command == "stop_now":
-            raise StopNow
-        if command == "resume":
-            self._move(device)
-            self._say("training")
-            return None
-        return "stop"
+        self.journal.say(State.PAUSED)
+        command = self.control.wait_for_end_of_pause()
+        if command is Command.RESUME:
+            self._move(self.processes.device)
+            self.journal.say(State.TRAINING)
+        return command
 
     def _move(self, device: torch.device) -> None:
         self.engine.move(device)
@@ -441,29 +367,4 @@ class Trainer:
         }
         path = checkpoint.save(self.engine.state(self.step, info), self._states)
         checkpoint.prune(self._states, self.config.checkpoints_total_limit, self.best[0] if self.best else None)
-        self._event("checkpoint", step=self.step, path=path.name)
-
-    def _save_images(self, images: Tensor, name: str) -> None:
-        path = Path(self.config.output_dir) / "samples" / f"{name}.png"
-        try:
-            save_sheet(images, self.config.eval_seeds, path)
-            self._event("samples", step=self.step, path=f"samples/{path.name}")
-        except SaveError as error:  # pictures are not worth a run
-            logger.warning("%s", error)
-
-    def _event(self, kind: str, **data: Any) -> None:
-        if self.folder:
-            self.folder.event(kind, **data)
-
-    def _say(self, state: str, **changes: Any) -> None:
-        if self.folder:
-            if self.folder.state != state:
-                self.folder.event("state", state=state, step=self.step)
-            self.folder.status(
-                state=state, step=self.step, **{name: value for name, value in changes.items() if name != "step"}
-            )
-
-    def _fail(self, error: BaseException, hint: str) -> None:
-        logger.error("%s", error)
-        self._event("error", step=self.step, error=type(error).__name__, message=str(error), hint=hint)
-        self._say("failed", message=str(error), hint=hint)
+        self.journal.event(EventKind.CHECKPOINT, path=path.name)

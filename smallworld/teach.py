@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from imagereward_core.runs import EventKind, Name, RunDamaged, free_name, read_events, read_status, taken_names
+
 from .demo import ORACLE, TINY_REWARD
 from .errors import SmallWorldError
 from .evaluate import held_out_scenes
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 SHOWN = 18
+RESULT = "tiny-sd-taught"
 EVALUATION_SEED = 70_000
 """First seed of the judged pictures, far from every seed that trains."""
 
@@ -155,7 +158,7 @@ def refl_settings(config: TeachConfig) -> dict[str, Any]:
         "checkpointing_steps": config.updates,
         "output_dir": str(config.out / "refl"),
         "output": "single-file",
-        "output_name": "tiny-sd-taught",
+        "output_name": free_name(RESULT, taken_names(config.out / "refl")),
         "device": "cpu",
         "seed": config.seed,
         **config.refl,
@@ -174,6 +177,7 @@ def train_refl(config: TeachConfig, say: Say) -> Path:
     root = str(Path(__file__).resolve().parents[1])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
     log = config.out / "refl.log"
+    folder = config.out / "refl"
     with (
         open(log, "wb") as output,
         subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment) as process,
@@ -181,32 +185,34 @@ def train_refl(config: TeachConfig, say: Say) -> Path:
         shown = 0
         while process.poll() is None:
             time.sleep(1)
-            shown = _report_progress(config.out / "refl" / "events.jsonl", shown, config.updates, say)
-    result = config.out / "refl" / "tiny-sd-taught.safetensors"
+            shown = _report_progress(folder / Name.EVENTS, shown, config.updates, say)
     # 3 is the stop rule: it ends a run early and still exports the best weights.
-    if process.returncode not in (0, 3) or not result.is_file():
+    result = _result(folder) if process.returncode in (0, 3) else None
+    if result is None:
         tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:]
         raise SmallWorldError("the ReFL run failed; the end of its log:\n" + "\n".join(tail))
     return result
 
 
+def _result(folder: Path) -> Path | None:
+    """The file that the run in this folder says it wrote; its name differs where an earlier one exists."""
+    try:
+        status = read_status(folder)
+    except RunDamaged as error:
+        raise SmallWorldError(f"the ReFL run ended, but {error}") from error
+    return Path(status.result) if status and status.result and Path(status.result).is_file() else None
+
+
 def _report_progress(events: Path, shown: int, updates: int, say: Say, every: int = 5) -> int:
     """Say how far the run is, once per ``every`` updates; returns the last update that was said."""
-    steps = [event for event in read_events(events) if event.get("type") == "step" and event["step"] >= shown + every]
+    steps = [event for event in read_events(events) if event["type"] == EventKind.STEP and "reward" in event]
+    steps = [event for event in steps if event["step"] >= shown + every]
     if not steps:
         return shown
     last = steps[-1]
     seconds = (updates - last["step"]) * last["seconds_per_update"]
     say(f"  update {last['step']} of {updates}, reward {last['reward']:+.2f}, about {seconds:.0f} s left")
     return int(last["step"])
-
-
-def read_events(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a run's event log; the last one may still be in the writing."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines if line]
 
 
 def _write_report(config: TeachConfig, scenes: Sequence[Scene], before: Judged, after: Judged) -> Path:

@@ -87,12 +87,14 @@ def test_stop_and_resume_equals_a_straight_run(settings, tmp_path):
     parts = dataclasses.replace(settings, output_dir=str(tmp_path / "parts"), anchor="samples", anchor_samples=4)
     straight = dataclasses.replace(parts, output_dir=str(tmp_path / "straight"))
     run(straight)
-    run(dataclasses.replace(parts, max_train_steps=2))
+    first = run(dataclasses.replace(parts, max_train_steps=2))
     result = run(dataclasses.replace(parts, resume_from_checkpoint="latest"))
     assert result.step == 3
     ours, theirs = metrics(parts.output_dir), metrics(straight.output_dir)
     assert [row for row in ours if row["step"] == 3] == [row for row in theirs if row["step"] == 3]
-    a, b = (load_file(Path(item.output_dir) / "tiny-sd1-refl.safetensors") for item in (parts, straight))
+    assert first.exported.name == "tiny-sd1-refl.safetensors"  # stays: what exists is never replaced
+    assert result.exported.name == "tiny-sd1-refl-2.safetensors"
+    a, b = (load_file(path) for path in (result.exported, Path(straight.output_dir) / "tiny-sd1-refl.safetensors"))
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 

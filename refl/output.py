@@ -1,0 +1,112 @@
+"""The result of a run: checked for at the start, and written so that it replaces nothing that exists."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from imagereward_core import runs
+from imagereward_core.locks import lock_for
+
+from . import checkpoint
+from .backend import Backend
+from .config import ReFLConfig
+from .errors import ConfigError, SaveError
+from .export import check_output, export
+from .log import logger
+from .runfiles import own_errors
+
+
+def folder_of(config: ReFLConfig) -> Path:
+    """Where the result goes."""
+    return Path(config.export_dir or config.output_dir)
+
+
+def wanted_name(config: ReFLConfig) -> str:
+    """The name asked for, else the checkpoint's with -refl."""
+    source = Path(config.pretrained_model_name_or_path)
+    return config.output_name or runs.derived_name(source.stem if source.is_file() else source.name)
+
+
+def _taken(config: ReFLConfig) -> Callable[[str], bool]:
+    return runs.taken_names(folder_of(config), suffix="" if config.output == "diffusers" else ".safetensors")
+
+
+def check_start(config: ReFLConfig, *, name_is_new: bool) -> None:
+    """Before anything is loaded: the folders can be written, and a name that was asked for is free.
+
+    name_is_new: nobody has promised this name to the run yet, and the run begins here.
+    """
+    with own_errors():
+        for folder, what in ((config.output_dir, "the run's files"), (folder_of(config), "the result")):
+            runs.check_writable(folder, what)
+    if name_is_new and config.output_name and _taken(config)(config.output_name):
+        raise ConfigError(
+            f"output_name: there is a {config.output_name} in {folder_of(config)} already, and it is never replaced:"
+            " give another name, or none"
+        )
+
+
+def check_room(config: ReFLConfig, backend: Backend, parameters: int) -> None:
+    """SaveError unless the disks have room for the states of this run and for its result. parameters: how many numbers
+    are trained.
+    """
+    states = Path(config.output_dir) / runs.Name.CHECKPOINTS
+    each = parameters * 4 * (4 if config.use_ema else 3)  # weights, their average and two moments, in fp32
+    kept = config.checkpoints_total_limit + 2  # and the best, and one in the writing
+    there = sum(path.stat().st_size for path in states.rglob("*") if path.is_file())
+    result = parameters * 2 if config.output == "lora" else _size(backend.source)
+    with own_errors():
+        runs.check_space(
+            [
+                (states, max(0, each * kept - there), f"{kept} saved states"),
+                (folder_of(config), result, "the result"),
+            ]
+        )
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else [item for item in path.rglob("*") if item.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def write(config: ReFLConfig, backend: Backend, step: int) -> tuple[Path, str]:
+    """(file or folder, a note if it had to be named otherwise). The UNet holds the weights to write."""
+    check_output(config, backend.source)
+    folder, name = folder_of(config), wanted_name(config)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with lock_for(folder):  # two runs that end together do not choose the same name
+            free = runs.free_name(name, _taken(config))
+            path = export(dataclasses.replace(config, output_name=free), backend, folder, step)
+    except SaveError:
+        raise
+    except OSError as error:
+        raise SaveError(f"cannot write the result in {folder}: {error}") from error
+    note = "" if free == name else f"There is a {name} in {folder} already: the result is called {free}."
+    if note:
+        logger.info("%s", note)
+    return path, note
+
+
+def write_again(folder: Path, step: int | None, changes: dict[str, Any]) -> tuple[Path, str]:
+    """`python -m refl export`: the result of a saved state, under a name that is free. A name given in `changes` must
+    be.
+    """
+    from .export import export_state
+
+    with own_errors():
+        settings = runs.read_settings(folder)
+    if not checkpoint.saved(folder / runs.Name.CHECKPOINTS):
+        raise ConfigError(f"{folder} holds no saved state")
+    config = ReFLConfig.from_dict({**settings, **changes})
+    config = dataclasses.replace(config, export_dir=os.fspath(config.export_dir or folder))
+    check_start(config, name_is_new="output_name" in changes)
+    name = wanted_name(config)
+    with lock_for(folder_of(config)):
+        free = runs.free_name(name, _taken(config))
+        path = export_state(folder, step, {**changes, "output_name": free, "export_dir": config.export_dir})
+    return path, "" if free == name else f"There is a {name} already: the result is called {free}."

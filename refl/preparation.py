@@ -1,0 +1,152 @@
+"""From settings to a model that is ready to train: small steps in the one order that works."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imagereward_core.runs import Name, State, write_settings
+
+from . import output, setup
+from .anchor import AnchorSet
+from .backend import Backend
+from .config import ReFLConfig
+from .control import Control
+from .data import PromptSet
+from .distributed import Processes
+from .engine import Engine, PromptTable
+from .evaluate import Evaluator
+from .export import check_output
+from .journal import Journal
+from .log import logger
+from .metrics import Evaluation
+from .resolved import ResolvedConfig
+from .rewards import DifferentiableScorer, RewardMix
+from .runfiles import own_errors
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the caller brings instead of having it loaded; name_reserved: see Trainer."""
+
+    backend: Backend | None = None
+    rewards: RewardMix | None = None
+    judges: Sequence[DifferentiableScorer] | None = None
+    name_reserved: bool = False
+
+
+class Preparation:
+    """Holds what the steps make: asked and config, backend, rewards and judges, table, engine, evaluator, and base, the
+    evaluation of the untrained model (None in all processes but the first).
+    """
+
+    asked: ReFLConfig
+    config: ResolvedConfig
+    backend: Backend
+    rewards: RewardMix
+    judges: list[DifferentiableScorer]
+    table: PromptTable
+    engine: Engine
+    evaluator: Evaluator
+    base: Evaluation
+
+    def __init__(self, asked: ReFLConfig, processes: Processes, control: Control, journal: Journal, given: Given):
+        self.asked, self.processes, self.control, self.journal, self.given = asked, processes, control, journal, given
+
+    def run(self, pause_point: Callable[[int], None]) -> None:
+        """All steps. What can be refused cheaply comes first; the text encoders are dropped once every prompt is
+        encoded; pictures of the base model are drawn while the UNet still is the base model.
+        """
+        self._check_settings()
+        prompts = setup.read_prompts(self.config)
+        self._load_model()
+        self._settle_config()
+        self.rewards, self.judges = setup.scorers(
+            self.config, self.processes.device, self.given.rewards, self.given.judges
+        )
+        setup.place(self.config, self.backend, self.processes.device)
+        train_set, held_out_set = setup.anchor_images(self.config, self.backend)
+        self.table = setup.encode_prompts(self.config, self.backend, self.processes, prompts, train_set, held_out_set)
+        self._make_engine(prompts, pause_point)
+        if self.processes.is_main:
+            self._check_room()
+            self._draw_base(held_out_set)
+        self.rewards.restore(self.processes.agree(self.rewards.calibration()))
+        self._place_anchor(prompts, train_set)
+
+    def _check_settings(self) -> None:
+        """Refuse what can be refused before anything is loaded, and keep what was asked."""
+        self.asked = setup.with_precision(self.asked, self.processes.device)
+        self.config = self.asked.resolved(device_type=self.processes.device.type)
+        if not self.processes.is_main:
+            return
+        new = not self.given.name_reserved and not self.config.resume_from_checkpoint
+        output.check_start(self.asked, name_is_new=new)
+        if not (Path(self.config.output_dir) / Name.ASKED).exists():
+            self._write_settings(dataclasses.asdict(self.asked), Name.ASKED)
+
+    def _load_model(self) -> None:
+        self.backend = self.given.backend or setup.load(self.asked)
+        check_output(self.asked, self.backend.source)
+        kind = f"{self.backend.family.name} ({self.backend.schedule.prediction_type})"
+        self.journal.say(State.PREPARING, message=f"loaded {kind} from {self.backend.source.name}")
+
+    def _settle_config(self) -> None:
+        """The model is known now, and with it every default."""
+        self.config = self.asked.resolved(self.backend.family.is_sdxl, self.processes.device.type)
+        self.asked = ReFLConfig(**self.config.decided())
+        if self.processes.is_main:
+            self._write_settings(dataclasses.asdict(self.asked), Name.CONFIG)
+
+    def _write_settings(self, values: dict[str, Any], name: str) -> None:
+        with own_errors():
+            write_settings(Path(self.config.output_dir), values, name)
+
+    def _make_engine(self, prompts: PromptSet, pause_point: Callable[[int], None]) -> None:
+        check, device = self.control.check, self.processes.device
+        self.engine = Engine(
+            self.config,
+            self.backend,
+            self.rewards,
+            prompts.train,
+            self.table,
+            self.processes,
+            check,
+            pause_point,
+        )
+        self.evaluator = Evaluator(
+            self.config, self.backend, self.table, prompts.held_out, self.rewards, self.judges, device, check
+        )
+
+    def _check_room(self) -> None:
+        parameters = sum(parameter.numel() for parameter in self.engine.params.values())
+        output.check_room(self.asked, self.backend, parameters)
+
+    def _draw_base(self, held_out_set: AnchorSet | None) -> None:
+        """Pictures and metrics of the base model. Drawn again on resume: they are the same, and cost less than storing
+        them.
+        """
+        self.journal.say(State.EVALUATING, message="drawing the base model's pictures")
+        images, latents = self.evaluator.draw()
+        self.evaluator.hold_out(latents, held_out_set)
+        scores = self.evaluator.score(images)
+        self.rewards.calibrate(scores)
+        self.base = self.evaluator.evaluate(0, images, scores)
+        self.journal.pictures(images, self.config.eval_seeds, "step-000000")
+
+    def _place_anchor(self, prompts: PromptSet, train_set: AnchorSet | None) -> None:
+        config = self.config
+        self.engine.anchor_set = train_set if config.anchor == "pretrain" else None
+        if config.anchor == "samples":
+            message = f"drawing {config.anchor_samples} pictures of the base model for the anchor"
+            self.journal.say(State.PREPARING, message=message)
+            self.engine.anchor_set = setup.base_samples(
+                config, self.backend, self.table, self.processes.device, prompts.train, self.control.check
+            )
+        if config.anchor == "none":
+            logger.warning(
+                "no anchor: nothing holds the model near its base, and it usually gets worse while the reward rises"
+            )
