@@ -322,3 +322,18 @@ def test_rollout_of_the_scheduler_length(models):
         dataclasses.replace(engine.config, num_inference_steps=20, min_step=None, max_step=None).resolved().max_step
         == 17
     )
+
+
+def test_the_average_starts_fast_and_ends_at_its_decay(models):
+    """decay = min(ema_decay, (1 + step) / (10 + step)): 0.1, 2/11, 3/12, … so that the first updates are not held at
+    the start.
+    """
+    engine = make_engine(models, use_ema=True, ema_decay=0.2, anchor="none", learning_rate=1e-2)
+    name = next(name for name in engine.params if "lora_B" in name)
+    average = engine.params[name].detach().clone()
+    for step, decay in enumerate((1 / 10, 2 / 11, 0.2, 0.2)):
+        engine.update(step)
+        now = engine.params[name].detach()
+        average = decay * average + (1 - decay) * now
+        assert not torch.equal(average, now)
+        torch.testing.assert_close(engine.ema[name], average, rtol=1e-5, atol=1e-9)

@@ -212,3 +212,60 @@ def test_cli_estimate(settings, tmp_path, capsys):
     assert main(["estimate", "--config", str(tmp_path / "run.json")]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["tensors"] > data["weights"] > 0 and data["text"].startswith("needs ")
+
+
+ALTERNATIVES = [
+    {},
+    {"algorithm": "refl"},
+    {"algorithm": "refl", "anchor": "samples"},
+    {"anchor": "samples"},
+    {"anchor": "none"},
+    {"anchor_data": "images"},
+    {"tune": "full", "max_train_samples": 5, "snr_gamma": 5.0, "clip_skip": 2, "seed": 7, "lora_rank": 3},
+    {"guidance_scale": 1.0, "num_inference_steps": 3},
+]
+
+
+@pytest.mark.parametrize("changes", ALTERNATIVES)
+@pytest.mark.parametrize("is_sdxl", [False, True])
+def test_resolved_settings_leave_nothing_open_and_are_stored_without_loss(changes, is_sdxl):
+    asked = ReFLConfig(**changes)
+    used = asked.resolved(is_sdxl, "cpu")
+    values = dataclasses.asdict(used)
+    assert [name for name, value in values.items() if value is None] == []
+    stored = ReFLConfig.from_dict(json.loads(json.dumps(used.decided())))
+    assert stored.resolved(is_sdxl, "cpu") == used
+    assert {name: getattr(used, name) for name in changes} == changes
+
+
+def test_the_anchor_is_measured_where_no_weight_was_given():
+    assert ReFLConfig(anchor="samples").resolved().anchor_measured
+    assert ReFLConfig(anchor="samples").resolved().decided()["anchor_weight"] is None
+    given = ReFLConfig(anchor="samples", anchor_weight=0.5).resolved()
+    assert (given.anchor_measured, given.anchor_weight) == (False, 0.5)
+    paper = ReFLConfig(anchor="samples", algorithm="refl").resolved()
+    assert (paper.anchor_measured, paper.anchor_weight) == (False, 1.0)
+    assert ReFLConfig().resolved().anchor_weight == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ('{"learning_rate": NaN}', "not JSON"),
+        ('{"learning_rate": 1e999}', "not JSON"),
+        ('{"learning_rate": ' + "9" * 400 + "}", "learning_rate must be a finite number"),
+        ('{"seed": ' + "9" * 30 + "}", "seed must fit into 64 bits"),
+        ('{"vae": "a\\u0000b"}', "vae must not hold a NUL"),
+        ('{"prompts": ["a\\u0000b"]}', "prompts must not hold a NUL"),
+        ("[" * 100_000, "not JSON"),
+    ],
+)
+def test_numbers_and_texts_that_are_none_are_refused(text, word):
+    with pytest.raises(ConfigError, match=word):
+        ReFLConfig.from_json(text)
+
+
+@pytest.mark.parametrize("name", ["con", "a/b", "a" * 201, "a\udcff", "..", "a."])
+def test_names_that_no_file_can_have_are_refused(name):
+    with pytest.raises(ConfigError, match="output_name"):
+        ReFLConfig(output_name=name).resolved()

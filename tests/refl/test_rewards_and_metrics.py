@@ -159,6 +159,21 @@ def test_stop_rule_names_each_reason():
     assert rule.verdict(base, noisy) == ""  # within two standard errors
 
 
+@pytest.mark.parametrize(("spread", "stops"), [(0.35, False), (0.2, True)])  # -1.5 and -2.6 standard errors
+def test_a_fall_counts_from_two_standard_errors_on(spread, stops):
+    rule, base = StopRule(), evaluation()
+    changes = [-0.3 - spread, -0.3, -0.3 + spread]
+    error = spread / math.sqrt(3)
+    assert (0.3 / error > 2) is stops and 0.3 / error > 1
+    judged = evaluation(
+        10, reward=1.0, judge=[old + change for old, change in zip((0.0, 1.0, 2.0), changes, strict=True)]
+    )
+    assert ("judge, which is not trained on, falls" in rule.verdict(base, judged)) is stops
+    damaged = evaluation(10, reward=-0.3)
+    damaged.scores[MIXED] = changes
+    assert ("the reward itself falls" in rule.verdict(base, damaged)) is stops
+
+
 def test_stop_rule_catches_the_documented_collapse():
     """The negative result: at learning rate 1e-3 without anchor the reward and a second reward model rose while
     diversity fell from 0.56 to 0.02 and the denoising error from 0.043 rose to 0.475.
