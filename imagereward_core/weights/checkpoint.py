@@ -1,150 +1,52 @@
-"""Reading a checkpoint without trusting it: what the file is, the tensors in it, and whether they fit a network."""
+"""The one reader of checkpoints: the tensors in a file that is not trusted, and whether they fit a network."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import struct
 import sys
 import zipfile
-from collections.abc import Collection, Sequence
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import WeightsError
+from ..log import logger
+from .formats import INSPECTED, PICKLED, SUFFIXES, file_format, inspect, kind_of_file, plain_names, read_header
+from .kinds import recognise
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-PICKLED = (".pt", ".pth", ".ckpt", ".bin")  # what torch.save writes goes by these names
-SUFFIXES = (*PICKLED, ".safetensors")
-INSPECTED = (*SUFFIXES, ".json", ".zip")  # names that promise what `inspect` can tell
+__all__ = [
+    "INSPECTED",
+    "PICKLED",
+    "SUFFIXES",
+    "Differences",
+    "checked",
+    "differences",
+    "file_format",
+    "finite",
+    "first",
+    "inspect",
+    "kind_of_file",
+    "non_finite",
+    "plain_names",
+    "read_header",
+    "read_state",
+    "recognise",
+]
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
-PREFIXES = ("module.", "_orig_mod.")  # left behind by DataParallel and torch.compile
-
-# (pattern over the keys, what such a file is), the telling ones first
-KINDS = (
-    (r"lora_(unet|te\d?)_|\.lora_(A|B|down|up)\.|\.lora\.(down|up)\.", "a LoRA"),
-    (r"conditioner\.embedders\.", "a Stable Diffusion XL checkpoint"),
-    (r"model\.diffusion_model\.", "a Stable Diffusion checkpoint"),
-    (r"control_model\.|controlnet_", "a ControlNet"),
-    (r"(down|up)_blocks\.\d+\.(resnets|attentions)\.", "a diffusers UNet"),
-    (r"(encoder|decoder)\.(down|up)(_blocks)?\.", "a VAE"),
-    (r"string_to_param|emb_params$", "a textual inversion embedding"),
-    (r"(text_model|vision_model)\.(encoder|embeddings)\.", "a CLIP model of transformers"),
-    (r"visual\.(conv1|transformer)\.|token_embedding\.weight$", "a CLIP model of OpenAI or open_clip"),
-    (r"blip\.(visual|text)_encoder\.", "an ImageReward checkpoint"),
-    (r"(visual|text)_encoder\.", "a BLIP checkpoint"),
-    (r"layers\.\d+\.(weight|bias)$", "an aesthetic or reward head alone"),
-)
-
-
-def file_format(path: str | os.PathLike[str]) -> str:
-    """ "safetensors", "zip" (torch.save), "pickle" (torch.save before 1.6), "json" or "archive", by the content and not
-    by the name.
-
-    Costs a few reads whatever the size. Raises WeightsError saying what the file is instead, or how much of it is
-    missing.
-    """
-    kind, problem = inspect(path)
-    if problem:
-        raise WeightsError(
-            f"{os.fspath(path)} {problem}. Download it again; `imagereward fetch` replaces a damaged file once the new"
-            " one is verified."
-        )
-    return kind
-
-
-def inspect(path: str | os.PathLike[str], suffix: str | None = None) -> tuple[str, str]:
-    """(format, "") of a sound file, ("", what is wrong) of another. `suffix` stands in for the name's own."""
-    suffix = Path(path).suffix if suffix is None else suffix
-    if os.path.isdir(path):
-        return "", "is a folder; a weights file is wanted"
-    try:
-        with open(path, "rb") as file:
-            head = file.read(1024)
-    except OSError as error:
-        return "", f"cannot be read ({error.strerror or error})"
-    size = os.path.getsize(path)
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if not head:
-        return "", "is empty (0 bytes)"
-    if head.startswith(b"version https://git-lfs"):
-        return (
-            "",
-            "is a git-LFS pointer, a note of where the weights are; run `git lfs pull` or download the file itself",
-        )
-    if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")):
-        return (
-            "",
-            (
-                "is a web page saved under this name, as a login page, a proxy or the file's page instead of its"
-                " download button give"
-            ),
-        )
-    if suffix == ".json":
-        return _inspect_json(path)
-    if head.startswith(b"PK\x03\x04"):
-        return _inspect_zip(path, size, suffix)
-    if suffix == ".safetensors" or head[8:9] == b"{":
-        return _inspect_safetensors(path, size)
-    if head[0] == 0x80 and len(head) > 1 and head[1] <= 5:
-        return "pickle", ""
-    return "", f"is neither a PyTorch nor a safetensors file ({size} bytes, beginning with {head[:16]!r})"
-
-
-def _inspect_json(path: str | os.PathLike[str]) -> tuple[str, str]:
-    try:
-        json.loads(Path(path).read_bytes())
-    except ValueError as error:
-        return "", f"is not valid JSON ({error})"
-    return "json", ""
-
-
-def _inspect_zip(path: str | os.PathLike[str], size: int, suffix: str) -> tuple[str, str]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return "", f"is truncated or damaged: {size} bytes are there, and its table of contents is not among them"
-    if any(name.endswith("/constants.pkl") for name in names):
-        return "", "is a TorchScript program (as OpenAI's CLIP files are), not a state dict"
-    if suffix == ".zip":
-        return "archive", ""
-    if not any(name.endswith("data.pkl") for name in names):
-        return "", f"is a zip archive of other things ({', '.join(names[:3])}), not a PyTorch file"
-    return "zip", ""
-
-
-def _inspect_safetensors(path: str | os.PathLike[str], size: int) -> tuple[str, str]:
-    try:
-        header, start = read_header(path)
-        end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, struct.error) as error:
-        return "", f"has no safetensors header ({size} bytes; {error})"
-    if size != start + end:
-        return "", f"is truncated or damaged: {size} bytes are there, its header announces {start + end}"
-    return "safetensors", ""
-
-
-def read_header(path: str | os.PathLike[str]) -> tuple[dict[str, Any], int]:
-    """(header of a safetensors file without its metadata, offset of the data). Raises ValueError or struct.error."""
-    with open(path, "rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        if not 2 <= length <= 100_000_000:
-            raise ValueError(f"a header of {length} bytes is out of range")
-        header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    return header, 8 + length
+EXPANSION, SLACK = 10, 100 << 20  # a compressed checkpoint may be so many times its file's size, and so much more
 
 
 def read_state(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(tensors on the CPU, metadata) of a .safetensors or torch.save file, memory-mapped: no tensor is read before it
     is used.
 
-    Accepts a plain state dict, one under "model" or "state_dict", and names prefixed by "module.". The strings
-    beside the state dict of a .pt are its metadata. Raises WeightsError for anything else.
+    The content decides, not the name. Accepts a plain state dict, one under "model" or "state_dict", and names with
+    `module.` or `_orig_mod.` in them. The strings beside the state dict of a .pt are its metadata. Raises WeightsError
+    for anything else.
     """
     path = os.fspath(path)
     kind = file_format(path)
@@ -153,13 +55,10 @@ def read_state(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[st
     elif kind in ("json", "archive"):
         raise WeightsError(f"{path} holds {kind} data; a weights file is wanted")
     else:
-        state, metadata = _unwrap(_read_pickled(path, mmap=kind == "zip"), path)
-    for prefix in PREFIXES:
-        if all(key.startswith(prefix) for key in state):
-            state = {key[len(prefix) :]: tensor for key, tensor in state.items()}
+        state, metadata = _unwrap(_read_pickled(path, mmap=kind == "zip" and _is_stored(path)), path)
     if not state:
         raise WeightsError(f"{path} holds no tensors")
-    return state, metadata
+    return plain_names(state), metadata
 
 
 def _read_safetensors(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -172,13 +71,25 @@ def _read_safetensors(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise WeightsError(f"{path} cannot be read as safetensors: {error}") from error
 
 
+def _is_stored(path: str) -> bool:
+    """Whether a torch.save file's records lie in it as they are. Compressed ones must not be mapped as numbers: torch
+    takes the compressed bytes for weights. Raises WeightsError if they would fill the memory.
+    """
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+    expanded, size = sum(record.file_size for record in records), os.path.getsize(path)
+    if expanded > EXPANSION * size + SLACK:
+        raise WeightsError(f"{path} has {size} bytes and claims to expand to {expanded}, so it is not opened")
+    return all(record.compress_type == zipfile.ZIP_STORED for record in records)
+
+
 def _read_pickled(path: str, mmap: bool) -> Any:
     """torch.load that never runs code of the file."""
     import torch
 
     options = {"map_location": "cpu", "weights_only": True}
     try:
-        if path.endswith(".safetensors"):  # torch.load goes by the name here, unless it sees none
+        if path.lower().endswith(".safetensors"):  # torch.load goes by the name here, unless it sees none
             with open(path, "rb") as file:
                 found = _torch_load()(file, **options)
         else:
@@ -192,7 +103,7 @@ def _read_pickled(path: str, mmap: bool) -> Any:
             re.IGNORECASE,
         ):
             raise WeightsError(
-                f"{path} holds Python objects besides tensors; reading these could run code, so it is not loaded:"
+                f"{path} holds Python objects besides tensors; reading these could run code, so it is not opened:"
                 f" {short}"
             ) from error
         raise WeightsError(f"{path} is damaged ({os.path.getsize(path)} bytes): {short}") from error
@@ -229,45 +140,72 @@ def _unwrap(found: dict[Any, Any], path: str) -> tuple[dict[str, Tensor], dict[s
     return state, metadata
 
 
-def recognise(keys: Collection[str]) -> str:
-    """What a file with these tensor names is, or "" when it is nothing we know."""
-    for pattern, kind in KINDS:
-        if any(re.search(pattern, key) for key in keys):
-            return kind
-    return ""
+@dataclass(frozen=True)
+class Differences:
+    """How tensors differ from those a network wants: names missing, names it has no use for, shapes."""
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    reshaped: tuple[str, ...]  # each "name [found] where [wanted] is wanted"
+
+    def __str__(self) -> str:
+        """ "2 missing (a, b); 1 of another shape (c [1] where [2] is wanted)"."""
+        named = (
+            (self.missing, "missing"),
+            (self.unexpected, "unexpected"),
+            (self.reshaped, "of another shape"),
+        )
+        return "; ".join(f"{len(names)} {what} ({first(names)})" for names, what in named if names)
+
+
+def first(names: Sequence[str], count: int = 3) -> str:
+    """The first names of a list, for a message."""
+    return f"{', '.join(names[:count])}{', …' if len(names) > count else ''}"
+
+
+def differences(state: Mapping[str, Tensor], net: nn.Module, allowed_missing: Collection[str] = ()) -> Differences:
+    """`state` beside what `net` wants; neither is changed, and `net` may be on the meta device."""
+    wanted = {key: tuple(tensor.shape) for key, tensor in net.state_dict().items()}
+    found = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    return Differences(
+        tuple(sorted(wanted.keys() - found.keys() - set(allowed_missing))),
+        tuple(sorted(found.keys() - wanted.keys())),
+        tuple(
+            f"{key} {list(found[key])} where {list(wanted[key])} is wanted"
+            for key in sorted(wanted.keys() & found.keys())
+            if wanted[key] != found[key]
+        ),
+    )
 
 
 def checked(
     state: dict[str, Tensor], net: nn.Module, allowed_missing: Sequence[str], path: str | os.PathLike[str]
 ) -> dict[str, Tensor]:
-    """`state` if its keys and shapes are those of `net`; WeightsError saying what differs, and what the file is,
-    otherwise.
+    """The part of `state` that `net` wants. WeightsError saying what differs, and what the file is, if any of it is
+    missing or of another shape.
+
+    Tensors that the network has no use for are one warning: the reference loads non-strictly, and published files
+    vary.
     """
-    wanted = {key: tuple(tensor.shape) for key, tensor in net.state_dict().items()}
-    found = {key: tuple(tensor.shape) for key, tensor in state.items()}
-    missing = sorted(wanted.keys() - found.keys() - set(allowed_missing))
-    unexpected = sorted(found.keys() - wanted.keys())
-    reshaped = [
-        f"{key} {list(found[key])} where {list(wanted[key])} is wanted"
-        for key in sorted(wanted.keys() & found.keys())
-        if wanted[key] != found[key]
-    ]
-    if not (missing or unexpected or reshaped):
-        return dict(state)
-    kind = recognise(found)
-    parts = [
-        f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
-        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
-        if names
-    ]
+    found = differences(state, net, allowed_missing)
+    if not (found.missing or found.reshaped):
+        if found.unexpected:
+            logger.warning(
+                "%s holds %d tensors that the network has no use for (%s); they are left out",
+                os.fspath(path),
+                len(found.unexpected),
+                first(found.unexpected),
+            )
+        return {key: tensor for key, tensor in state.items() if key not in set(found.unexpected)}
+    kind = recognise(state)
     what = (
-        f"This is {kind}{' of other sizes' if reshaped and not unexpected else ''}."
+        f"This is {kind}{' of other sizes' if found.reshaped and not found.unexpected else ''}."
         if kind
         else "It is no kind of file known here."
     )
     raise WeightsError(
-        f"{os.fspath(path)} does not fit the network. {what} Of the {len(wanted)} tensors wanted and {len(found)}"
-        f" found: {'; '.join(parts)}."
+        f"{os.fspath(path)} does not fit the network. {what} Of the {len(net.state_dict())} tensors wanted and"
+        f" {len(state)} found: {found}."
     )
 
 

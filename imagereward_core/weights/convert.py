@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from ..errors import ConfigError, WeightsError
 from ..log import logger
 from .checkpoint import PICKLED, finite, inspect, read_state
+from .formats import read_metadata
 
 if TYPE_CHECKING:
     import torch
@@ -52,12 +53,8 @@ def origin(converted: Path) -> dict[str, object] | None:
     file.
     """
     try:
-        with open(converted, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > 100_000_000:
-                return None
-            found = json.loads(json.loads(file.read(length))["__metadata__"][ORIGIN_KEY])
-    except (OSError, ValueError, KeyError, TypeError, struct.error):
+        found = json.loads(read_metadata(converted)[ORIGIN_KEY])
+    except (OSError, ValueError, KeyError, RecursionError, struct.error):
         return None
     return found if isinstance(found, dict) else None
 
