@@ -17,9 +17,10 @@ from torch import Tensor
 from imagereward_core import atomic
 from imagereward_core.runs import Name, RunDamaged, read_object, resumable_step
 
+from .checkpoints.base import read as read_state
+from .checkpoints.write import save_tensors
 from .errors import CheckpointError, SaveError
 from .log import logger
-from .single_file import read_state, save_tensors
 
 FORMAT = 1
 WEIGHTS, EMA, OPTIMIZER = "weights.safetensors", "ema.safetensors", "optimizer.safetensors"

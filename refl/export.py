@@ -16,11 +16,11 @@ from imagereward_core.version import VERSION
 
 from . import checkpoint, lora, setup
 from .backend import Backend
+from .checkpoints.write import save_tensors, write_back
 from .config import ReFLConfig
 from .errors import ConfigError, SaveError
 from .ldm import UNetLayout
 from .runfiles import read_json
-from .single_file import save_tensors, write_back
 
 
 def result_name(config: ReFLConfig, source: Path) -> str:
@@ -54,7 +54,7 @@ def export(config: ReFLConfig, backend: Backend, folder: Path, step: int) -> Pat
     name = result_name(config, backend.source)
     if config.output == "lora":
         target = folder / f"{name}.safetensors"
-        ldm_names = lora.needs_ldm_names(layout, backend.family.is_sdxl)
+        ldm_names = backend.family.needs_ldm_names(layout)
         state = lora.kohya_state(backend.unet, layout, ldm_names)
         save_tensors(state, target, {**metadata(config, backend, name, step), "sshs_model_hash": tensor_hash(state)})
         return target
@@ -112,8 +112,9 @@ def metadata(config: ReFLConfig, backend: Backend, name: str, step: int) -> dict
         "modelspec.date": now.isoformat(timespec="seconds"),
         "modelspec.resolution": f"{config.resolution}x{config.resolution}",
         "modelspec.prediction_type": "v" if v_prediction else "epsilon",
+        "ss_zero_terminal_snr": True if backend.schedule.zero_snr else None,
         "modelspec.description": f"reward fine-tuning ({config.algorithm}) towards {', '.join(config.rewards)}",
-        **backend.family.lora_metadata,
+        **backend.family.lora_facts(backend.schedule),
         "refl.version": VERSION,
         "refl.config": config.to_json(),
     }

@@ -6,7 +6,7 @@ Everything is derived from the tensors themselves, so a smaller or wider network
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,10 +96,48 @@ def unet_module_to_ldm(layout: UNetLayout, module: str) -> str:
     raise CheckpointError(f"no name in the original layout is known for the UNet module {module}")
 
 
+def unet_name_to_ldm(layout: UNetLayout, name: str) -> str:
+    """The LDM name of a diffusers UNet tensor."""
+    module, _, kind = name.rpartition(".")
+    return f"{unet_module_to_ldm(layout, module)}.{kind}"
+
+
+def levels(keys: Iterable[str], pattern: str = r"decoder\.up\.(\d+)\.") -> int:
+    """Resolution levels of an autoencoder: one more than the highest number in its decoder's names."""
+    numbers = [int(match[1]) for key in keys if (match := re.match(pattern, key))]
+    if not numbers:
+        raise CheckpointError("the VAE's decoder has no blocks: it is not a Stable Diffusion VAE")
+    return 1 + max(numbers)
+
+
+def vae_name_to_ldm(name: str, count: int) -> str:
+    """The LDM name of a diffusers autoencoder's tensor. LDM's decoder counts its `count` levels from the picture,
+    diffusers' from the latents.
+    """
+    side, _, rest = name.partition(".")
+    if side not in ("encoder", "decoder"):
+        return name
+    found = re.match(r"(down|up)_blocks\.(\d+)\.(?:resnets\.(\d+)|(down|up)samplers\.0)\.(.*)", rest)
+    if found:
+        level = int(found[2]) if side == "encoder" else count - 1 - int(found[2])
+        block = f"block.{found[3]}" if found[3] else f"{found[4]}sample"
+        inner = found[5].replace("conv_shortcut", "nin_shortcut")
+        return f"{side}.{found[1]}.{level}.{block}.{inner}"
+    middle = re.match(r"mid_block\.resnets\.(\d)\.(.*)", rest)
+    if middle:
+        return f"{side}.mid.block_{int(middle[1]) + 1}.{middle[2].replace('conv_shortcut', 'nin_shortcut')}"
+    for ldm, diffusers in VAE_OUTER.items():
+        if rest.startswith(f"{diffusers}."):
+            module, _, kind = rest.removeprefix(f"{diffusers}.").rpartition(".")
+            inner = {new: old for old, new in VAE_ATTENTION.items()}.get(module, module)
+            return ".".join(filter(None, (side, ldm, inner, kind)))
+    return name
+
+
 def vae_names(ldm_keys: Iterable[str]) -> dict[str, str]:
     """LDM key → diffusers key of an autoencoder."""
     keys = list(ldm_keys)
-    levels = 1 + max(int(match[1]) for key in keys if (match := re.match(r"decoder\.up\.(\d+)\.", key)))
+    count = levels(keys)
     result = {}
     for key in keys:
         side, _, rest = key.partition(".")
@@ -116,7 +154,7 @@ def vae_names(ldm_keys: Iterable[str]) -> dict[str, str]:
             if match.re.groups == 1:
                 modules[match[0]] = f"mid_block.resnets.{int(match[1]) - 1}"
                 continue
-            level = int(match[1]) if side == "encoder" else levels - 1 - int(match[1])
+            level = int(match[1]) if side == "encoder" else count - 1 - int(match[1])
             block = f"{'down' if side == 'encoder' else 'up'}_blocks.{level}"
             modules[match[0]] = f"{block}.resnets.{match[2]}" if match[2] else f"{block}.{match[3]}rs.0"
         inner = VAE_ATTENTION if rest.startswith("mid.attn_1") else VAE_RESNET
@@ -136,10 +174,17 @@ def _rename(key: str, modules: dict[str, str], inner: dict[str, str], part: str,
     raise CheckpointError(f"the {part} holds {key}, which belongs to no block of a Stable Diffusion {part}")
 
 
-def unet_config(state: dict[str, Tensor], heads: int | None, head_width: int | None) -> dict[str, Any]:
+def unet_config(state: Mapping[str, Tensor], heads: int | None, head_width: int | None) -> dict[str, Any]:
     """The diffusers configuration of LDM UNet weights. Head counts cannot be read off shapes: one of the two is
-    given.
+    given. Raises CheckpointError for a UNet of another form, and for one that lacks a tensor its sizes are read off.
     """
+    try:
+        return _unet_config(state, heads, head_width)
+    except KeyError as error:
+        raise CheckpointError(f"the UNet lacks {error}") from error
+
+
+def _unet_config(state: Mapping[str, Tensor], heads: int | None, head_width: int | None) -> dict[str, Any]:
 
     def level_attention(index: int) -> int:
         return sum(
@@ -163,9 +208,9 @@ def unet_config(state: dict[str, Tensor], heads: int | None, head_width: int | N
         index += 1
     if not channels or len(set(counts)) != 1:
         raise CheckpointError(f"the UNet's blocks are not those of Stable Diffusion (resnets per level: {counts})")
-    projections = [key for key in state if key.endswith(".1.proj_in.weight")]
+    projections = [tensor for key, tensor in state.items() if key.endswith(".1.proj_in.weight")]
     contexts = [tensor.shape[1] for key, tensor in state.items() if key.endswith("attn2.to_k.weight")]
-    if not contexts:
+    if not contexts or not projections:
         raise CheckpointError("the UNet has no cross-attention to a prompt")
     config: dict[str, Any] = {
         "in_channels": state["input_blocks.0.0.weight"].shape[1],
@@ -177,7 +222,7 @@ def unet_config(state: dict[str, Tensor], heads: int | None, head_width: int | N
         "transformer_layers_per_block": [max(depth, 1) for depth in attention],
         "cross_attention_dim": contexts[0],
         "attention_head_dim": [width // head_width for width in channels] if head_width else heads,
-        "use_linear_projection": state[projections[0]].dim() == 2,
+        "use_linear_projection": projections[0].dim() == 2,
     }
     middle = sum(1 for key in state if re.fullmatch(r"middle_block\.1\.transformer_blocks\.\d+\.norm1\.weight", key))
     if middle != config["transformer_layers_per_block"][-1]:
@@ -188,17 +233,24 @@ def unet_config(state: dict[str, Tensor], heads: int | None, head_width: int | N
     return config
 
 
-def vae_config(state: dict[str, Tensor]) -> dict[str, Any]:
+def vae_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The diffusers configuration of LDM autoencoder weights."""
-    levels = 1 + max(int(match[1]) for key in state if (match := re.match(r"decoder\.up\.(\d+)\.", key)))
+    count = levels(state)
     # the decoder has one resnet more per level than the encoder, which may have none at all
-    layers = max(int(match[1]) for key in state if (match := re.match(r"decoder\.up\.0\.block\.(\d+)\.", key)))
-    return {
-        "in_channels": state["encoder.conv_in.weight"].shape[1],
-        "out_channels": state["decoder.conv_out.weight"].shape[0],
-        "latent_channels": state["decoder.conv_in.weight"].shape[1],
-        "block_out_channels": [state[f"decoder.up.{level}.block.0.conv1.weight"].shape[0] for level in range(levels)],
-        "down_block_types": ["DownEncoderBlock2D"] * levels,
-        "up_block_types": ["UpDecoderBlock2D"] * levels,
-        "layers_per_block": layers,
-    }
+    layers = max(
+        (int(match[1]) for key in state if (match := re.match(r"decoder\.up\.0\.block\.(\d+)\.", key))), default=0
+    )
+    try:
+        return {
+            "in_channels": state["encoder.conv_in.weight"].shape[1],
+            "out_channels": state["decoder.conv_out.weight"].shape[0],
+            "latent_channels": state["decoder.conv_in.weight"].shape[1],
+            "block_out_channels": [
+                state[f"decoder.up.{level}.block.0.conv1.weight"].shape[0] for level in range(count)
+            ],
+            "down_block_types": ["DownEncoderBlock2D"] * count,
+            "up_block_types": ["UpDecoderBlock2D"] * count,
+            "layers_per_block": layers,
+        }
+    except KeyError as error:
+        raise CheckpointError(f"the VAE lacks {error}") from error

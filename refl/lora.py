@@ -126,7 +126,8 @@ def kohya_state(
     """Tensors of a LoRA file as A1111 and Forge read it: `lora_unet_MODULE.{lora_down,lora_up}.weight` and `.alpha`.
 
     SD 1.x and 2.x use diffusers' module names, as kohya's scripts do. SDXL, and any UNet that is not laid out as the
-    published ones, needs the original names: the hosts compute block numbers from the published layout.
+    published ones, needs the original names (`Family.needs_ldm_names`): the hosts compute block numbers from the
+    published layout.
     """
     result = {}
     for name, (down, up, alpha) in weights(unet).items():
@@ -136,8 +137,3 @@ def kohya_state(
         result[f"{key}.lora_up.weight"] = up.to("cpu", dtype)
         result[f"{key}.alpha"] = torch.tensor(alpha, dtype=dtype)
     return result
-
-
-def needs_ldm_names(layout: UNetLayout, is_sdxl: bool) -> bool:
-    """Whether a LoRA for this UNet must use the original module names."""
-    return is_sdxl or layout != UNetLayout((True, True, True, False), 2)

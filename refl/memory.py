@@ -9,24 +9,22 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
 from . import lora
-from .backend import Backend, build_module
-from .conditioning import Conditioning
+from .backend import Backend, open_model, vae_config
+from .checkpoints.modules import empty
 from .config import ReFLConfig
 from .distributed import Processes
 from .errors import CheckpointError, ReFLError
-from .family import Family, family
-from .ldm import UNET_PREFIX, VAE_PREFIX, unet_config, vae_config
+from .families import Family
 from .resolved import ResolvedConfig
-from .schedule import NoiseSchedule
 
 GIB = 2**30
 OVERHEAD = 1.25 * GIB
@@ -82,10 +80,18 @@ class StorageTracker(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        for item in tree_iter(result):
-            if isinstance(item, Tensor):
-                self.add(item)
+        for item in tensors_in(result):
+            self.add(item)
         return result
+
+
+def tensors_in(result: Any) -> Iterator[Tensor]:
+    """The tensors in what an operation returns: one, or lists and tuples of them."""
+    if isinstance(result, Tensor):
+        yield result
+    elif isinstance(result, list | tuple):
+        for item in result:
+            yield from tensors_in(item)
 
 
 def _meta_modules(
@@ -94,11 +100,11 @@ def _meta_modules(
     """UNet (with its LoRA), VAE and tiny VAE without storage. Adapters cannot be added to fake tensors, so they are
     now.
     """
-    net = build_module("UNet2DConditionModel", unet, None, torch.float32, "unet")
+    net = empty("UNet2DConditionModel", unet)
     if config.tune == "lora":
         lora.inject(net, config.lora_rank, config.lora_alpha or float(config.lora_rank), config.lora_targets, 0)
-    tiny = build_module("AutoencoderTiny", {}, None, torch.float32, "taesd") if config.taesd else None
-    return net, build_module("AutoencoderKL", vae, None, torch.float32, "vae"), tiny
+    tiny = empty("AutoencoderTiny", {}) if config.taesd else None
+    return net, empty("AutoencoderKL", vae), tiny
 
 
 def _fake_backend(
@@ -108,7 +114,7 @@ def _fake_backend(
     unet, vae = _filled(modules[0], torch.float32 if config.tune == "full" else half), _filled(modules[1], half)
     for name, parameter in unet.named_parameters():
         parameter.requires_grad_(".lora_" in name)
-    backend = Backend(unet, vae, NoiseSchedule(kind.scheduler), kind, kind.latent_scale, source=None)  # type: ignore[arg-type]
+    backend = Backend(unet, vae, kind.schedule({}), kind, kind.latent_scale, source=None)  # type: ignore[arg-type]
     backend.tiny_vae = _filled(modules[2], half) if modules[2] is not None else None
     if config.tune == "full" and config.mixed_precision != "no":
         backend.autocast = half
@@ -170,21 +176,13 @@ def estimate(
         gradient_accumulation_steps=1,
         max_train_steps=1,
     )
-    width = int(unet["cross_attention_dim"])
     modules = _meta_modules(short, unet, vae)
     reward = _FakeReward()
     with FakeTensorMode(allow_non_fake_inputs=True), StorageTracker() as tracker:
         backend = _fake_backend(short, kind, modules)
         reward.fill(torch.bfloat16 if short.mixed_precision != "no" else torch.float32)
         dtype = torch.bfloat16 if short.mixed_precision != "no" else torch.float32
-        pooled = torch.zeros(1, 1280, dtype=dtype) if kind.is_sdxl else None
-        if kind.is_sdxl:
-            pooled = torch.zeros(
-                1,
-                int(unet["projection_class_embeddings_input_dim"]) - 6 * int(unet["addition_time_embed_dim"]),
-                dtype=dtype,
-            )
-        row = Conditioning(torch.zeros(1, 77, width, dtype=dtype), pooled, torch.zeros(1, 6) if kind.is_sdxl else None)
+        row = kind.blank(unet, dtype)
         tracker.peak = tracker.now
         engine = Engine(short, backend, reward, [""], lambda prompts: row.expand(len(prompts)), Processes("cpu"))  # type: ignore[arg-type]
         weights = tracker.now
@@ -255,36 +253,15 @@ def _unet_calls(config: ResolvedConfig) -> int:
 
 
 def estimate_config(config: ReFLConfig) -> MemoryEstimate:
-    """The estimate for a configuration as the user gave it; the checkpoint's own sizes are read from its header."""
-    kind, unet, vae = _sizes(config)
-    free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
-    device = "cuda" if torch.cuda.is_available() and not config.device.startswith("cpu") else "cpu"
-    return estimate(config.resolved(kind.is_sdxl, device), kind, unet, vae, free=free)
-
-
-def _sizes(config: ReFLConfig) -> tuple[Family, dict[str, Any] | None, dict[str, Any] | None]:
-    from .single_file import open_checkpoint
-
+    """The estimate for a configuration as the user gave it. The checkpoint is opened as the loader opens it, so its
+    sizes, and what is refused, are the loader's; no weight is read.
+    """
     path = config.pretrained_model_name_or_path
     if not path:
         raise CheckpointError("no checkpoint was given: pretrained_model_name_or_path is empty")
-    try:
-        file = open_checkpoint(path)
-    except ReFLError:
-        import json
-        from pathlib import Path
-
-        folder = Path(path)
-        if not (folder / "unet" / "config.json").is_file():
-            raise
-        unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
-        vae = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
-        return family("sdxl" if (folder / "text_encoder_2").is_dir() else "sd1"), unet, vae
-    heads = file.overrides.get("unet_heads")
-    state = file.part(UNET_PREFIX)
-    sizes = unet_config(state, heads or file.family.unet_heads, None if heads else file.family.unet_head_width)
-    if file.family.is_sdxl:
-        pooled = file.state["conditioner.embedders.1.model.text_projection"].shape[1]
-        sizes["addition_time_embed_dim"] = (sizes["projection_class_embeddings_input_dim"] - pooled) // 6
-    vae_state = file.part(VAE_PREFIX)
-    return file.family, sizes, vae_config(vae_state) if vae_state else None
+    model = open_model(path)
+    kind = model.family
+    free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
+    device = "cuda" if torch.cuda.is_available() and not config.device.startswith("cpu") else "cpu"
+    resolved = config.resolved(kind.is_sdxl, device)
+    return estimate(resolved, kind, model.unet_config, vae_config(model, config.vae), free=free)

@@ -106,7 +106,8 @@ def _read_pickled(path: str, mmap: bool) -> Any:
                 f"{path} holds Python objects besides tensors; reading these could run code, so it is not opened:"
                 f" {short}"
             ) from error
-        raise WeightsError(f"{path} is damaged ({os.path.getsize(path)} bytes): {short}") from error
+        other = "; or it holds Python objects besides tensors, so it is not opened" if "operand" in short else ""
+        raise WeightsError(f"{path} is damaged ({os.path.getsize(path)} bytes): {short}{other}") from error
     if isinstance(found, torch.Tensor) or not isinstance(found, dict):
         raise WeightsError(f"{path} holds a {type(found).__name__}, not a state dict")
     return found
@@ -148,6 +149,9 @@ class Differences:
     unexpected: tuple[str, ...]
     reshaped: tuple[str, ...]  # each "name [found] where [wanted] is wanted"
 
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.unexpected or self.reshaped)
+
     def __str__(self) -> str:
         """ "2 missing (a, b); 1 of another shape (c [1] where [2] is wanted)"."""
         named = (
@@ -163,9 +167,11 @@ def first(names: Sequence[str], count: int = 3) -> str:
     return f"{', '.join(names[:count])}{', …' if len(names) > count else ''}"
 
 
-def differences(state: Mapping[str, Tensor], net: nn.Module, allowed_missing: Collection[str] = ()) -> Differences:
-    """`state` beside what `net` wants; neither is changed, and `net` may be on the meta device."""
-    wanted = {key: tuple(tensor.shape) for key, tensor in net.state_dict().items()}
+def differences(
+    state: Mapping[str, Tensor], wanted_state: Mapping[str, Tensor], allowed_missing: Collection[str] = ()
+) -> Differences:
+    """`state` beside the state dict a network wants, whose tensors may be on the meta device."""
+    wanted = {key: tuple(tensor.shape) for key, tensor in wanted_state.items()}
     found = {key: tuple(tensor.shape) for key, tensor in state.items()}
     return Differences(
         tuple(sorted(wanted.keys() - found.keys() - set(allowed_missing))),
@@ -187,7 +193,8 @@ def checked(
     Tensors that the network has no use for are one warning: the reference loads non-strictly, and published files
     vary.
     """
-    found = differences(state, net, allowed_missing)
+    wanted = net.state_dict()
+    found = differences(state, wanted, allowed_missing)
     if not (found.missing or found.reshaped):
         if found.unexpected:
             logger.warning(
@@ -204,7 +211,7 @@ def checked(
         else "It is no kind of file known here."
     )
     raise WeightsError(
-        f"{os.fspath(path)} does not fit the network. {what} Of the {len(net.state_dict())} tensors wanted and"
+        f"{os.fspath(path)} does not fit the network. {what} Of the {len(wanted)} tensors wanted and"
         f" {len(state)} found: {found}."
     )
 

@@ -13,11 +13,12 @@ from safetensors.torch import load_file
 
 from refl import Trainer, lora
 from refl.backend import load_backend
+from refl.checkpoints.write import save_tensors
 from refl.errors import ConfigError, SaveError
 from refl.export import check_output, export_state
+from refl.families import family
 from refl.ldm import UNET_PREFIX, UNetLayout
 from refl.runfiles import read_events
-from refl.single_file import save_tensors
 
 from .test_algorithm import make_engine
 from .tiny import PROMPTS, SIZE, colour_mix
@@ -79,7 +80,7 @@ def test_write_back_touches_the_unet_only(finished, models):
 def test_write_back_keeps_fp16_and_drops_stale_averages(models, tmp_path):
     from safetensors.torch import save_file
 
-    from refl.single_file import write_back
+    from refl.checkpoints.write import write_back
 
     half = {key: tensor.half() for key, tensor in load_file(models["sd1"]).items()}
     save_file({**half, "model_ema.decay": torch.zeros(1)}, str(tmp_path / "half.safetensors"))
@@ -110,7 +111,7 @@ def test_lora_file_has_the_keys_and_metadata_that_hosts_read(finished):
 
 def test_published_layout_uses_kohya_names_and_sdxl_original_names():
     sd1, sdxl = UNetLayout((True, True, True, False), 2), UNetLayout((False, True, True), 2)
-    assert not lora.needs_ldm_names(sd1, False) and lora.needs_ldm_names(sdxl, True)
+    assert not family("sd1").needs_ldm_names(sd1) and family("sdxl").needs_ldm_names(sdxl)
 
 
 def test_sdxl_lora_names(models):

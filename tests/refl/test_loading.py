@@ -10,11 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from refl import clip_text, clip_tokenizer, ldm
+from imagereward_core import clip_bpe as clip_tokenizer
+from refl import clip_text, ldm
 from refl.backend import load_backend, probe_prediction
+from refl.checkpoints.single import open_checkpoint, recognise
 from refl.conditioning import Conditioning
 from refl.errors import CheckpointError
-from refl.single_file import open_checkpoint, recognise
 
 from .tiny import SIZE, text_encoder, tiny_modules, to_open_clip, tokenizer_files, write_bpe, write_tokenizer
 
@@ -151,18 +152,14 @@ def test_tokenizer_equals_transformers(tmp_path):
         str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77, pad_token="<|endoftext|>"
     )
     ours = clip_tokenizer.from_folder(folder)
-    same = clip_tokenizer.from_bpe_file(write_bpe(tmp_path / "bpe.txt.gz"))
+    same = clip_tokenizer.from_merge_list(write_bpe(tmp_path / "bpe.txt.gz"))
     prompts = ["a red cat", "A  RED,cat's (house)! 42", "émigré ☃ <|endoftext|>", "", "tree " * 100]
     expected = [theirs(prompt, padding="max_length", truncation=True, max_length=77)["input_ids"] for prompt in prompts]
     assert ours(prompts) == same(prompts) == expected
 
 
 def test_published_bpe_file_has_clips_vocabulary():
-    try:
-        path = clip_tokenizer.find_bpe_file()
-    except CheckpointError:
-        pytest.skip("neither open_clip nor clip is installed")
-    tokenizer = clip_tokenizer.from_bpe_file(path)
+    tokenizer = clip_tokenizer.published()
     assert (tokenizer.start, tokenizer.end) == (49406, 49407)
     assert tokenizer(["a photo of a cat"])[0][:8] == [49406, 320, 1125, 539, 320, 2368, 49407, 49407]
     assert tokenizer.padded_with("!")(["a"])[0][:5] == [49406, 320, 49407, 0, 0]
@@ -298,8 +295,8 @@ def test_sd2_is_recognised():
 
 
 def test_sd2_text_comes_from_the_last_but_one_layer(tmp_path):
-    from refl.family import family
-    from refl.sd15 import SDPrompts
+    from refl.families import family
+    from refl.families.sd1 import SDPrompts
 
     encoder = text_encoder(32, "gelu")
     tokenizer = clip_tokenizer.from_folder(write_tokenizer(tmp_path / "t")).padded_with("!")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from refl.config import ReFLConfig
-from refl.family import family
+from refl.families import family
 from refl.memory import OVERHEAD, MemoryEstimate, StorageTracker, estimate, estimate_config
 
 GIB = 2**30

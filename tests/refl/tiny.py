@@ -19,9 +19,9 @@ def tokenizer_files() -> tuple[dict[str, int], list[tuple[str, str]]]:
     """A vocabulary in CLIP's form: bytes, bytes with the end-of-word mark, one merge chain per word, the two
     markers.
     """
-    from refl.clip_tokenizer import END, START, _byte_letters
+    from imagereward_core.clip_bpe import END_TEXT, START_TEXT, byte_symbols
 
-    letters = list(_byte_letters().values())
+    letters = byte_symbols()
     merges: list[tuple[str, str]] = []
     for word in WORDS:
         pieces = [*word[:-1], word[-1] + "</w>"]
@@ -33,8 +33,8 @@ def tokenizer_files() -> tuple[dict[str, int], list[tuple[str, str]]]:
         *letters,
         *(letter + "</w>" for letter in letters),
         *dict.fromkeys("".join(pair) for pair in merges),
-        START,
-        END,
+        START_TEXT,
+        END_TEXT,
     ]
     return {token: index for index, token in enumerate(tokens)}, merges
 
