@@ -39,12 +39,13 @@ class Given:
 
 
 class Preparation:
-    """Holds what the steps make: asked and config, backend, rewards and judges, table, engine, evaluator, and base, the
+    """Holds what the steps make: asked and config, prompts, backend, rewards and judges, table, engine, evaluator, and base, the
     evaluation of the untrained model (None in all processes but the first).
     """
 
     asked: ReFLConfig
     config: ResolvedConfig
+    prompts: PromptSet
     backend: Backend
     rewards: RewardMix
     judges: list[DifferentiableScorer]
@@ -61,7 +62,7 @@ class Preparation:
         encoded; pictures of the base model are drawn while the UNet still is the base model.
         """
         self._check_settings()
-        prompts = setup.read_prompts(self.config)
+        prompts = self.prompts = setup.read_prompts(self.config)
         self._load_model()
         self._settle_config()
         self.rewards, self.judges = setup.scorers(
