@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from .errors import ConfigError, ImageError, ImageRewardError, MetadataError
 from .metadata import FoundPrompt, prompt_of, read_score, reason, write_score
-from .metadata.infotext import StoredScore, score_key
+from .metadata.infotext import StoredScore
+from .naming import score_key
 from .preprocess import open_image
 from .registry import ModelInfo
 
@@ -27,7 +28,7 @@ READERS = 4  # threads that read and decode ahead of the network; Pillow decodes
 @dataclass(frozen=True)
 class ScoreJob:
     """What to do with each file. `prompt` None: each image's own, as plain words. `model` names the weights in the
-    files.
+    files, `former` are names that the same weights had there before. `key` renames reward models' score.
     """
 
     info: ModelInfo
@@ -37,6 +38,13 @@ class ScoreJob:
     rescore: bool = False
     exif_transpose: bool = False
     batch_size: int = 8
+    former: frozenset[str] = frozenset()
+    key: str = ""
+
+    @property
+    def score_key(self) -> str:
+        """The setting under which the score is kept in a file."""
+        return score_key(self.info, self.key)
 
 
 @dataclass(frozen=True)
@@ -128,12 +136,12 @@ def _refuse(path: Path) -> None:
 def _stored(path: Path, prompt: str | None, job: ScoreJob) -> StoredScore | None:
     """The score in the file if it is this model's for this prompt."""
     try:
-        stored = read_score(path, score_key(job.info))
+        stored = read_score(path, job.score_key)
     except MetadataError:
         return None  # the pixels may be whole all the same; reading them will tell
-    if stored is None or stored.model != job.model or (job.info.uses_prompt and stored.prompt != prompt):
+    if stored is None or stored.model not in {job.model, *job.former}:
         return None
-    return stored
+    return None if job.info.uses_prompt and stored.prompt != prompt else stored
 
 
 def _scored(batch: list[tuple[FileScore, Image.Image]], job: ScoreJob, scorer: Scorer) -> Iterator[FileScore]:
@@ -159,7 +167,7 @@ def _scored(batch: list[tuple[FileScore, Image.Image]], job: ScoreJob, scorer: S
             try:
                 write_score(
                     result.path,
-                    StoredScore(score, job.model, result.prompt if job.info.uses_prompt else None, score_key(job.info)),
+                    StoredScore(score, job.model, result.prompt if job.info.uses_prompt else None, job.score_key),
                 )
                 result = replace(result, written=True)
             except (MetadataError, OSError) as error:

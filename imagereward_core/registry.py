@@ -3,9 +3,11 @@ one file in `scorers/`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from .errors import ModelNotFoundError
+from .errors import ConfigError, ModelNotFoundError
+from .naming import REWARD_KEY, check_key
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,14 @@ class Source:
 class Scale:
     """What a scorer's numbers mean. `low` and `high` are where badges are fully the colour of a bad and of a good
     picture; `mean` and `std` those of its raw scores on the data it was standardised on, None where nobody published
-    them.
+    them. `out_of_ten`: the scores are what image browsers call aesthetic_score.
     """
 
     low: float
     high: float
     mean: float | None = None
     std: float | None = None
+    out_of_ten: bool = False
 
 
 STANDARD = Scale(-2.0, 2.0, mean=0.0, std=1.0)  # reward models of ImageReward's form are standardised by their authors
@@ -61,11 +64,14 @@ class ModelInfo:
     sources: tuple[Source, ...]
     licence: str
     description: str
-    key: str = "ImageReward"
+    key: str = REWARD_KEY
     scale: Scale = STANDARD
     higher_is_better: bool = True
     uses_prompt: bool = True
     differentiable: bool = True
+
+    def __post_init__(self) -> None:
+        check_key(self.key)
 
     @property
     def mean(self) -> float | None:
@@ -124,7 +130,7 @@ MODELS = (
         name="Aesthetic",
         kind="aesthetic",
         key="Aesthetic score",
-        scale=Scale(4.0, 7.0),
+        scale=Scale(4.0, 7.0, out_of_ten=True),
         sources=(
             Source(
                 "sac+logos+ava1-l14-linearMSE.pth",
@@ -145,6 +151,29 @@ MODELS = (
 def names(kind: str | None = None) -> list[str]:
     """Names in the order of the table, of one kind or of all."""
     return [info.name for info in MODELS if kind in (None, info.kind)]
+
+
+def keys() -> list[str]:
+    """The infotext keys of all scorers, each once, in the order of the table."""
+    return list(dict.fromkeys(info.key for info in MODELS))
+
+
+def check_own_key(key: str) -> str:
+    """`key` itself, if reward models' scores can be kept under it. Raises ConfigError, saying why, for what web UIs
+    cannot read back, for their own names, and for another scorer's key.
+    """
+    check_key(key)
+    for info in MODELS:
+        if info.key != REWARD_KEY and info.key.lower() == key.lower():
+            raise ConfigError(f"the name of a score cannot be used: {key!r} is that of {info.name}")
+    return key
+
+
+def describe(name: str) -> ModelInfo:
+    """The entry of that name; for the file of an own reward model an entry like the first one's, named after it."""
+    if name in names():
+        return get(name)
+    return replace(MODELS[0], name=Path(name).name, sources=(), description="An own reward model")
 
 
 def get(name: str) -> ModelInfo:

@@ -15,8 +15,8 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.security import HTTPBasic
 from pydantic import BaseModel
 
-from . import host
-from .core import RM, errors, logger, plain_prompt
+from . import host, infotext
+from .core import RM, errors, logger, naming, plain_prompt, registry
 from .fields import FIELDS
 from .lifecycle import available, holder
 
@@ -172,13 +172,33 @@ def status() -> dict:
     return {"version": RM.__version__, "host": host.name(), **holder.status()}
 
 
+def describe(name: str) -> dict:
+    """A scorer as pages and clients know it: `low` and `high` are where badges are fully red and fully green."""
+    info = registry.describe(name)
+    own_key = infotext.usable_key(host.option("key"), host.infotext_names())[0]
+    scale = info.scale
+    return {
+        "name": name,
+        "key": naming.score_key(info, own_key),
+        "former_keys": [info.key] if naming.score_key(info, own_key) != info.key else [],
+        "low": scale.low,
+        "high": scale.high,
+        "mean": scale.mean,
+        "std": scale.std,
+        "uses_prompt": info.uses_prompt,
+        "higher_is_better": info.higher_is_better,
+    }
+
+
 @router.get("/schema")
 def schema() -> dict:
     """The accordion's arguments in order, for `alwayson_scripts: {"ImageReward": {"args": [...]}}`, or by name in one
-    dict.
+    dict; and of every scorer the key of its score in infotexts and what its numbers mean.
     """
     return {
         "title": "ImageReward",
+        "scorers": [describe(name) for name in available(host.models_dir())],
+        "key": infotext.usable_key(host.option("key"), host.infotext_names())[0],
         "args": [
             {
                 "name": field.attr,

@@ -1,26 +1,54 @@
 """The model package, by the name it was loaded under.
 
-`scripts/image_reward.py` loads the core from beside this package. Should another copy of it already be in the
-process (a second clone, a pip install), ours gets an alias, and this is the one place that knows it.
+`scripts/image_reward.py` loads the core from beside this package. Should another copy of it already be in the process
+(a second clone, a pip install), ours gets an alias. So nothing here may say `import imagereward_core`: what the WebUI
+needs of the core is either a name below, or `module("registry")`, which also serves what must not be imported before
+it is needed (`weights` and `scorers` import torch).
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 CORE_NAME: str = getattr(sys.modules[__package__], "CORE_NAME", "imagereward_core")
 
-RM = importlib.import_module(CORE_NAME)
-errors = importlib.import_module(CORE_NAME + ".errors")
-logger = importlib.import_module(CORE_NAME + ".log").logger
-metadata = importlib.import_module(CORE_NAME + ".metadata")
-prompt_files = importlib.import_module(CORE_NAME + ".prompt_files")
-runs = importlib.import_module(CORE_NAME + ".runs")
-plain_prompt = importlib.import_module(CORE_NAME + ".prompts").plain_prompt
+
+def module(name: str) -> ModuleType:
+    """A module of the core, by its name below the package: `module("metadata.infotext")`."""
+    return importlib.import_module(f"{CORE_NAME}.{name}")
+
 
 if TYPE_CHECKING:
-    from imagereward_core.errors import ImageRewardError
+    import imagereward_core as RM
+    from imagereward_core import errors, metadata, naming, prompt_files, registry, runs
+    from imagereward_core.errors import ConfigError, ImageRewardError
+    from imagereward_core.log import logger
+    from imagereward_core.metadata.infotext import with_settings
+    from imagereward_core.prompts import plain_prompt
 else:
-    ImageRewardError = errors.ImageRewardError
+    RM = importlib.import_module(CORE_NAME)
+    errors, naming, registry = module("errors"), module("naming"), module("registry")
+    metadata, prompt_files, runs = module("metadata"), module("prompt_files"), module("runs")
+    ConfigError, ImageRewardError = errors.ConfigError, errors.ImageRewardError
+    logger = module("log").logger
+    with_settings = module("metadata.infotext").with_settings
+    plain_prompt = module("prompts").plain_prompt
+
+__all__ = [
+    "RM",
+    "ConfigError",
+    "ImageRewardError",
+    "errors",
+    "logger",
+    "metadata",
+    "module",
+    "naming",
+    "plain_prompt",
+    "prompt_files",
+    "registry",
+    "runs",
+    "with_settings",
+]

@@ -8,7 +8,7 @@ import gradio as gr
 from modules import scripts_postprocessing
 
 from . import host, infotext, panel
-from .core import logger, metadata, plain_prompt
+from .core import logger, metadata, plain_prompt, registry
 from .fields import BY_ATTR
 from .lifecycle import available, holder
 
@@ -42,7 +42,7 @@ class ScriptPostprocessingImageReward(scripts_postprocessing.ScriptPostprocessin
         try:
             words, missing = prompt_in(pp.image)
             words = words or plain_prompt(prompt or "")
-            if not words and scorer != "Aesthetic":
+            if not words and registry.describe(scorer).uses_prompt:
                 pp.info[f"{key} note"] = f"not scored, {missing}"
                 return
             score = holder.score(scorer, words, [pp.image])[0]

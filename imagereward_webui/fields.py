@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 FILTER_NONE, FILTER_SCORE, FILTER_TOP = "none", "score", "top k"
+OVER_EACH, OVER_ALL = "each prompt", "all prompts"
 LOW_KEEP, LOW_MOVE, LOW_DISCARD = "keep", "move to subfolder", "don't save"
 
 
@@ -87,6 +88,15 @@ FIELDS: tuple[Field, ...] = (
     ),
     Field("max_batches", "Batches at most", "int", 8, "ImageReward max batches", low=1, high=1000),
     Field("unload", "Unload the scorer after each job", "bool", False, "ImageReward unload"),
+    Field(
+        "over",
+        "With Prompts from file, compare",
+        "choice",
+        OVER_EACH,
+        "ImageReward over",
+        choices=(OVER_EACH, OVER_ALL),
+        help="Whether filter, top k and order look at the images of each prompt by themselves, or at all of the run.",
+    ),
 )
 
 BY_ATTR = {field.attr: field for field in FIELDS}

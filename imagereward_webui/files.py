@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .core import logger
-from .fields import LOW_DISCARD, LOW_KEEP, LOW_MOVE
+from .fields import LOW_DISCARD, LOW_KEEP
 from .results import Entry
 
 
@@ -37,6 +37,8 @@ class FileKeeper:
     def __init__(self, policy: str, subfolder: str, sidecars: bool = False):
         """`sidecars`: the host writes a .txt beside each image, which goes where the image goes."""
         self.policy, self.subfolder, self.sidecars = policy, safe_folder(subfolder), sidecars
+        self._moved: set[str] = set()
+        self._removed: set[str] = set()
 
     @property
     def acts(self) -> bool:
@@ -45,25 +47,32 @@ class FileKeeper:
 
     def whereabouts(self, hidden: Iterable[Entry]) -> str:
         """Where the files of hidden images are now, in a sentence; "" where the host saved none."""
-        saved = any(entry.path for entry in hidden)
-        if not saved or self.policy == LOW_DISCARD:
-            return "The images were not kept on disk." if saved else ""
-        return (
-            f"The images were moved to {self.subfolder}/."
-            if self.policy == LOW_MOVE
-            else "The images are in the output folder."
-        )
+        paths = [entry.path for entry in hidden if entry.path]
+        here = sum(path not in self._moved | self._removed and Path(path).is_file() for path in paths)
+        moved, removed = len(self._moved.intersection(paths)), len(self._removed.intersection(paths))
+        places = {
+            "are in the output folder": here,
+            f"were moved to {self.subfolder}/": moved,
+            "were not kept on disk": removed,
+        }
+        told = [(place, count) for place, count in places.items() if count]
+        if len(told) == 1:
+            return f"The images {told[0][0]}."
+        return f"Of the images {', '.join(f'{count} {place}' for place, count in told)}." if told else ""
 
-    def settle(self, hidden: Iterable[Entry]) -> list[str]:
-        """Move or remove the files of these entries; returns notes for the user (one per problem)."""
+    def settle(self, hidden: Iterable[Entry], interrupted: bool = False) -> list[str]:
+        """Move or remove the files of these entries; returns notes for the user (one per problem).
+
+        Of a job that was `interrupted` in mid-image every file stays: what it would have shown in the end is unknown.
+        """
         notes: list[str] = []
-        if not self.acts:
+        saved = [Path(entry.path) for entry in hidden if entry.path]
+        if not self.acts or not saved:
             return notes
-        for entry in hidden:
-            if not entry.path:
-                continue
-            saved = Path(entry.path)
-            for path in (saved, saved.with_suffix(".txt")) if self.sidecars else (saved,):
+        if interrupted:
+            return ["interrupted in mid-image, so no file was moved or removed"]
+        for image in saved:
+            for path in (image, image.with_suffix(".txt")) if self.sidecars else (image,):
                 try:
                     if path.is_file():
                         self._settle_one(path)
@@ -75,7 +84,9 @@ class FileKeeper:
     def _settle_one(self, path: Path) -> None:
         if self.policy == LOW_DISCARD:
             path.unlink()
+            self._removed.add(str(path))
             return
         folder = path.parent / self.subfolder
         folder.mkdir(exist_ok=True)
         os.replace(path, unused_path(folder / path.name))
+        self._moved.add(str(path))

@@ -6,9 +6,10 @@ Known hosts: AUTOMATIC1111 1.10 (gradio 3.41.2), Forge (gradio 4.40), reForge (g
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,9 @@ def name() -> str:
     """The host's name, for the status page and the log."""
     if _optional("modules_forge") is None:
         return "AUTOMATIC1111"
-    return "Forge" if _optional("backend.memory_management") else "reForge"
+    if _optional("backend.memory_management") is None:
+        return "reForge"
+    return "Forge Neo" if hasattr(getattr(_optional("backend.args"), "dynamic_args", None), "wan") else "Forge"
 
 
 # --- paths ----------------------------------------------------------------------------------------
@@ -113,8 +116,16 @@ def show_progress(text: str | None) -> None:
     module("shared").state.textinfo = text
 
 
+def cut_short() -> bool:
+    """Whether the image under way is only half drawn: Interrupt and Skip end its sampling, "after the current image"
+    does not.
+    """
+    state = module("shared").state
+    return bool(state.interrupted or state.skipped)
+
+
 def interrupted() -> bool:
-    """Whether the user pressed Interrupt or Skip."""
+    """Whether the user pressed Interrupt or Skip, also for after the current image."""
     state = module("shared").state
     return bool(state.interrupted or state.skipped or getattr(state, "stopping_generation", False))
 
@@ -143,6 +154,43 @@ def missing_arguments(p: Any) -> int:
     expected = getattr(getattr(p, "scripts", None), "inputs", None)
     given = getattr(p, "script_args", None)
     return len(expected) - len(given) if getattr(p, "is_api", False) and expected and given else 0
+
+
+def frames(p: Any) -> int:
+    """How many frames the video has that this job makes; 0 where its images are images. Forge Neo makes a batch of more
+    than four a video if the model is one for videos.
+    """
+    arguments = getattr(_optional("backend.args"), "dynamic_args", None)
+    if not getattr(arguments, "wan", False) or not getattr(module("shared").sd_model, "is_wan", False):
+        return 0
+    return p.batch_size if p.batch_size > 1 else 0
+
+
+def scores_generations() -> bool:
+    """Whether this host calls scripts with each final picture. SD.Next does not, and would write our functions, which
+    other hosts ask for each image's score, into the files as they stand.
+    """
+    return hasattr(module("scripts").Script, "postprocess_image_after_composite")
+
+
+def infotext_names() -> list[str]:
+    """The names under which this host and its extensions keep settings in infotexts."""
+    labels = getattr(module("shared").opts, "data_labels", None) or {}
+    return [str(row.infotext) for row in labels.values() if getattr(row, "infotext", None)]
+
+
+def before_results_are_sent(refresh: Callable[[Any], None]) -> None:
+    """Call `refresh(processed)` each time a result is written down for page or client, which is after all scripts."""
+    processed = module("processing").Processed
+    write = getattr(processed.js, "imagereward_original", processed.js)
+
+    @functools.wraps(write)
+    def js(self: Any, *args: Any, **kwargs: Any) -> Any:
+        refresh(self)
+        return write(self, *args, **kwargs)
+
+    vars(js)["imagereward_original"] = write
+    processed.js = js
 
 
 def driving_script(p: Any) -> str | None:
@@ -204,6 +252,11 @@ def build_grid(p: Any, images: list[Any]) -> tuple[Any | None, str]:
             grid=True,
         )
     return (grid, text) if opts.return_grid else (None, "")
+
+
+def font(size: int) -> Any:
+    """The font that the host writes on grids with."""
+    return module("images").get_font(size)
 
 
 def read_infotext(image: Any) -> dict[str, Any]:

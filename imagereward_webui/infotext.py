@@ -1,4 +1,4 @@
-"""The score and the settings in the host's infotext, written and read back as inverses.
+"""The settings in the host's infotext, written and read back as inverses, and how scores look there.
 
 Only values that pass through `p.extra_generation_params` reach the file on disk, the gallery, the API and PNG Info
 alike; they stand in the settings line as further `key: value` pairs.
@@ -7,27 +7,44 @@ alike; they stand in the settings line as further `key: value` pairs.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from .core import ConfigError, naming, registry
 from .fields import FIELDS, Field
 from .request import InvalidRequest, ScoreRequest
 
-SCORE_KEY = "ImageReward"
+SCORE_KEY = naming.REWARD_KEY
+BROWSER_KEY = naming.BROWSER_KEY
+ACCORDION_TITLE = "ImageReward"
 DROPDOWN_TITLE = "ImageReward - generate human preference scores"
-PERCENTILE_KEY = "aesthetic_score"
 RESULT_KEY = "ImageReward result"
 
-# what the host's parser can read back as a key: two or more of these, starting with a word character
-_KEY = re.compile(r"\w[\w \-/]+")
+ALL_KEYS = tuple(field.infotext for field in FIELDS if field.infotext)
+# What still holds where another script needs every image: it is scored, and nothing is hidden or ordered.
+UNFILTERED = ("scorer", "limit", "unload")
+
+
+def usable_key(wanted: str, host_names: Iterable[str] = ()) -> tuple[str, str]:
+    """(the key for reward models' scores, why it is not the one wanted or ""). `host_names` are the settings that this
+    host reads from infotexts.
+    """
+    if wanted.lower() in {name.lower() for name in host_names}:
+        return SCORE_KEY, f"{wanted!r} is a setting of the web UI's own"
+    try:
+        return registry.check_own_key(wanted), ""
+    except ConfigError as error:
+        return SCORE_KEY, str(error)
 
 
 def score_key(scorer: str, own_key: str = SCORE_KEY) -> str:
-    """The infotext key for a scorer: the user's for reward models, "CLIP score" and the like for the others."""
-    if scorer in ("CLIP", "BLIP", "Aesthetic"):
-        return f"{scorer} score"
-    return own_key if _KEY.fullmatch(own_key) else SCORE_KEY
+    """The infotext key for a scorer: its registry entry's; the user's for reward models."""
+    return naming.score_key(registry.describe(scorer), usable_key(own_key)[0])
+
+
+def score_keys(own_key: str = SCORE_KEY) -> list[str]:
+    """Every key under which an image may carry a score: the user's first, then the registry's."""
+    return list(dict.fromkeys([usable_key(own_key)[0], SCORE_KEY, *registry.keys()]))
 
 
 def format_score(score: float, decimals: int = 4) -> str:
@@ -36,44 +53,57 @@ def format_score(score: float, decimals: int = 4) -> str:
     return text[1:] if float(text) == 0 and text.startswith("-") else text
 
 
-def percentile_score(score: float) -> str:
-    """Standardised score → 0.0 to 10.0 by the normal percentile, which image browsers can sort (they read no minus
-    sign).
+def browser_score(score: float, scale: Any) -> str | None:
+    """A score as image browsers sort by it, 0.0 to 10.0 (they read no minus sign): a scale that is one already, else
+    the normal percentile of the standardised score; None where the scale does not say where a score lies.
     """
-    return f"{5 * (1 + math.erf(score / math.sqrt(2))):.1f}"
+    if scale.out_of_ten:
+        return f"{score:.1f}"
+    if scale.mean is None or not scale.std:
+        return None
+    standardised = (score - scale.mean) / scale.std
+    return f"{5 * (1 + math.erf(standardised / math.sqrt(2))):.1f}"
 
 
-def score_writer(lookup: Callable[[Any], str | None]) -> Callable[..., str | None]:
-    """A value for `p.extra_generation_params`: the host calls it for each infotext and writes what it returns.
-
-    `lookup(p)` gives the text for the image the host is at. The host calls twice per image, with an index local to the
-    batch; for the grid, params.txt and intermediate images it must be None.
+def settings(request: ScoreRequest, filtered: bool = True) -> dict[str, str]:
+    """The infotext pairs that restore this request: what differs from the default. A job that is not `filtered`
+    mentions no filter.
     """
-
-    def write(p: Any = None, index: int | None = None, use_main_prompt: bool = False, **_: Any) -> str | None:
-        if use_main_prompt or index != getattr(p, "batch_index", None):
-            return None
-        return lookup(p)
-
-    return write
-
-
-def settings(request: ScoreRequest) -> dict[str, str]:
-    """The infotext pairs that restore this request: what differs from the default, and always the scorer if it does."""
     pairs = {}
     for field in FIELDS:
         value = getattr(request, field.attr)
-        if field.infotext and value != field.default:
+        if field.infotext and value != field.default and (filtered or field.attr in UNFILTERED):
             pairs[field.infotext] = str(value)
     return pairs
 
 
-ALL_KEYS = tuple(field.infotext for field in FIELDS if field.infotext)
-
-
 def has_score(params: Mapping[str, Any], own_key: str = SCORE_KEY) -> bool:
     """Whether parsed infotext comes from a scored image."""
-    return any(key in params for key in (own_key, SCORE_KEY, "CLIP score", "BLIP score", "Aesthetic score", *ALL_KEYS))
+    return any(key in params for key in (*score_keys(own_key), *ALL_KEYS))
+
+
+class PasteKey(str):
+    """The name of one accordion input among the fields of an infotext.
+
+    "Send to img2img" copies the inputs whose names it is told; pasting an infotext calls what can be called, and reads
+    the rest as it stands. This one is both: a name, and how its value is found.
+    """
+
+    read: Callable[[Mapping[str, Any]], Any]
+
+    def __new__(cls, name: str, read: Callable[[Mapping[str, Any]], Any]) -> PasteKey:
+        key = super().__new__(cls, name)
+        key.read = read
+        return key
+
+    def __call__(self, params: Mapping[str, Any]) -> Any:
+        """What pasting sets the input to; None leaves it."""
+        return self.read(params)
+
+
+def paste_name(field: Field) -> str:
+    """The name under which "Send to" buttons copy an input."""
+    return field.infotext or f"ImageReward {field.attr}"
 
 
 def paste_value(field: Field, params: Mapping[str, Any], own_key: str = SCORE_KEY) -> Any:
@@ -111,11 +141,3 @@ def paste_dropdown(params: Mapping[str, Any]) -> tuple[bool | None, float | None
         return None, None
     limit = params.get("ImageReward limit", 0)
     return params.get("ImageReward filter") == "score", float(limit) if _is_number(limit) else 0.0
-
-
-def without_keys(infotext: str, keys: Iterable[str]) -> str:
-    """The infotext without these `key: value` pairs in its settings line."""
-    head, newline, line = infotext.rpartition("\n")
-    for key in keys:
-        line = re.sub(rf"(?:^|, ){re.escape(key)}: (?:\"(?:\\.|[^\\\"])*\"|[^,]*)(?=,|$)", "", line)
-    return head + newline + line.removeprefix(", ")

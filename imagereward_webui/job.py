@@ -6,26 +6,19 @@ for anything that depends on the host, and its `holder` for scores; both are pas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 from weakref import WeakSet
 
-from . import results
-from .core import logger, plain_prompt
+from . import report, results
+from .core import ImageRewardError, logger, naming, plain_prompt, registry, with_settings
+from .fields import OVER_ALL
 from .files import FileKeeper
-from .infotext import (
-    ALL_KEYS,
-    PERCENTILE_KEY,
-    RESULT_KEY,
-    format_score,
-    percentile_score,
-    score_key,
-    score_writer,
-    settings,
-    without_keys,
-)
+from .infotext import ALL_KEYS, score_key, settings, usable_key
+from .report import Outcome
 from .request import ScoreRequest
-from .results import Entry, Misaligned
+from .results import Entry
+from .score_text import ScoreText, is_writer
 
 # jobs under way, for the one callback of the host that names images but no `p`
 OPEN: WeakSet[Job] = WeakSet()
@@ -49,57 +42,79 @@ class Job:
         *,
         keep_all: str = "",
         script: str = "",
-        on_result: Callable[[Any, ScoreRequest, list[Entry]], Any] | None = None,
+        session: Any = None,
     ):
         """`keep_all`: why this job must not be filtered, or ""; `script`: the dropdown script's title if it started
-        this; `on_result`: called with all entries when the job is done.
+        this; `session`: the run of another script that this job is a part of.
         """
-        self.request, self.host, self.holder, self.on_result = request, host, holder, on_result
+        self.request, self.host, self.holder = request, host, holder
+        self.script, self.session = script, session
         self.entries: dict[tuple[int, int], Entry] = {}
         self.notes: list[str] = []
-        self.script = script
-        self.closed = self.broken = self.stopped = self.joined = False
-        OPEN.add(self)
+        self.closed = self.broken = self.stopped = False
+        self.frame: int | None = None  # the one image of a video that is scored
+        self.decimals = int(host.option("decimals"))
         self.files = FileKeeper(request.low_images, host.option("low_subfolder"), host.writes_text_files())
-        self.rearranges = request.rearranges and not keep_all
+        self.filtered = request.rearranges and not keep_all
+        self.rearranges = self.filtered and not (session is not None and request.over == OVER_ALL)
         if keep_all and request.rearranges:
             self.notes.append(f"not filtered or sorted: {keep_all}")
+        self.text = self._score_text()
         self._restore: dict[str, Any] = {}
         if self.rearranges:
             # the host builds its grid before it hands the result over, from everything; ours is built afterwards
             self._set(p, "do_not_save_grid", True)
         if self.repeats:
             self._set(p, "n_iter", request.max_batches)
+        OPEN.add(self)
 
     @property
     def repeats(self) -> bool:
-        return self.request.repeats and self.rearranges
+        """Whether the job goes on until enough images pass."""
+        return self.request.repeats and self.filtered
 
     def _set(self, p: Any, name: str, value: Any) -> None:
         self._restore.setdefault(name, getattr(p, name))
         setattr(p, name, value)
 
+    def _put_back(self, p: Any) -> None:
+        for name, value in self._restore.items():
+            setattr(p, name, value)
+
     # --- infotext --------------------------------------------------------------------------------------------------
+
+    def _score_text(self) -> ScoreText:
+        option, scorer = self.host.option, self.request.scorer
+        own_key, problem = usable_key(option("key"), self.host.infotext_names())
+        if problem:
+            self.notes.append(f'the setting "Name of the score in the infotext" is not used: {problem}')
+        return ScoreText(
+            self.entries,
+            key=score_key(scorer, own_key),
+            model=lambda: model_name(scorer, self.host.models_dir()),
+            scale=registry.describe(scorer).scale,
+            decimals=self.decimals,
+            browser=bool(option("write_aesthetic_score")),
+        )
 
     def announce(self, p: Any) -> None:
         """Put the score's writers and the settings where the host builds infotexts from."""
-        request, option = self.request, self.host.option
-        decimals = int(option("decimals"))
         params = p.extra_generation_params
-        params.update(settings(request))
+        params.update(settings(self.request, self.filtered))
         if self.script:
             params["Script"] = self.script
-        key = score_key(request.scorer, option("key"))
-        params[key] = score_writer(lambda p: self._text(p, lambda score: format_score(score, decimals)))
-        # so that `imagereward score` knows whose score this is, and does not compute it again
-        params[f"{key} model"] = score_writer(lambda p: self._text(p, lambda score: request.scorer))
-        if option("write_aesthetic_score") and request.scorer not in ("CLIP", "BLIP"):
-            scale = (lambda score: f"{score:.1f}") if request.scorer == "Aesthetic" else percentile_score
-            params[PERCENTILE_KEY] = score_writer(lambda p: self._text(p, scale))
+        params.update(self.text.pairs())
 
-    def _text(self, p: Any, form: Any) -> str | None:
-        entry = None if self.closed or self.joined else self.entries.get((p.iteration, p.batch_index))
-        return None if entry is None or entry.score is None else form(entry.score)
+    def keep_frames(self, p: Any, frame: int | None) -> None:
+        """The job turned out to be a video: its images are frames. One of them is scored, or none; none is hidden or
+        moved, and nothing is ordered.
+        """
+        self.frame = -1 if frame is None else frame
+        if self.filtered:
+            self.notes.append("not filtered or sorted: the frames of a video belong together")
+        self._put_back(p)
+        self._restore.clear()
+        self.filtered = self.rearranges = False
 
     # --- scoring ---------------------------------------------------------------------------------------------------
 
@@ -109,26 +124,32 @@ class Job:
         """
         if not self.repeats:
             return False
-        if self.stopped:
-            return True
-        return (
-            sum(e.score is not None and self.request.passes(e.score) for e in self.entries.values())
-            >= self.request.wanted
-        )
+        passed = [
+            e for e in self.entries.values() if e.score is not None and self.request.passes(e.score, self.decimals)
+        ]
+        return self.stopped or len(passed) >= self.request.wanted
 
     def score(self, p: Any, image: Any) -> None:
         """Score one finished image. Whatever goes wrong, the image stays, unscored, and the user is told once."""
         i = p.batch_index
+        if self.frame is not None and i != self.frame:
+            return
         entry = Entry(p.iteration, i, p.prompts[i], p.negative_prompts[i], p.seeds[i], p.subseeds[i], image)
-        self.entries[p.iteration, i] = entry
+        entry.unfinished = self.host.cut_short()
         self.stopped = self.stopped or self.host.interrupted()  # the host forgets a Skip before the next batch
-        if self.broken:
+        self.score_entry(entry)
+
+    def score_entry(self, entry: Entry) -> None:
+        """The same for an image whose particulars are known. The picture carries its score with it."""
+        self.entries[entry.iteration, entry.batch_index] = entry
+        if self.broken or entry.unfinished:
             return
         try:
-            entry.score = self.holder.score(self.request.scorer, plain_prompt(entry.prompt), [image])[0]
+            entry.score = self.holder.score(self.request.scorer, plain_prompt(entry.prompt), [entry.image])[0]
+            setattr(entry.image, results.SCORE, entry.score)
         except Exception as error:  # noqa: BLE001 - anything: the host swallows it, and the user would never learn why
             self.broken = True
-            logger.warning("image not scored: %s", error, exc_info=not _expected(error))
+            logger.warning("image not scored: %s", error, exc_info=not isinstance(error, ImageRewardError))
             self.notes.append(f"not scored: {error}")
         self.notes += [note for note in self.holder.take_notes() if note not in self.notes]
 
@@ -143,7 +164,7 @@ class Job:
         reForge asks for that as if it were an image's, and hides it in the pixels before a callback could mend it.
         """
         ours = {id(entry.image) for entry in self.entries.values()}
-        self.joined = self.joined or any(id(image) in ours for image in images)
+        self.text.silent = self.text.silent or any(id(image) in ours for image in images)
 
     # --- the result ------------------------------------------------------------------------------------------------
 
@@ -152,35 +173,44 @@ class Job:
         `p`.
         """
         try:
-            self._finish(p, processed)
+            outcome = self._finish(p, processed)
+            if self.session is None:
+                outcome.publish(processed)
+            else:
+                self.session.add(outcome, self.files, self.host.masks_per_image(p))
         finally:
-            self.closed = True
+            self.closed = self.text.silent = True
             OPEN.discard(self)
             self.entries.clear()  # the writers left in the infotext dict must not keep the images alive
-            for name, value in self._restore.items():
-                setattr(p, name, value)
+            self._put_back(p)
             self.holder.after_job(unload=self.request.unload)
 
-    def _finish(self, p: Any, processed: Any) -> None:
+    def _finish(self, p: Any, processed: Any) -> Outcome:
         entries = [self.entries[key] for key in sorted(self.entries)]
-        kept = list(range(len(entries)))
-        shown = [entry.image for entry in entries]
+        kept, shown = list(range(len(entries))), [entry.image for entry in entries]
         if self.rearranges and entries:
-            order = self.request.keep([entry.score for entry in entries])
-            try:
-                shown = results.rearrange(processed, entries, order, self.host.masks_per_image(p))
-                kept = order
-            except Misaligned as reason:
-                self.notes.append(f"not filtered or sorted: {reason}")
-            hidden = [entry for k, entry in enumerate(entries) if k not in set(kept)]
-            self.notes += self.files.settle(hidden)
+            masks = self.host.masks_per_image(p)
+            kept, shown, notes = report.sift(
+                processed, self.request, entries, files=self.files, masks=masks, decimals=self.decimals
+            )
+            self.notes += notes
         if self.rearranges and shown and not self._restore["do_not_save_grid"]:
             self._rebuild_grid(p, processed, shown)
         elif processed.index_of_first_image == 1:
             self._clean_grid_text(processed)
-        if self.on_result:
-            self.on_result(p, self.request, entries)
-        self._report(processed, entries, kept)
+        if self.session is not None and self.session.on_job is not None:
+            self.session.on_job(p, self.request, entries, processed)
+        return Outcome(
+            self.request,
+            self.text.key,
+            entries,
+            kept,
+            filtered=self.filtered and self.request.filters,
+            searched=self.repeats,
+            where=self.files.whereabouts(report.hidden_of(entries, kept)) if self.rearranges else "",
+            notes=self.notes,
+            later=self.filtered and not self.rearranges,
+        )
 
     def _rebuild_grid(self, p: Any, processed: Any, shown: list[Any]) -> None:
         """The grid of what is shown. Where the host can't write it (Forge's stealth mode "RGB" fails on every grid),
@@ -199,69 +229,21 @@ class Job:
         """On reForge, the last score still stands in the grid's text if another script replaced every image after it
         was scored.
         """
-        key = score_key(self.request.scorer, self.host.option("key"))
-        text = without_keys(processed.infotexts[0], (key, f"{key} model", PERCENTILE_KEY))
+        text = with_settings(processed.infotexts[0], dict.fromkeys(self.text.pairs()))
         if text != processed.infotexts[0]:
             processed.infotexts = [text, *processed.infotexts[1:]]
             processed.info = text
             if processed.images and "parameters" in getattr(processed.images[0], "info", {}):
                 processed.images[0].info["parameters"] = text
 
-    def _why_empty(self, entries: list[Entry]) -> str:
-        """What to tell a user who looks at an empty gallery: why, what to do, and where the images are."""
-        best = max(entry.score for entry in entries if entry.score is not None)
-        text = (
-            f"Nothing to show: the best of {len(entries)} has {best:.2f}, and the limit is {self.request.limit:g}."
-            " Lower the limit, or switch the filter off."
-        )
-        return f"{text} {where}" if (where := self.files.whereabouts(entries)) else text
 
-    def _report(self, processed: Any, entries: list[Entry], kept: list[int]) -> None:
-        filtered = self.rearranges and self.request.filters
-        line = results.summary(entries, len(kept), filtered)
-        if self.repeats:
-            line += " · " + results.yield_summary(entries, kept)
-        empty = self._why_empty(entries) if filtered and entries and not kept else ""
-        for text in filter(None, (line, empty, *self.notes)):
-            processed.comments += f"ImageReward: {text}\n"
-        # a copy: the original belongs to the job, and the next grid cell would carry this in its infotext
-        processed.extra_generation_params = {
-            **processed.extra_generation_params,
-            RESULT_KEY: {
-                "scorer": self.request.scorer,
-                "scores": results.gallery_scores(processed, entries),
-                "scored": sum(entry.score is not None for entry in entries),
-                "kept": len(kept),
-                "hidden": len(entries) - len(kept),
-                "summary": line,
-                "empty": empty,
-                "notes": list(self.notes),
-            },
-        }
+def model_name(scorer: str, folder: Any) -> str:
+    """What stands in infotexts for these weights: the registry's name, or an own file's with its hash."""
+    return scorer if scorer in registry.names() else naming.own_model_name(folder / scorer)
 
 
-def refuse(processed: Any, reason: str) -> None:
-    """Tell API clients, who see no comments, why nothing was scored."""
-    result = {"scores": [], "scored": 0, "notes": [reason]}
-    processed.extra_generation_params = {**processed.extra_generation_params, RESULT_KEY: result}
-
-
-def clear(p: Any, own_key: str) -> None:
+def clear(p: Any) -> None:
     """Remove our pairs: `p` and its dict are used again by batches and grid cells, and must not carry an old score."""
-    for key in (
-        *ALL_KEYS,
-        own_key,
-        score_key("", own_key),
-        "CLIP score",
-        "BLIP score",
-        "Aesthetic score",
-        PERCENTILE_KEY,
-    ):
-        if callable(p.extra_generation_params.get(key)) or key in ALL_KEYS:
-            p.extra_generation_params.pop(key, None)
-
-
-def _expected(error: Exception) -> bool:
-    from .core import errors
-
-    return isinstance(error, errors.ImageRewardError)
+    params = p.extra_generation_params
+    for key in [key for key, value in params.items() if key in ALL_KEYS or is_writer(value)]:
+        del params[key]

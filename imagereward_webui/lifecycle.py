@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .core import RM, ImageRewardError, errors, logger
+from .core import RM, ImageRewardError, errors, logger, registry
+from .core import module as core_module
 from .options import POLICY_AUTO, POLICY_CPU, POLICY_KEEP, POLICY_UNLOAD
 
 SUFFIXES = (".safetensors", ".pt")
@@ -30,7 +30,7 @@ def available(folder: Path) -> list[str]:
 
     A .pt and the .safetensors that were made from it are one model.
     """
-    known = {_stem(Path(source.local_name)) for info in _core("registry").MODELS for source in info.sources}
+    known = {_stem(Path(source.local_name)) for info in registry.MODELS for source in info.sources}
     files: dict[str, str] = {}
     with contextlib.suppress(OSError):  # no folder yet: nothing to list
         for path in sorted(folder.iterdir(), key=lambda path: (path.suffix != ".pt", len(path.name))):
@@ -41,11 +41,6 @@ def available(folder: Path) -> list[str]:
 
 def _stem(path: Path) -> str:
     return path.stem.removesuffix(".fp16")
-
-
-def _core(name: str) -> Any:
-    """A module of the model package. `weights` imports torch, so none is imported before it is needed."""
-    return importlib.import_module(f"{RM.__name__}.{name}")
 
 
 def load_scorer(
@@ -64,9 +59,9 @@ def load_scorer(
     models, scores = RM.available_models(), RM.available_scores()
     if name not in models + scores:
         return RM.load(folder / name, device=device, precision=precision)
-    for source in _core("registry").get(name).sources:
+    for source in registry.get(name).sources:
         report = functools.partial(_report, progress, source.filename) if progress else None
-        _core("weights").locate(source, models_dir=folder, progress=report)
+        core_module("weights").locate(source, models_dir=folder, progress=report)
     load = RM.load if name in models else RM.load_score
     return load(name, device=device, precision=precision, models_dir=folder)
 

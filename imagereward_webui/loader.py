@@ -49,7 +49,7 @@ def _is_from(module: ModuleType, folder: Path) -> bool:
 
 def _load(folder: Path) -> tuple[ModuleType, bool]:
     name = _name(folder)
-    stamp = max(path.stat().st_mtime_ns for path in folder.rglob("*.py"))
+    stamp = _stamp(folder)
     found = sys.modules.get(name)
     if (
         found is not None and getattr(found, "STAMP", stamp) == stamp
@@ -72,6 +72,17 @@ def _load(folder: Path) -> tuple[ModuleType, bool]:
         del sys.modules[name]
         raise
     return module, True
+
+
+def _stamp(folder: Path) -> str:
+    """What tells one state of the package's files from another: names, times and sizes. A file that went, or an older
+    one that came back (an archive unpacked over it), is a change too.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        status = path.stat()
+        digest.update(f"{path.relative_to(folder).as_posix()} {status.st_mtime_ns} {status.st_size}\n".encode())
+    return digest.hexdigest()
 
 
 def _forget(name: str) -> None:

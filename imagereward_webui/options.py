@@ -10,10 +10,14 @@ SECTION = ("imagereward", "ImageReward")
 
 POLICY_AUTO, POLICY_KEEP, POLICY_CPU, POLICY_UNLOAD = "automatic", "stay loaded", "move to CPU", "unload"
 
+FRAME_MIDDLE, FRAME_FIRST, FRAME_LAST, FRAME_NONE = "middle", "first", "last", "none"
+
 
 @dataclass(frozen=True)
 class Option:
-    """One setting: `name` without the prefix, its default, label, and either choices or a (min, max, step) range."""
+    """One setting: `name` without the prefix, its default, label, and choices, a (min, max, step) range, or the list of
+    scorers.
+    """
 
     name: str
     default: Any
@@ -22,12 +26,11 @@ class Option:
     span: tuple[float, float, float] | None = None
     colour: bool = False
     info: str = ""
+    scorers: bool = False
 
 
 OPTIONS: tuple[Option, ...] = (
-    Option(
-        "default_scorer", "ImageReward-v1.0", "Scorer of the dropdown script", info="a name as in the accordion's list"
-    ),
+    Option("default_scorer", "ImageReward-v1.0", "Scorer of the dropdown script", scorers=True),
     Option(
         "models_dir", "", "Folder with reward models", info="empty: models/ImageReward; --imagereward-models-path wins"
     ),
@@ -44,18 +47,28 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("decimals", 4, "Decimals of the score in the infotext", span=(1, 8, 1)),
     Option(
-        "key", "ImageReward", "Name of the score in the infotext", info="letters, digits, space, - and /; at least two"
+        "key",
+        "ImageReward",
+        "Name of the score in the infotext",
+        info="of reward models; letters, digits, space, - and /, at least two, and no name of the WebUI's own",
     ),
     Option("badges", True, "Show scores on gallery thumbnails"),
-    Option("colour_low", "#b3261e", "Badge colour of low scores (-2 and below)", colour=True),
-    Option("colour_middle", "#8a6100", "Badge colour half-way (0)", colour=True),
-    Option("colour_high", "#146c2e", "Badge colour of high scores (2 and above)", colour=True),
+    Option("colour_low", "#b3261e", "Badge colour of low scores", colour=True),
+    Option("colour_middle", "#8a6100", "Badge colour half-way", colour=True),
+    Option("colour_high", "#146c2e", "Badge colour of high scores", colour=True),
     Option("low_subfolder", "low-score", "Subfolder for low scorers that are moved"),
     Option(
         "write_aesthetic_score",
         False,
         "Also write aesthetic_score (0 to 10)",
         info="for image browsers that sort by it",
+    ),
+    Option(
+        "video_frame",
+        FRAME_MIDDLE,
+        "Frame of a video that is scored",
+        choices=(FRAME_MIDDLE, FRAME_FIRST, FRAME_LAST, FRAME_NONE),
+        info="a video's frames are never filtered or sorted",
     ),
 )
 

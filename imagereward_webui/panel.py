@@ -4,22 +4,30 @@ UI), so everything here only builds components and has no other effect.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import html
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gradio as gr
 
-from . import host, infotext
-from .fields import BY_ATTR, FIELDS
+from . import host, infotext, session
+from .core import logger
+from .fields import BY_ATTR, FIELDS, Field
 from .lifecycle import available, holder
 from .request import DROPDOWN_FILTER_LABEL, DROPDOWN_LIMIT_LABEL
 
 ElemId = Callable[[str], str]
+NO_HOOK = (
+    "ImageReward cannot score what this WebUI generates: it does not hand scripts the final picture. Score finished"
+    " images in the Extras tab, or with the command line."
+)
 
 
 def accordion(elem_id: ElemId) -> tuple[list[Any], list[Any], list[str]]:
-    """The accordion's inputs in table order, its infotext fields, and the keys that "Send to" buttons copy."""
+    """The accordion's inputs in table order, its infotext fields, and the names that "Send to" buttons copy."""
     with input_accordion("ImageReward", elem_id("enable")) as enabled:
+        for problem in problems():
+            gr.HTML(f"<p class='imagereward-problem'>{html.escape(problem)}</p>")
         widgets = {"enabled": enabled}
         with gr.Row():
             widgets["scorer"] = _widget("scorer", elem_id)
@@ -31,10 +39,29 @@ def accordion(elem_id: ElemId) -> tuple[list[Any], list[Any], list[str]]:
         with gr.Row():
             widgets["sort"] = _widget("sort", elem_id)
             widgets["unload"] = _widget("unload", elem_id)
+            widgets["over"] = _widget("over", elem_id)
         unload_button(elem_id)
     inputs = [widgets[field.attr] for field in FIELDS]
     fields = [(widgets[field.attr], _paste(field)) for field in FIELDS]
-    return inputs, fields, list(infotext.ALL_KEYS)
+    return inputs, fields, [infotext.paste_name(field) for field in FIELDS]
+
+
+def problems() -> list[str]:
+    """What stands in the way on this host, one sentence each."""
+    told = [
+        f"{path} is another script with the title of ours, and the API reaches that one: remove the file, or disable"
+        " its extension."
+        for path in session.rival_scripts()
+    ]
+    if not host.scores_generations():
+        told.append(NO_HOOK)
+    return told
+
+
+def say_problems() -> None:
+    """The same on the console (a callback of `on_before_ui`)."""
+    for problem in problems():
+        logger.warning("%s", problem)
 
 
 def dropdown(elem_id: ElemId) -> tuple[list[Any], list[Any]]:
@@ -64,8 +91,11 @@ def unload() -> str:
     return f"Unloaded: {freed:.0f} MB freed." if freed else "No scorer is loaded."
 
 
-def _paste(field: Any) -> Callable[[dict[str, Any]], Any]:
-    return lambda params: infotext.paste_value(field, params, host.option("key"))
+def _paste(field: Field) -> infotext.PasteKey:
+    def read(params: Mapping[str, Any]) -> Any:
+        return infotext.paste_value(field, params, host.option("key"))
+
+    return infotext.PasteKey(infotext.paste_name(field), read)
 
 
 def _widget(attr: str, elem_id: ElemId) -> Any:

@@ -6,10 +6,18 @@ from __future__ import annotations
 from modules import script_callbacks
 
 # All at once: A1111 takes our folder off sys.path after the load.
-from . import api, extras, host, job, panel, script, settings, xyz  # noqa: F401
+from . import api, extras, host, job, panel, plot_output, report, script, session, settings, xyz  # noqa: F401
 from .core import RM
 from .refl_tab import api as refl_api
 from .refl_tab import tab as refl_tab
+
+
+def prepare() -> None:
+    """The host has loaded all scripts, and makes its UI next."""
+    host.before_results_are_sent(report.refresh)
+    session.watch_scripts()
+    xyz.add_axes()
+    panel.say_problems()
 
 
 def register_callbacks() -> None:
@@ -18,7 +26,8 @@ def register_callbacks() -> None:
     script_callbacks.on_before_image_saved(script.before_image_saved)
     script_callbacks.on_image_saved(script.image_saved)
     script_callbacks.on_image_grid(job.images_joined)
-    script_callbacks.on_before_ui(xyz.add_axes)
+    script_callbacks.on_image_grid(plot_output.draw_scores)
+    script_callbacks.on_before_ui(prepare)
     script_callbacks.on_ui_tabs(refl_tab.tabs)
     script_callbacks.on_app_started(api.mount)
     script_callbacks.on_app_started(refl_api.mount)

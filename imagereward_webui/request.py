@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .core import ImageRewardError
-from .fields import BY_ATTR, FIELDS, FILTER_NONE, FILTER_SCORE, FILTER_TOP, Field
+from .fields import BY_ATTR, FIELDS, FILTER_NONE, FILTER_SCORE, FILTER_TOP, OVER_EACH, Field
 
 DROPDOWN_LIMIT_LABEL = "Lower score limit"
 DROPDOWN_FILTER_LABEL = "Filter out images with low scores"
@@ -79,6 +79,7 @@ class ScoreRequest:
     wanted: int = 0
     max_batches: int = 8
     unload: bool = False
+    over: str = OVER_EACH
 
     @classmethod
     def from_ui(cls, args: Sequence[Any]) -> ScoreRequest:
@@ -129,16 +130,17 @@ class ScoreRequest:
         """True when the job goes on until enough images pass."""
         return self.wanted > 0 and self.filter_by == FILTER_SCORE
 
-    def passes(self, score: float | None) -> bool:
+    def passes(self, score: float | None, decimals: int = STORED_DECIMALS) -> bool:
         """Whether an image with this score reaches the limit. An unscored image always passes: it is kept.
 
-        A limit copied from an image's infotext must let that image pass, so the rounded score counts too.
+        A limit copied from an image's infotext must let that image pass, so the score as it is written there, with so
+        many decimals, counts too.
         """
-        return (
-            self.filter_by != FILTER_SCORE or score is None or max(score, round(score, STORED_DECIMALS)) >= self.limit
-        )
+        if self.filter_by != FILTER_SCORE or score is None:
+            return True
+        return max(score, float(f"{score:.{decimals}f}")) >= self.limit
 
-    def keep(self, scores: Sequence[float | None]) -> list[int]:
+    def keep(self, scores: Sequence[float | None], decimals: int = STORED_DECIMALS) -> list[int]:
         """Which of these images to show, in the order to show them (indices into `scores`).
 
         Unscored images are always kept; sorted, they come last. Equal scores keep their order.
@@ -148,7 +150,7 @@ class ScoreRequest:
             score = scores[i]
             return math.inf if score is None else -score
 
-        kept = [i for i, score in enumerate(scores) if self.passes(score)]
+        kept = [i for i, score in enumerate(scores) if self.passes(score, decimals)]
         if self.filter_by == FILTER_TOP:
             best = set(sorted((i for i in kept if scores[i] is not None), key=badness)[: self.top_k])
             kept = [i for i in kept if scores[i] is None or i in best]

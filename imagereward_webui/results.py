@@ -15,7 +15,8 @@ class Entry:
     """One generated image and what the host knows of it at the moment it is finished.
 
     `image` is the object the host goes on with; identity, not position, tells it from masks and control maps.
-    `path` is where the host wrote it, if it did.
+    `path` is where the host wrote it, if it did. `unfinished`: the user pressed Interrupt or Skip while it was drawn;
+    it is shown, and neither scored nor ranked.
     """
 
     iteration: int
@@ -27,6 +28,11 @@ class Entry:
     image: Any
     score: float | None = None
     path: str | None = None
+    unfinished: bool = False
+
+
+# A picture carries its score as an attribute: wherever a script puts it in its own result, the score goes with it.
+SCORE = "imagereward_score"
 
 
 class Misaligned(Exception):
@@ -96,18 +102,21 @@ def insert_grid(processed: Any, grid: Any, infotext: str) -> None:
     processed.info = infotext
 
 
-def gallery_scores(processed: Any, entries: Sequence[Entry]) -> list[float | None]:
-    """The score of each gallery position, None for the grid, masks and control maps."""
-    scores = {id(entry.image): entry.score for entry in entries}
-    return [scores.get(id(image)) for image in processed.images]
+def gallery_scores(processed: Any) -> list[float | None]:
+    """One entry for each image that the host returns: its score, None for grids, masks and control maps."""
+    images = [*processed.images, *(getattr(processed, "extra_images", None) or [])]
+    return [getattr(image, SCORE, None) for image in images]
 
 
 def summary(entries: Sequence[Entry], kept: int, filtered: bool) -> str:
     """ "scored 8 · kept 5 · hidden 3 · mean 0.41 · best 1.22 (seed 1234)"."""
     scored = [entry for entry in entries if entry.score is not None]
+    unfinished = sum(entry.unfinished for entry in entries)
     parts = [f"scored {len(scored)}"]
-    if len(scored) < len(entries):
-        parts.append(f"not scored {len(entries) - len(scored)}")
+    if len(scored) + unfinished < len(entries):
+        parts.append(f"not scored {len(entries) - len(scored) - unfinished}")
+    if unfinished:
+        parts.append(f"unfinished {unfinished}")
     if filtered:
         parts += [f"kept {kept}", f"hidden {len(entries) - kept}"]
     if scored:
@@ -121,7 +130,8 @@ def summary(entries: Sequence[Entry], kept: int, filtered: bool) -> str:
 def yield_summary(entries: Sequence[Entry], kept: Sequence[int]) -> str:
     """How many images it took: kept / generated, and how far the kept lie above the mean, in standard deviations."""
     scores = [entry.score for entry in entries if entry.score is not None]
-    text = f"{len(kept)} of {len(entries)} generated"
+    passed = sum(not entries[k].unfinished for k in kept)
+    text = f"{passed} of {len(entries)} generated"
     chosen = [score for k in kept if (score := entries[k].score) is not None]
     if len(scores) < 2 or not chosen:
         return text

@@ -6,36 +6,15 @@ from typing import Any
 
 from modules import scripts
 
-from . import host, infotext, panel, xyz
+from . import host, infotext, panel, plot_output
+from . import session as sessions
 from .core import logger
-from .job import Job, clear, refuse
-from .lifecycle import holder
+from .job import clear
+from .report import refuse
 from .request import DROPDOWN_LIMIT_LABEL, InvalidRequest, ScoreRequest
+from .start import DROPDOWN, resolve, scored_frame, start_job
 
-JOB, DROPDOWN, REFUSED = "_imagereward_job", "_imagereward_dropdown", "_imagereward_refused"
-
-
-def resolve(p: Any, args: tuple[Any, ...]) -> ScoreRequest:
-    """The request for this job: the accordion's, changed by the dropdown script and then by X/Y/Z axes."""
-    request = ScoreRequest.from_ui(args)
-    dropdown = getattr(p, DROPDOWN, None)
-    if dropdown is not None:
-        if not request.enabled:
-            request = ScoreRequest(scorer=host.option("default_scorer"))
-        request = request.with_dropdown(*dropdown)
-    axes = getattr(p, xyz.AXES_ATTRIBUTE, None)
-    return request.with_values(axes) if axes else request
-
-
-def needs_every_image(p: Any) -> str:
-    """Why this job's images must all come back, or "" when they may be filtered."""
-    if getattr(p, "_ad_inner", False):
-        return "ADetailer needs every image of its inner pass"
-    if getattr(p, "txt2img_upscale", False):
-        return "the upscale button replaces one image in the gallery"
-    if getattr(p, DROPDOWN, None) is None and (title := host.driving_script(p)):
-        return f"{title} needs every image"
-    return ""
+JOB, REFUSED = "_imagereward_job", "_imagereward_refused"
 
 
 class ImageRewardAccordion(scripts.Script):
@@ -45,7 +24,7 @@ class ImageRewardAccordion(scripts.Script):
     create_group = False
 
     def title(self):
-        return "ImageReward"
+        return infotext.ACCORDION_TITLE
 
     def show(self, is_img2img):
         return scripts.AlwaysVisible
@@ -57,31 +36,27 @@ class ImageRewardAccordion(scripts.Script):
     def before_process(self, p, *args):
         setattr(p, JOB, None)
         setattr(p, REFUSED, None)
+        session = sessions.of(p)
         try:
             request = resolve(p, args)
+            if request.enabled and not host.scores_generations():
+                raise InvalidRequest(panel.NO_HOOK)
         except InvalidRequest as error:  # an exception here would be swallowed: generate, and say why there is no score
             logger.warning("%s", error)
-            p.comment(f"ImageReward: not scored: {error}")
-            setattr(p, REFUSED, f"not scored: {error}")
+            reason = f"not scored: {error}"
+            p.comment(f"ImageReward: {reason}")
+            setattr(p, REFUSED, reason)
+            if session is not None:
+                session.refused = reason
             return
         if request.enabled:
-            setattr(
-                p,
-                JOB,
-                Job(
-                    p,
-                    request,
-                    host,
-                    holder,
-                    keep_all=needs_every_image(p),
-                    script=infotext.DROPDOWN_TITLE if getattr(p, DROPDOWN, None) is not None else "",
-                    on_result=xyz.write_rows if host.driving_script(p) == xyz.SCRIPT_TITLE else None,
-                ),
-            )
+            setattr(p, JOB, start_job(p, request, session))
 
     def process(self, p, *args):
-        clear(p, host.option("key"))
+        clear(p)
         if job := getattr(p, JOB, None):
+            if frames := host.frames(p):
+                job.keep_frames(p, scored_frame(frames))
             job.announce(p)
 
     def before_process_batch(self, p, *args, **kwargs):
@@ -146,7 +121,7 @@ def before_image_saved(params: Any) -> None:
 
 def image_saved(params: Any) -> None:
     """Remember where the host wrote an image of ours, and put the scores of an X/Y/Z plot beside its grid."""
-    xyz.grid_saved(params)
+    plot_output.grid_saved(params)
     job = getattr(params.p, JOB, None)
     entry = job.current(params.p, params.image) if job else None
     if entry:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from . import host
+from .lifecycle import available
 from .options import OPTIONS, PREFIX, SECTION
+
+
+def _scorers() -> dict[str, Any]:
+    """Asked for by the host each time it shows the page: own models may have come."""
+    return {"choices": available(host.models_dir())}
 
 
 def add_options() -> None:
@@ -15,9 +21,11 @@ def add_options() -> None:
     shared = host.module("shared")
     for option in OPTIONS:
         component: Any = None
-        args: dict[str, Any] = {}
+        args: Any = {}  # or a function that gives them when the page is drawn
         if option.choices:
             component, args = gr.Dropdown, {"choices": list(option.choices)}
+        elif option.scorers:
+            component, args = gr.Dropdown, _scorers
         elif option.span:
             low, high, step = option.span
             component, args = gr.Slider, {"minimum": low, "maximum": high, "step": step}

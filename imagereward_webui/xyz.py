@@ -1,38 +1,32 @@
-"""X/Y/Z plot: axes for the scorer and the limit, and a CSV of the scores beside the grid."""
+"""X/Y/Z plot: axes for the scorer and the limit. Cells that differ in nothing else share one picture, which is made
+once and scored again.
+"""
 
 from __future__ import annotations
 
-import csv
-import os
+import copy
+import functools
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
-from . import host
-from .core import logger
-from .files import unused_path
+from . import host, plot_output, start
+from . import session as sessions
+from .core import errors, registry, with_settings
+from .core import module as core_module
+from .infotext import ALL_KEYS, BROWSER_KEY, score_keys, settings
+from .job import clear
 from .lifecycle import available
-from .request import ScoreRequest
+from .results import Entry
+from .start import AXES
 
-SCRIPT_TITLE = "X/Y/Z plot"
-AXES_ATTRIBUTE = "imagereward_axes"
-_waiting: list[Path] = []  # the CSV of the running job, until its grid is saved: the host runs one job at a time
-COLUMNS = (
-    "cell",
-    "file",
-    "scorer",
-    "score",
-    "passes",
-    "seed",
-    "steps",
-    "sampler",
-    "cfg_scale",
-    "width",
-    "height",
-    "prompt",
-    "negative_prompt",
-    "model",
-)
+SCRIPT_MODULE = "xyz_grid.py"
+APPLIED = "_imagereward_applied"  # what the plot's other axes did to this cell
+LABELS = ("[ImageReward] Scorer", "[ImageReward] Score limit")
+WATCHED = "imagereward_original"
+
+
+# --- the axes -------------------------------------------------------------------------------------
 
 
 def set_axis(attr: str) -> Callable[[Any, Any, Any], None]:
@@ -41,38 +35,9 @@ def set_axis(attr: str) -> Callable[[Any, Any, Any], None]:
     """
 
     def apply(p: Any, value: Any, _values: Any) -> None:
-        setattr(p, AXES_ATTRIBUTE, {**getattr(p, AXES_ATTRIBUTE, {}), attr: value})
+        setattr(p, AXES, {**getattr(p, AXES, {}), attr: value})
 
     return apply
-
-
-def confirm_scorers(_p: Any, names: list[str]) -> None:
-    """Checked by the host before the first cell; raises on a name that doesn't exist."""
-    known = available(host.models_dir())
-    for name in names:
-        if name not in known:
-            raise RuntimeError(f"Unknown scorer: {name}; there are: {', '.join(known)}")
-
-
-def add_axes() -> None:
-    """Add our axes to the X/Y/Z script (its module is a fresh one after each Reload UI)."""
-    for data in host.module("scripts").scripts_data:
-        module = data.module
-        if getattr(data.script_class, "__module__", "") != "xyz_grid.py" or not hasattr(module, "axis_options"):
-            continue
-        labels = {option.label for option in module.axis_options}
-        for axis in (
-            module.AxisOption(
-                "[ImageReward] Scorer",
-                str,
-                set_axis("scorer"),
-                confirm=confirm_scorers,
-                choices=lambda: available(host.models_dir()),
-            ),
-            module.AxisOption("[ImageReward] Score limit", float, _set_limit),
-        ):
-            if axis.label not in labels:
-                module.axis_options.append(axis)
 
 
 def _set_limit(p: Any, value: float, values: Any) -> None:
@@ -80,60 +45,157 @@ def _set_limit(p: Any, value: float, values: Any) -> None:
     set_axis("filter_by")(p, "score", values)
 
 
-def write_rows(p: Any, request: ScoreRequest, entries: list[Any]) -> Path | None:
-    """Append this cell's images to `xyz-scores-<time>.csv` in the grids' folder, to be renamed after the grid when that
-    is saved; None if grids are not saved.
+def confirm_scorers(_p: Any, names: list[str]) -> None:
+    """Checked by the host before the first cell; raises on a name that doesn't exist, and on weights that are not here:
+    a plot that stops for gigabytes at its third cell is worse than one that does not start.
     """
-    shared = host.module("shared")
-    if not shared.opts.grid_save:
+    known = available(host.models_dir())
+    for name in names:
+        if name not in known:
+            raise RuntimeError(f"Unknown scorer: {name}; there are: {', '.join(known)}")
+    if missing := [text for name in names if (text := missing_weights(name))]:
+        raise RuntimeError(
+            f"Weights are missing: {'; '.join(missing)}. Generate one image with each of these scorers, which downloads"
+            " them, or run: python -m imagereward_core fetch NAME"
+        )
+
+
+def confirm_limit(p: Any, _limits: list[float]) -> None:
+    """The same for the scorer that the accordion names."""
+    scorer = start.request_of(p).scorer
+    if scorer in available(host.models_dir()) and p is not None:
+        confirm_scorers(p, [scorer])
+
+
+def missing_weights(name: str) -> str:
+    """What this scorer still has to download, with its size, or "" if all is here."""
+    if name not in registry.names():
+        return ""
+    weights = core_module("weights")
+    wanted = []
+    for source in registry.get(name).sources:
+        try:
+            weights.locate(source, models_dir=host.models_dir(), download=False)
+        except errors.ModelNotFoundError:
+            wanted.append(f"{source.local_name} ({source.about / 1e9:.1f} GB)")
+    return f"{name} needs {' and '.join(wanted)}" if wanted else ""
+
+
+def add_axes() -> None:
+    """Add our axes to the X/Y/Z script, and have it use pictures again that differ in nothing but their score (its
+    module is a fresh one after each Reload UI).
+    """
+    for data in host.module("scripts").scripts_data:
+        module = data.module
+        if getattr(data.script_class, "__module__", "") != SCRIPT_MODULE or not hasattr(module, "axis_options"):
+            continue
+        known = {option.label for option in module.axis_options}
+        scorer = module.AxisOption(
+            LABELS[0],
+            str,
+            set_axis("scorer"),
+            confirm=confirm_scorers,
+            choices=lambda: available(host.models_dir()),
+        )
+        limit = module.AxisOption(LABELS[1], float, _set_limit, confirm=confirm_limit)
+        module.axis_options += [axis for axis in (scorer, limit) if axis.label not in known]
+        for axis in module.axis_options:
+            if axis.label not in LABELS:
+                _record(axis)
+        if hasattr(module, "process_images"):
+            _reuse_pictures(module)
+        sessions.watch(data.script_class, on_job=plot_output.cell_done, tell=plot_output.csv_place)
+
+
+def _record(axis: Any) -> None:
+    """Have an axis of the plot leave a note of what it did on the cell's `p`."""
+    original = getattr(axis.apply, WATCHED, axis.apply)
+
+    @functools.wraps(original)
+    def apply(p: Any, value: Any, values: Any) -> Any:
+        setattr(p, APPLIED, (*getattr(p, APPLIED, ()), (axis.label, repr(value))))
+        return original(p, value, values)
+
+    vars(apply)[WATCHED] = original
+    axis.apply = apply
+
+
+# --- one picture, many scores -----------------------------------------------------------------------
+
+
+@dataclass
+class Kept:
+    """A finished cell: the host's result, what generating left on its `p`, and its images as they were scored."""
+
+    processed: Any
+    made: dict[str, Any]
+    entries: list[Entry]
+
+
+def picture_of(p: Any) -> tuple[str, ...] | None:
+    """What tells one picture of a plot from another: what its axes did to the cell, and the seed. None where an axis is
+    at work whose doings we did not see.
+    """
+    state = host.module("shared").state
+    applied = getattr(p, APPLIED, ())
+    seen = {label for label, _ in applied} | {*LABELS, "Nothing"}
+    axes = [getattr(getattr(state, f"xyz_plot_{letter}", None), "axis", None) for letter in "xyz"]
+    if any(axis is None or axis.label not in seen for axis in axes):
         return None
-    folder = Path(p.outpath_grids)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"xyz-scores-{shared.state.job_timestamp}.csv"
-    cell = 1
-    if path.exists():
-        with path.open(encoding="utf-8", newline="") as file:
-            cell = 1 + max((int(row["cell"]) for row in csv.DictReader(file)), default=0)
-    new = cell == 1
-    with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(COLUMNS)
-        for entry in entries:
-            scored = entry.score is not None
-            writer.writerow(
-                [
-                    cell,
-                    os.path.basename(entry.path or ""),
-                    request.scorer,
-                    f"{entry.score:.4f}" if scored else "",
-                    request.passes(entry.score) if scored else "",
-                    entry.seed,
-                    p.steps,
-                    p.sampler_name,
-                    p.cfg_scale,
-                    p.width,
-                    p.height,
-                    entry.prompt,
-                    entry.negative_prompt,
-                    getattr(p, "sd_model_name", ""),
-                ]
-            )
-    _waiting[:] = [path]
-    return path
+    return (*map(repr, applied), repr(p.seed), repr(p.subseed))
 
 
-def grid_saved(params: Any) -> None:
-    """Put the CSV beside the grid that the host has just saved, under the grid's name (the first grid is the whole
-    one).
+def _reuse_pictures(module: Any) -> None:
+    original = getattr(module.process_images, WATCHED, module.process_images)
+
+    @functools.wraps(original)
+    def process_images(p: Any) -> Any:
+        session = sessions.of(p)
+        picture = picture_of(p) if session is not None and getattr(p, AXES, None) else None
+        if session is None or picture is None:
+            return original(p)
+        kept = session.memory.get(picture)
+        if kept is not None:
+            return score_again(p, session, kept)
+        before = dict(vars(p))
+        processed = original(p)
+        if session.last and not host.interrupted():
+            made = {name: value for name, value in vars(p).items() if before.get(name) is not value}
+            session.memory[picture] = Kept(processed, made, session.last)
+        return processed
+
+    vars(process_images)[WATCHED] = original
+    module.process_images = process_images
+
+
+def score_again(p: Any, session: sessions.Session, kept: Kept) -> Any:
+    """The result of a cell whose picture is there already: the same pictures with this cell's scores. They are not
+    saved again.
     """
-    # the X/Y/Z script saves its grids, and nothing else, with the result in the place of the job
-    if not _waiting or not hasattr(params.p, "index_of_first_image"):
-        return
-    path = _waiting.pop()
-    if host.module("shared").state.job_timestamp not in path.name:
-        return  # left by a job that was interrupted before its grid
-    try:
-        os.replace(path, unused_path(Path(params.filename).with_suffix(".csv")))
-    except OSError as error:
-        logger.warning("%s stays where it is: %s", path, error)
+    for name, value in kept.made.items():
+        setattr(p, name, value)
+    job = start.start_job(p, start.request_of(p), session)
+    clear(p)
+    job.announce(p)
+    copies = {id(image): image.copy() for image in kept.processed.images}
+    processed = copy.copy(kept.processed)
+    processed.images = [copies[id(image)] for image in kept.processed.images]
+    processed.infotexts = list(kept.processed.infotexts)
+    first = processed.index_of_first_image
+    ours = [
+        *ALL_KEYS,
+        BROWSER_KEY,
+        *(f"{key}{end}" for key in score_keys(host.option("key")) for end in ("", " model")),
+    ]
+    plain = {**dict.fromkeys(ours), **settings(job.request, filtered=False)}
+    for k, entry in enumerate(replace(entry, score=None) for entry in kept.entries):
+        entry.image = copies.get(id(entry.image), entry.image)
+        job.score_entry(entry)
+        written = {} if entry.score is None else job.text.values(entry.score)
+        text = with_settings(processed.infotexts[first + k], {**plain, **written})
+        processed.infotexts[first + k] = text
+        if "parameters" in entry.image.info:
+            entry.image.info["parameters"] = text
+    processed.info = processed.infotexts[0]
+    job.finish(p, processed)
+    return processed

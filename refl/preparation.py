@@ -39,8 +39,8 @@ class Given:
 
 
 class Preparation:
-    """Holds what the steps make: asked and config, prompts, backend, rewards and judges, table, engine, evaluator, and base, the
-    evaluation of the untrained model (None in all processes but the first).
+    """Holds what the steps make: asked and config, prompts, backend, rewards and judges, table, engine, evaluator, and
+    base, the evaluation of the untrained model (None in all processes but the first).
     """
 
     asked: ReFLConfig

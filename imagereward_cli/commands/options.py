@@ -10,10 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imagereward_core import registry
+from imagereward_core import naming, registry
 from imagereward_core.errors import ConfigError, ImageRewardError
 from imagereward_core.files import ScoreJob
-from imagereward_core.hashing import file_digest
 
 from . import output
 
@@ -29,6 +28,14 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, found {text}")
     return value
+
+
+def own_key(text: str) -> str:
+    """The name of reward models' score in the files."""
+    try:
+        return registry.check_own_key(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,11 +104,13 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
 def job_of(args: argparse.Namespace, prompt: str | None, **changes: Any) -> ScoreJob:
     """The job these arguments describe."""
     path = model_path(args.model)
-    info = registry.MODELS[0] if path else registry.get(args.model)
-    name = f"{path.stem} [{_short_hash(path)}]" if path else info.name
+    info = registry.describe(os.fspath(path)) if path else registry.get(args.model)
+    name = naming.own_model_name(path) if path else info.name
+    former = naming.former_names(path) if path else frozenset()
     if args.precision == "int8":
-        name += " int8"  # its scores differ by about a tenth: they must not pass for exact ones in a later run
-    job = ScoreJob(info, name, prompt, exif_transpose=args.exif_rotation, batch_size=args.batch_size)
+        # its scores differ by about a tenth: they must not pass for exact ones in a later run, nor those for these
+        name, former = f"{name} int8", frozenset()
+    job = ScoreJob(info, name, prompt, exif_transpose=args.exif_rotation, batch_size=args.batch_size, former=former)
     return dataclasses.replace(job, **changes)
 
 
@@ -132,16 +141,6 @@ def model_path(name: str) -> Path | None:
         return None
     looks_like_one = os.path.isfile(name) or name.lower().endswith((".pt", ".pth", ".safetensors"))
     return Path(name) if looks_like_one else None
-
-
-def _short_hash(path: Path) -> str:
-    """The first ten digits of the file's sha256, as web UIs name checkpoints: two files called last.safetensors
-    differ.
-    """
-    try:
-        return file_digest(path)[:10]
-    except OSError:
-        return "missing"  # loading it will say so, with what to do
 
 
 def say(text: str) -> None:

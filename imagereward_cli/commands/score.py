@@ -37,6 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="put the score into the image's metadata (PNG, JPEG, WebP, AVIF; pixels stay as they are)",
     )
     parser.add_argument("--rescore", action="store_true", help="compute again what has a score already")
+    parser.add_argument(
+        "--key",
+        type=options.own_key,
+        default="",
+        metavar="NAME",
+        help="the score's name in the metadata, for reward models (default ImageReward; other scorers keep their own)",
+    )
     chosen = parser.add_argument_group("result")
     chosen.add_argument(
         "--sort",
@@ -52,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    job = options.job_of(args, args.prompt, write=args.write, rescore=args.rescore)
+    job = options.job_of(args, args.prompt, write=args.write, rescore=args.rescore, key=args.key)
     outcome = score_all(args, job, options.loader_of(args))
     listed = select(outcome.scored, args.sort, args.min_score, args.top)
     report(args, job, outcome, listed)

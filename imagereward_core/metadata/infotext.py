@@ -15,13 +15,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
 from ..errors import MetadataError
 from ..prompts import plain_prompt
-from ..registry import ModelInfo
 
 ENOUGH = 3  # pairs that make a line a settings line
 KEY = re.compile(r"[\w \-/]+")
@@ -57,13 +56,6 @@ class StoredScore:
     model: str
     prompt: str | None = None
     key: str = "ImageReward"
-
-
-def score_key(info: ModelInfo) -> str:
-    """The setting's name for a scorer: "ImageReward" for every reward model of that form, "CLIP score" and the like for
-    the others, with whatever web UIs cannot read in a key replaced by `_`.
-    """
-    return "ImageReward" if info.kind == "imagereward" else re.sub(r"\W+", "_", info.name).strip("_") + " score"
 
 
 def format_score(value: float) -> str:
@@ -180,6 +172,18 @@ def with_score(text: str, score: StoredScore, size: tuple[int, int] | None = Non
             f"a score cannot be added to these settings so that it is read back the same: {line[-200:]!r}"
         )
     return result
+
+
+def with_settings(text: str, changes: Mapping[str, str | None]) -> str:
+    """`text` with these settings, each in place of its older self; None takes one out. Without a settings line it stays
+    as it is: there is none of ours in it, and a line of fewer than three pairs would be read as prompt.
+    """
+    head, line, tail = sections(text)
+    if not line:
+        return text
+    kept = without(line, set(changes))
+    pairs = [f"{key}: {quote(value)}" for key, value in changes.items() if value is not None]
+    return head + ", ".join([*([kept] if kept else []), *pairs]) + tail
 
 
 def pairs_in(line: str) -> Iterator[tuple[int, int, str, str]]:

@@ -1,0 +1,126 @@
+"""What the user is told when images have been scored: the line under the gallery, and the result that the page's script
+and API clients read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import results
+from .files import FileKeeper
+from .infotext import RESULT_KEY
+from .request import ScoreRequest
+from .results import Entry
+
+
+@dataclass
+class Outcome:
+    """What became of the images of one job, or of several that another script put together.
+
+    `kept` are indices into `entries`, in the order shown; `where` says in a sentence where hidden images are now.
+    `later`: the request still waits for the other jobs' images, to filter and sort them together.
+    """
+
+    request: ScoreRequest
+    key: str
+    entries: list[Entry]
+    kept: list[int]
+    filtered: bool = False
+    searched: bool = False
+    where: str = ""
+    notes: list[str] = field(default_factory=list)
+    later: bool = False
+
+    @property
+    def line(self) -> str:
+        """ "scored 8 · kept 5 · hidden 3 · mean 0.41 · best 1.22 (seed 1234)"."""
+        text = results.summary(self.entries, len(self.kept), self.filtered)
+        return f"{text} · {results.yield_summary(self.entries, self.kept)}" if self.searched else text
+
+    @property
+    def empty(self) -> str:
+        """What to tell a user who looks at an empty gallery: why, what to do, and where the images are; else ""."""
+        scores = [entry.score for entry in self.entries if entry.score is not None]
+        if self.kept or not scores or not self.filtered:
+            return ""
+        text = (
+            f"Nothing to show: the best of {len(self.entries)} has {max(scores):.2f}, and the limit is"
+            f" {self.request.limit:g}. Lower the limit, or switch the filter off."
+        )
+        return f"{text} {self.where}" if self.where else text
+
+    def publish(self, processed: Any) -> None:
+        """Put it all on the host's result."""
+        for text in filter(None, (self.line, self.empty, *self.notes)):
+            processed.comments += f"ImageReward: {text}\n"
+        _attach(
+            processed,
+            {
+                "scorer": self.request.scorer,
+                "key": self.key,
+                "scores": results.gallery_scores(processed),
+                "scored": sum(entry.score is not None for entry in self.entries),
+                "kept": len(self.kept),
+                "hidden": len(self.entries) - len(self.kept),
+                "summary": self.line,
+                "empty": self.empty,
+                "notes": list(self.notes),
+            },
+        )
+
+
+def merged(outcomes: Sequence[Outcome]) -> Outcome:
+    """Several jobs' outcomes as one, in their order."""
+    first = outcomes[0]
+    entries: list[Entry] = []
+    kept: list[int] = []
+    notes: list[str] = []
+    where = dict.fromkeys(outcome.where for outcome in outcomes if outcome.where)
+    for outcome in outcomes:
+        kept += [len(entries) + k for k in outcome.kept]
+        entries += outcome.entries
+        notes += [note for note in outcome.notes if note not in notes]
+    filtered, searched = any(o.filtered for o in outcomes), any(o.searched for o in outcomes)
+    return Outcome(first.request, first.key, entries, kept, filtered, searched, " ".join(where), notes, first.later)
+
+
+def sift(
+    processed: Any, request: ScoreRequest, entries: list[Entry], *, files: FileKeeper, masks: int, decimals: int
+) -> tuple[list[int], list[Any], list[str]]:
+    """Filter and sort the host's result by the request, and deal with the files of what is hidden.
+
+    Returns (indices of the entries shown, the images that belong into a grid, notes for the user). What another script
+    changed stays as it is.
+    """
+    order = request.keep([entry.score for entry in entries], decimals)
+    try:
+        shown = results.rearrange(processed, entries, order, masks)
+    except results.Misaligned as reason:
+        return list(range(len(entries))), [e.image for e in entries], [f"not filtered or sorted: {reason}"]
+    notes = files.settle(hidden_of(entries, order), interrupted=any(entry.unfinished for entry in entries))
+    return order, shown, notes
+
+
+def hidden_of(entries: Sequence[Entry], kept: Sequence[int]) -> list[Entry]:
+    """The entries that are not shown."""
+    shown = set(kept)
+    return [entry for k, entry in enumerate(entries) if k not in shown]
+
+
+def refuse(processed: Any, reason: str) -> None:
+    """Tell API clients, who see no comments, why nothing was scored."""
+    _attach(processed, {"scores": results.gallery_scores(processed), "scored": 0, "notes": [reason]})
+
+
+def refresh(processed: Any) -> None:
+    """Once more before the host sends the result off: scripts that came after us may have added images to it."""
+    result = (getattr(processed, "extra_generation_params", None) or {}).get(RESULT_KEY)
+    if isinstance(result, dict):
+        result["scores"] = results.gallery_scores(processed)
+
+
+def _attach(processed: Any, result: dict[str, Any]) -> None:
+    # a copy: the original belongs to the job, and the next grid cell would carry this in its infotext
+    processed.extra_generation_params = {**processed.extra_generation_params, RESULT_KEY: result}
