@@ -47,18 +47,19 @@ class FileKeeper:
 
     def whereabouts(self, hidden: Iterable[Entry]) -> str:
         """Where the files of hidden images are now, in a sentence; "" where the host saved none."""
-        paths = [entry.path for entry in hidden if entry.path]
+        entries = list(hidden)
+        paths = [entry.path for entry in entries if entry.path]
         here = sum(path not in self._moved | self._removed and Path(path).is_file() for path in paths)
         moved, removed = len(self._moved.intersection(paths)), len(self._removed.intersection(paths))
-        places = {
-            "are in the output folder": here,
-            f"were moved to {self.subfolder}/": moved,
-            "were not kept on disk": removed,
-        }
-        told = [(place, count) for place, count in places.items() if count]
-        if len(told) == 1:
-            return f"The images {told[0][0]}."
-        return f"Of the images {', '.join(f'{count} {place}' for place, count in told)}." if told else ""
+        told = []
+        for count, all_of_them, some in (
+            (here, "The images are in the output folder.", "In the output folder"),
+            (moved, f"The images were moved to {self.subfolder}/.", f"Moved to {self.subfolder}/"),
+            (removed, "The images were not kept on disk.", "Not kept on disk"),
+        ):
+            if count:
+                told.append(all_of_them if count == len(entries) else f"{some}: {count} of {len(entries)} images.")
+        return " ".join(told)
 
     def settle(self, hidden: Iterable[Entry], interrupted: bool = False) -> list[str]:
         """Move or remove the files of these entries; returns notes for the user (one per problem).

@@ -9,7 +9,9 @@
     const TABS = ["txt2img", "img2img"];
     const THUMBNAILS = ".grid-container button.thumbnail-item, .thumbnails button.thumbnail-item";
     const NUMBER = "(-?\\d+(?:\\.\\d+)?)";
+    const SCHEMA = "imagereward/v1/schema";
     const states = {};
+    let scorers = null;  // what the server says of every scorer: its key in infotexts, and what its numbers mean
 
     function option(name, fallback) {
         const value = typeof opts === "object" && opts ? opts["imagereward_" + name] : undefined;
@@ -20,12 +22,43 @@
         return text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
     }
 
-    // The score in an infotext's settings line, or null. Any scorer's key counts; the prompt above does not.
-    function scoreInInfotext(text) {
-        const keys = [option("key", "ImageReward"), "ImageReward", "CLIP score", "BLIP score", "Aesthetic score"];
+    // Asked once, without the browser's password prompt; a server that does not answer leaves us what infotexts say themselves.
+    function askForScorers() {
+        if (scorers) return;
+        scorers = [];
+        fetch(SCHEMA, {credentials: "omit"}).then((answer) => (answer.ok ? answer.json() : {})).then((schema) => {
+            scorers = Array.isArray(schema.scorers) ? schema.scorers : [];
+            Object.values(states).forEach((state) => { state.key = null; });
+            update();
+        }).catch(() => {});
+    }
+
+    function keysOf(scorer) {
+        return [scorer.key].concat(scorer.former_keys || []);
+    }
+
+    // {key, score} in an infotext's settings line, or null. Any scorer's key counts; the prompt above does not. A score whose
+    // model is named beside it is one, whoever the scorer is.
+    function foundInInfotext(text) {
+        const keys = [option("key", "ImageReward"), "ImageReward"].concat(...(scorers || []).map(keysOf));
         const line = String(text).split("\n").pop();
-        const found = line.match(new RegExp("(?:^|, )(?:" + keys.map(escapeForRegExp).join("|") + "): " + NUMBER + "(?=,|$)"));
-        return found ? Number(found[1]) : null;
+        const known = line.match(new RegExp("(?:^|, )(" + keys.map(escapeForRegExp).join("|") + "): " + NUMBER + "(?=,|$)"));
+        const found = known || line.match(new RegExp("(?:^|, )([\\w][\\w /-]*): " + NUMBER + ", \\1 model: "));
+        return found ? {key: found[1], score: Number(found[2])} : null;
+    }
+
+    function scoreInInfotext(text) {
+        const found = foundInInfotext(text);
+        return found ? found.score : null;
+    }
+
+    // Where a scorer's numbers are bad and good, or null if nobody says so: those are told apart within the gallery.
+    function scaleOf(info) {
+        const texts = info.infotexts || [];
+        const found = texts.map(foundInInfotext).find((one) => one !== null);
+        const key = found ? found.key : resultOf(info).key;
+        const scorer = (scorers || []).find((one) => keysOf(one).includes(key));
+        return scorer && scorer.high > scorer.low ? [scorer.low, scorer.high] : null;
     }
 
     // What the server says of the whole job.
@@ -228,6 +261,7 @@
         const gallery = app.querySelector("#" + tab + "_gallery");
         const textarea = app.querySelector("#generation_info_" + tab + " textarea");
         if (!gallery || !textarea) return;
+        askForScorers();
         const state = states[tab] || (states[tab] = {threshold: null, hide: false, known: [], scores: new Map(), range: [-2, 2], count: 0});
         if (state.gallery !== gallery) {
             state.gallery = gallery;
@@ -250,10 +284,7 @@
             state.hidden = result.hidden || 0;
             state.empty = sources.length ? "" : result.empty || "";
             state.best = state.count ? Math.max(...state.known) : null;
-            // standardised scores have a scale of their own; cosines are told apart within the gallery
-            const lowest = state.count ? Math.min(...state.known) : 0;
-            const cosine = /(?:CLIP|BLIP|Aesthetic) score: /.test(textarea.value);
-            state.range = cosine ? [lowest, state.best] : [-2, 2];
+            state.range = scaleOf(info) || [state.count ? Math.min(...state.known) : 0, state.best || 0];
             updateBar(tab, gallery, state, state.known);
             updateEmpty(tab, gallery, state);
         } else if (state.count && !state.bar.root.isConnected) {

@@ -40,7 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--key",
         type=options.own_key,
-        default="",
         metavar="NAME",
         help="the score's name in the metadata, for reward models (default ImageReward; other scorers keep their own)",
     )
@@ -59,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    job = options.job_of(args, args.prompt, write=args.write, rescore=args.rescore, key=args.key)
+    job = options.job_of(args, args.prompt, write=args.write, rescore=args.rescore, key=args.key or "")
     outcome = score_all(args, job, options.loader_of(args))
     listed = select(outcome.scored, args.sort, args.min_score, args.top)
     report(args, job, outcome, listed)

@@ -24,6 +24,8 @@ RESULTS = {
     "unscored": ([None, None], 0, "result"),
     "hundred": ([round(-2 + 0.04 * i, 2) for i in range(100)], 0, "result"),
     "loopback": ([0.7, 0.7, 0.7], 0, "same text"),
+    "newcomer": ([18.0, 21.0, 26.0], 0, "PickScore"),
+    "stranger": ([3.0, 4.0, 5.0], 0, "Unheard of"),
     "empty": ([], 0, "result"),
 }
 
@@ -40,12 +42,13 @@ def picture(name, i):
 
 def generate(name):
     scores, first, source = RESULTS[name]
-    key = "CLIP score" if source == "clip" else "ImageReward"
+    key = {"clip": "CLIP score", "PickScore": "PickScore", "Unheard of": "Unheard of"}.get(source, "ImageReward")
+    model = f"{key} model: x, " if source == "Unheard of" else ""
     texts = []
     for i, score in enumerate(scores):
         if source in ("masks", "told") and score is None:
             continue  # masks have no infotext
-        pair = f"{key}: {score:.4f}, " if score is not None else ""
+        pair = f"{key}: {score:.4f}, {model}" if score is not None else ""
         seed = 0 if source == "same text" else i
         texts.append(f"a cat, ImageReward: 9.9\nSteps: 20, Sampler: Euler, Seed: {seed}, {pair}Version: 1")
     info = {"infotexts": texts, "index_of_first_image": first, "extra_generation_params": {}}
@@ -67,6 +70,21 @@ with gr.Blocks(analytics_enabled=False) as demo:
                 button = gr.Button(name, elem_id=f"generate_{name}")
                 button.click(fn=lambda name=name: generate(name), inputs=[], outputs=[gallery, info])
 
-demo.launch(
-    server_name="127.0.0.1", server_port=int(sys.argv[1]), show_api=False, quiet=True, prevent_thread_lock=False
+app, _, _ = demo.launch(
+    server_name="127.0.0.1", server_port=int(sys.argv[1]), show_api=False, quiet=True, prevent_thread_lock=True
 )
+
+
+@app.get("/imagereward/v1/schema")
+def schema():
+    """As the extension's own route: every scorer's key and scale; the last has neither a place in our registry."""
+    return {
+        "scorers": [
+            {"key": "ImageReward", "former_keys": [], "low": -2, "high": 2},
+            {"key": "CLIP score", "former_keys": [], "low": 0.1, "high": 0.35},
+            {"key": "PickScore", "former_keys": [], "low": 18, "high": 24},
+        ]
+    }
+
+
+demo.block_thread()

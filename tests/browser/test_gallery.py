@@ -133,11 +133,26 @@ def test_an_empty_result_says_why(page, screenshot):
     assert page.query_selector("#imagereward-empty-txt2img") is None
 
 
-def test_cosines_are_coloured_within_the_gallery(page):
+def colours_of(page):
+    return page.eval_on_selector_all(f"{GRID} .imagereward-badge", "all => all.map(b => b.style.backgroundColor)")
+
+
+def test_other_scorers_are_coloured_by_their_own_scale(page):
     generate(page, "clip", 3)
     assert badges(page) == ["0.21", "0.24", "★ 0.29"]
-    colours = page.eval_on_selector_all(f"{GRID} .imagereward-badge", "all => all.map(b => b.style.backgroundColor)")
-    assert (colours[0], colours[2]) == ("rgb(179, 38, 30)", "rgb(20, 108, 46)")
+    assert colours_of(page)[0] == "rgb(143, 89, 4)"  # 0.44 of the way from 0.1 to 0.35
+
+
+def test_a_scorer_that_only_the_server_knows_has_badges_and_a_scale(page):
+    generate(page, "newcomer", 3)
+    assert badges(page) == ["18.00", "21.00", "★ 26.00"]
+    assert colours_of(page) == ["rgb(179, 38, 30)", "rgb(138, 97, 0)", "rgb(20, 108, 46)"]
+
+
+def test_a_scorer_that_nobody_knows_is_told_by_its_model_and_coloured_within_the_gallery(page):
+    generate(page, "stranger", 3)
+    assert badges(page) == ["3.00", "4.00", "★ 5.00"]
+    assert colours_of(page) == ["rgb(179, 38, 30)", "rgb(138, 97, 0)", "rgb(20, 108, 46)"]
 
 
 def below(page, name):

@@ -18,10 +18,10 @@ from imagereward_core.metadata.infotext import (
     get_score,
     parse_infotext,
     quote,
-    score_key,
     unquote,
     with_score,
 )
+from imagereward_core.naming import score_key
 from imagereward_core.prompts import plain_prompt
 from imagereward_core.registry import MODELS
 
@@ -170,7 +170,8 @@ def test_settings_that_would_swallow_the_score_are_refused():
 
 def test_score_keys_are_ones_the_host_can_read():
     assert [score_key(info) for info in MODELS[:4]] == ["ImageReward", "CLIP score", "BLIP score", "Aesthetic score"]
-    assert score_key(dataclasses.replace(MODELS[1], name="HPSv2.1 (best)")) == "HPSv2_1_best score"
+    assert score_key(dataclasses.replace(MODELS[1], name="HPSv2.1 (best)", key="HPSv2-1")) == "HPSv2-1"
+    assert [score_key(info, "Mine") for info in MODELS[:2]] == ["Mine", "CLIP score"]
     for info in MODELS:
         assert host_pairs(f"Steps: 1, Seed: 2, {score_key(info)}: 0.5")[-1] == (score_key(info), "0.5")
 

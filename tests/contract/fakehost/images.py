@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageFont, PngImagePlugin
 
 
 class SaveParams:
@@ -85,4 +85,12 @@ def build(host: Any) -> dict[str, Any]:
     def read_info_from_image(image):
         return image.info.get("parameters"), dict(image.info)
 
-    return {"save_image": save_image, "image_grid": image_grid, "read_info_from_image": read_info_from_image}
+    def get_font(fontsize):
+        return ImageFont.load_default()
+
+    return {
+        "save_image": save_image,
+        "image_grid": image_grid,
+        "read_info_from_image": read_info_from_image,
+        "get_font": get_font,
+    }

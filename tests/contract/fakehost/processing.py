@@ -43,6 +43,7 @@ class Processing:
         self.extra_generation_params: dict[str, Any] = {}
         self.comments: dict[str, int] = {}
         self.scripts, self.script_args = None, {}
+        self.all_prompts = self.all_negative_prompts = self.all_seeds = self.all_subseeds = None
         self.iteration = 0
         for name, value in extra.items():
             setattr(self, name, value)
@@ -93,8 +94,9 @@ class Processed:
         self.prompt, self.negative_prompt = p.prompt, p.negative_prompt
         self.index_of_first_image = index_of_first_image
         self.infotexts = infotexts or [info] * len(images_list)
-        self.all_prompts, self.all_negative_prompts = p.all_prompts, p.all_negative_prompts
-        self.all_seeds, self.all_subseeds = p.all_seeds, p.all_subseeds
+        self.all_prompts = p.all_prompts or [p.prompt]
+        self.all_negative_prompts = p.all_negative_prompts or [p.negative_prompt]
+        self.all_seeds, self.all_subseeds = p.all_seeds or [seed], p.all_subseeds or [subseed]
         self.extra_generation_params = p.extra_generation_params
         self.comments = "".join(f"{comment}\n" for comment in p.comments)
         self.batch_size = p.batch_size
