@@ -140,7 +140,7 @@ def colours_of(page):
 def test_other_scorers_are_coloured_by_their_own_scale(page):
     generate(page, "clip", 3)
     assert badges(page) == ["0.21", "0.24", "★ 0.29"]
-    assert colours_of(page)[0] == "rgb(143, 89, 4)"  # 0.44 of the way from 0.1 to 0.35
+    assert colours_of(page)[0] == "rgb(143, 90, 4)"  # 0.44 of the way from 0.1 to 0.35
 
 
 def test_a_scorer_that_only_the_server_knows_has_badges_and_a_scale(page):
