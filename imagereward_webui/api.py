@@ -1,6 +1,7 @@
 """REST: `/imagereward/v1/…`, on every host, with pydantic 1 and 2.
 
-Images come as base64 only: no path and no URL is ever opened for a client.
+Images come as base64 only: no path and no URL is ever opened for a client. Who may ask, and what a body may hold, is
+`guard`'s and `bodies`' matter.
 """
 
 from __future__ import annotations
@@ -8,22 +9,23 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import secrets
+from collections.abc import Iterator
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
-from fastapi.security import HTTPBasic
+from fastapi import APIRouter, FastAPI, HTTPException
 from pydantic import BaseModel
 
 from . import host, infotext
 from .core import RM, errors, logger, naming, plain_prompt, registry
 from .fields import FIELDS
+from .guard import GuardedRoute
 from .lifecycle import available, holder
 
 PREFIX = "/imagereward/v1"
 MAX_IMAGES = 64
 MAX_BASE64 = 48 * 2**20  # characters per image
 MAX_PIXELS = 64 * 10**6
+GROUP_PIXELS = 16 * 10**6  # of images that are in memory together
 
 
 # pydantic 1 and 2 and Python 3.10 all read typing's own names, whatever the class body's annotations mode
@@ -50,69 +52,74 @@ class LoadBody(BaseModel):
     scorer: str = "ImageReward-v1.0"
 
 
-# --- who may ask ----------------------------------------------------------------------------------
-
-
-def credentials() -> list[tuple[str, str]]:
-    """Every user:password pair of --api-auth, --gradio-auth and --gradio-auth-path; empty: the server is open."""
-    options = host.module("shared").cmd_opts
-    lines = [getattr(options, "api_auth", None), getattr(options, "gradio_auth", None)]
-    if path := getattr(options, "gradio_auth_path", None):
-        with open(path, encoding="utf-8") as file:
-            lines += file.read().splitlines()
-    pairs = [pair.strip() for line in lines if line for pair in line.replace('"', "").split(",")]
-    return [(user, password) for user, _, password in (pair.partition(":") for pair in pairs if pair)]
-
-
-async def authorise(request: Request) -> None:
-    """HTTP Basic against the host's own accounts. All pairs are compared, in constant time."""
-    known = credentials()
-    if not known:
-        return
-    given = await HTTPBasic(auto_error=False)(request)
-    user, password = (given.username.encode(), given.password.encode()) if given else (b"", b"")
-    hits = [
-        secrets.compare_digest(user, name.encode()) & secrets.compare_digest(password, word.encode())
-        for name, word in known
-    ]
-    if not any(hits):
-        raise HTTPException(
-            status_code=401, detail="Incorrect username or password", headers={"WWW-Authenticate": "Basic"}
-        )
-
-
 # --- what they may send ---------------------------------------------------------------------------
 
 
-def decode_image(text: str, position: int) -> Any:
-    """A base64 (or data: URL) image as PIL; HTTP 422 naming the position for anything else."""
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
+
+
+def _refuse(position: int, why: str) -> HTTPException:
+    return HTTPException(status_code=422, detail=f"images[{position}]: {why}; send the image file itself as base64")
+
+
+def open_image(text: str, position: int) -> Any:
+    """A base64 (or data: URL) image as PIL, its pixels not yet read; HTTP 422 naming the position for anything else."""
     from PIL import Image
 
-    def refuse(why: str) -> HTTPException:
-        return HTTPException(status_code=422, detail=f"images[{position}]: {why}; send the image file itself as base64")
-
     if len(text) > MAX_BASE64:
-        raise refuse(f"{len(text)} characters, and {MAX_BASE64} are the limit")
+        raise _refuse(position, f"{len(text)} characters, and {MAX_BASE64} are the limit")
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
-        image = Image.open(io.BytesIO(base64.b64decode(text, validate=True)))
-        if image.width * image.height > MAX_PIXELS:
-            raise refuse(f"{image.width}x{image.height} pixels, and {MAX_PIXELS} are the limit")
-        image.load()
+        data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise refuse("not base64 (paths and URLs are not accepted)") from error
-    except HTTPException:
-        raise
+        raise _refuse(position, "not base64 (paths and URLs are not accepted)") from error
+    try:
+        image = Image.open(io.BytesIO(data), formats=_formats())
     except Exception as error:  # Pillow raises many kinds, one per file format
-        raise refuse(f"not an image ({type(error).__name__})") from error
+        raise _refuse(position, f"not an image ({type(error).__name__})") from error
+    if image.width * image.height > MAX_PIXELS:
+        raise _refuse(position, f"{image.width}x{image.height} pixels, and {MAX_PIXELS} are the limit")
     return image
 
 
-def _images(texts: list[str]) -> list[Any]:
+def _formats() -> list[str]:
+    """Pictures that pass through a WebUI, as far as this Pillow knows them. No other decoder sees a client's bytes."""
+    from PIL import Image
+
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _loaded(image: Any, position: int) -> Any:
+    """An image of `open_image`, with its pixels."""
+    try:
+        image.load()
+    except Exception as error:  # a damaged file: again one kind of error per format
+        raise _refuse(position, f"not an image ({type(error).__name__})") from error
+    return image
+
+
+def _check_images(texts: list[str]) -> None:
+    """Refuse what can be told without decoding, before anything is scored."""
     if not texts or len(texts) > MAX_IMAGES:
         raise HTTPException(status_code=422, detail=f"images: 1 to {MAX_IMAGES} are accepted, found {len(texts)}")
-    return [decode_image(text, i) for i, text in enumerate(texts)]
+    for position, text in enumerate(texts):
+        open_image(text, position)
+
+
+def _in_groups(texts: list[str], prompts: list[str]) -> Iterator[tuple[list[str], list[Any]]]:
+    """(prompts, images) of a few megapixels each. A group is decoded when its turn comes, and the one before is gone by
+    then, so that memory holds one large image or several small ones, whatever the number sent.
+    """
+    waiting: list[Any] = []
+    for position, text in enumerate(texts):
+        image = open_image(text, position)
+        if waiting and sum(one.width * one.height for one in (*waiting, image)) > GROUP_PIXELS:
+            yield prompts[position - len(waiting) : position], waiting
+            waiting = []  # another list: whoever got the former may have dropped it by now
+        waiting.append(_loaded(image, position))
+    yield prompts[len(texts) - len(waiting) :], waiting
 
 
 def _prompts(body: ScoreBody) -> list[str]:
@@ -136,19 +143,29 @@ def _known(scorer: str) -> str:
 def _run(work: Any) -> Any:
     """Do GPU work one at a time with the host's generation; our errors become answers."""
     with host.generation_lock():
-        try:
-            return work()
-        except errors.ImageRewardError as error:
-            logger.warning("%s", error)
-            raise HTTPException(status_code=503, detail=str(error)) from error
+        return _answered(work)
 
 
-def _score(scorer: str, prompts: str | list[str], images: list[Any]) -> list[float]:
+def _answered(work: Any) -> Any:
+    try:
+        return work()
+    except errors.ImageRewardError as error:
+        logger.warning("%s", error)
+        raise HTTPException(status_code=503, detail=str(error)) from error
+
+
+def _score(scorer: str, prompts: list[str], texts: list[str]) -> list[float]:
     """Scores, after which the memory policy applies as it does after a generation."""
+    _check_images(texts)
+    _answered(lambda: holder.prepare(scorer))  # a download may take an hour: the host goes on generating meanwhile
 
     def work() -> list[float]:
+        scores: list[float] = []
         try:
-            return holder.score(scorer, prompts, images)
+            for some, images in _in_groups(texts, prompts):
+                scores += holder.score(scorer, some, images)
+                images.clear()
+            return scores
         finally:
             holder.after_job()
 
@@ -157,7 +174,7 @@ def _score(scorer: str, prompts: str | list[str], images: list[Any]) -> list[flo
 
 # --- the routes -----------------------------------------------------------------------------------
 
-router = APIRouter(prefix=PREFIX, tags=["ImageReward"])
+router = APIRouter(prefix=PREFIX, tags=["ImageReward"], route_class=GuardedRoute)
 
 
 @router.get("/models")
@@ -217,15 +234,15 @@ def schema() -> dict:
 @router.post("/score")
 def score(body: ScoreBody) -> dict:
     """One score per image, in order."""
-    scorer, prompts, images = _known(body.scorer), _prompts(body), _images(body.images)
-    return {"scorer": scorer, "scores": _score(scorer, prompts, images)}
+    scorer, prompts = _known(body.scorer), _prompts(body)
+    return {"scorer": scorer, "scores": _score(scorer, prompts, body.images)}
 
 
 @router.post("/rank")
 def rank(body: RankBody) -> dict:
     """`ranking[i]` is the rank of image i, 1 = best; equal scores rank in order of appearance."""
-    scorer, images = _known(body.scorer), _images(body.images)
-    scores = _score(scorer, plain_prompt(body.prompt), images)
+    scorer = _known(body.scorer)
+    scores = _score(scorer, [plain_prompt(body.prompt)] * len(body.images), body.images)
     order = sorted(range(len(scores)), key=lambda i: -scores[i])
     return {"scorer": scorer, "ranking": [order.index(i) + 1 for i in range(len(scores))], "scores": scores}
 
@@ -234,6 +251,7 @@ def rank(body: RankBody) -> dict:
 def load(body: LoadBody) -> dict:
     """Load a scorer now instead of at the first use."""
     scorer = _known(body.scorer)
+    _answered(lambda: holder.prepare(scorer))
     _run(lambda: holder.load(scorer))
     return holder.status()
 
@@ -246,4 +264,4 @@ def unload() -> dict:
 
 def mount(_demo: Any, app: FastAPI) -> None:
     """Add the routes to a new app (a callback of `on_app_started`)."""
-    app.include_router(router, dependencies=[Depends(authorise)])
+    app.include_router(router)

@@ -59,11 +59,18 @@ def load_scorer(
     models, scores = RM.available_models(), RM.available_scores()
     if name not in models + scores:
         return RM.load(folder / name, device=device, precision=precision)
+    have_files(name, folder, progress)
+    load = RM.load if name in models else RM.load_score
+    return load(name, device=device, precision=precision, models_dir=folder)
+
+
+def have_files(name: str, folder: Path, progress: Callable[..., None] | None = None) -> None:
+    """Download what the scorer of that name lacks; nothing to do for files of the user's own."""
+    if name not in RM.available_models() + RM.available_scores():
+        return
     for source in registry.get(name).sources:
         report = functools.partial(_report, progress, source.filename) if progress else None
         core_module("weights").locate(source, models_dir=folder, progress=report)
-    load = RM.load if name in models else RM.load_score
-    return load(name, device=device, precision=precision, models_dir=folder)
 
 
 def _report(progress: Callable[..., None], filename: str, done: int, total: int | None) -> None:
@@ -101,6 +108,23 @@ class ScorerHolder:
             scorer = self._get(name, device="cpu")
             self._fell_back = True
             return scorer.score_pairs(prompts, list(images))
+
+    def prepare(self, name: str) -> None:
+        """Have the scorer's files on this machine. To be called where no lock is held: this may download for an hour.
+
+        Interrupt ends it; a press before it began, whose mark the host keeps until its next job, does not count.
+        """
+        if self._load is not load_scorer:  # brings its weights by itself
+            return
+        before = self._host.interrupted()
+
+        def progress(done: int, total: int | None = None, what: str = "") -> None:
+            self._progress(done, total, what, heed=not before)
+
+        try:
+            have_files(name, self._host.models_dir(), progress)
+        finally:
+            self._host.show_progress(None)
 
     def load(self, name: str) -> None:
         """Load now instead of at the first use."""
@@ -144,9 +168,9 @@ class ScorerHolder:
             stamp = None
         return name, self._host.device(), self._host.option("precision"), folder, stamp
 
-    def _progress(self, done: int, total: int | None = None, what: str = "") -> None:
-        """For downloads: shows how far it is, and stops it when the user presses Interrupt."""
-        if self._host.interrupted():
+    def _progress(self, done: int, total: int | None = None, what: str = "", heed: bool = True) -> None:
+        """For downloads: shows how far it is, and stops it when the user presses Interrupt (`heed`)."""
+        if heed and self._host.interrupted():
             raise Cancelled("stopped by the user; a later try goes on where this one stopped")
         how_far = f"{done >> 20} of {total >> 20} MB ({100 * done // total} %)" if total else f"{done >> 20} MB"
         self._host.show_progress(f"ImageReward: downloading {what or 'model'}: {how_far}")

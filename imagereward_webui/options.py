@@ -70,6 +70,15 @@ OPTIONS: tuple[Option, ...] = (
         choices=(FRAME_MIDDLE, FRAME_FIRST, FRAME_LAST, FRAME_NONE),
         info="a video's frames are never filtered or sorted",
     ),
+    Option(
+        "trusted_hosts",
+        "",
+        "Trusted hosts",
+        info=(
+            "names, separated by commas, of your own proxy or pages that may use the extension's routes; pages of other"
+            " sites are refused"
+        ),
+    ),
 )
 
 BY_NAME = {option.name: option for option in OPTIONS}

@@ -1,7 +1,12 @@
-"""A pickled checkpoint, written once as safetensors beside it: safe to open, and mapped into memory instead of read."""
+"""A pickled checkpoint, written once as safetensors beside it: safe to open, and mapped into memory instead of read.
+
+A conversion records what it was made from: name, size, time and SHA-256. Whether it is current is a question of being
+the same, never of age: an older checkpoint copied over a newer one is another checkpoint.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -10,9 +15,12 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
+from .. import atomic
 from ..errors import ConfigError, WeightsError
+from ..hashing import file_digest
+from ..locks import lock_for
 from ..log import logger
 from .checkpoint import PICKLED, finite, inspect, read_state
 from .formats import read_metadata
@@ -21,11 +29,11 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-ORIGIN_KEY = (  # JSON {"file", "size", "mtime_ns"}; tells our conversions from files of other people
-    "imagereward.converted_from"
-)
+# JSON {"file", "size", "mtime_ns", "sha256"}; tells our conversions from files of other people
+ORIGIN_KEY = "imagereward.converted_from"
 SUFFIX = {"fp32": ".safetensors", "fp16": ".fp16.safetensors"}
 KEEP_FP32 = "mlp."  # the reward head stays fp32 in every precision
+HEADER = 16_000_000  # bytes; ours have a hundredth of it
 SPARE = 64 * 1024 * 1024  # bytes that stay free on the disk
 CODES = {
     "float64": "F64",
@@ -54,15 +62,17 @@ def origin(converted: Path) -> dict[str, object] | None:
     """
     try:
         found = json.loads(read_metadata(converted)[ORIGIN_KEY])
-    except (OSError, ValueError, KeyError, RecursionError, struct.error):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, struct.error):
         return None
     return found if isinstance(found, dict) else None
 
 
 def usable(converted: Path, original: Path, foreign: bool = True) -> bool:
-    """Whether `converted` is a sound file and, if it was made from `original`, not older than it.
+    """Whether `converted` is a sound file and, if it was made from `original`, made from what that is now.
 
-    foreign: whether a file that is no conversion of ours counts, as somebody's own safetensors beside the checkpoint.
+    Same name, size and time are the same file. With another time the SHA-256 decides: folders that were copied differ
+    in time alone. foreign: whether a file that is no conversion of ours counts, as somebody's own safetensors beside
+    the checkpoint.
     """
     if not converted.is_file():
         return False
@@ -75,14 +85,35 @@ def usable(converted: Path, original: Path, foreign: bool = True) -> bool:
         return False
     if source is None or not original.is_file():
         return True
-    now = _origin_of(original)
+    try:
+        return _made_from(source, original)
+    except OSError as error:
+        logger.warning("not using %s: %s cannot be read (%s)", converted, original, error)
+        return False
+
+
+def _made_from(source: dict[str, object], original: Path) -> bool:
+    now = _stamp(original)
+    if not source.get("sha256"):
+        return False  # of an earlier release, which went by age: made anew once, at the next load
     if (source.get("file"), source.get("size")) != (now["file"], now["size"]):
         return False
-    return source.get("mtime_ns") == now["mtime_ns"] or original.stat().st_mtime_ns <= converted.stat().st_mtime_ns
+    return source.get("mtime_ns") == now["mtime_ns"] or source["sha256"] == _digest(original)
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a checkpoint, computed once per process and state of the file: it may be gigabytes."""
+    status = path.stat()
+    return _digest_of(str(path), status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@functools.lru_cache(maxsize=16)
+def _digest_of(path: str, *_state: int) -> str:
+    return file_digest(path)
 
 
 def convert(path: str | os.PathLike[str], precision: str = "fp32") -> Path:
-    """Write `path` as safetensors beside it and return the new file; one that is there and not older is kept.
+    """Write `path` as safetensors beside it and return the new file; one that is there and current is kept.
 
     precision: "fp32", or "fp16" (half the size; the reward head stays fp32). Raises WeightsError if the file is
     damaged, holds NaN, does not fit fp16, or its folder has no room; the files that are there stay as they are.
@@ -112,49 +143,51 @@ def convert(path: str | os.PathLike[str], precision: str = "fp32") -> Path:
 
 def keep_converted(path: str | os.PathLike[str], state: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """After a pickled checkpoint was loaded and found to fit: keep it as safetensors for the next time, where that can
-    be done.
+    be done. A half-precision copy of ours that is no longer current is made anew, too.
 
     A folder that is read-only or full, or another process doing the same, is no problem: the checkpoint itself works.
     Raises WeightsError only if the checkpoint turns out damaged while it is read.
     """
     path = Path(path)
-    target = converted_path(path)
-    if path.suffix not in PICKLED or inspect(path)[0] == "safetensors" or (target.exists() and origin(target) is None):
+    if path.suffix not in PICKLED or inspect(path)[0] == "safetensors":
         return
-    try:
-        with lock_for(target, timeout=0):
-            if not usable(target, path):
-                logger.info("converting %s once to %s; later loads are faster", path, target.name)
-                write_conversion(path, target, state, metadata, "fp32")
-    except (OSError, Timeout, NotImplementedError) as error:
-        logger.info("%s stays as it is, without a safetensors copy: %s", path, error)
-
-
-def lock_for(target: Path, timeout: float = -1) -> FileLock:
-    """The lock under which `target` is written, across processes and threads."""
-    return FileLock(os.fspath(target.with_name(f".{target.name}.lock")), timeout=timeout)
+    for precision in SUFFIX:
+        target = converted_path(path, precision)
+        ours = origin(target) is not None
+        if (target.exists() and not ours) or (precision != "fp32" and not ours):
+            continue
+        try:
+            with lock_for(target, timeout=0):
+                if not usable(target, path):
+                    logger.info("converting %s once to %s; later loads are faster", path, target.name)
+                    write_conversion(path, target, state, metadata, precision)
+        except (OSError, Timeout, NotImplementedError) as error:
+            logger.info("%s stays as it is, without a safetensors copy: %s", path, error)
+        except WeightsError as error:
+            if precision == "fp32":
+                raise
+            logger.warning("%s is left as it is and not used: %s", target, error)  # the checkpoint itself works
 
 
 def write_conversion(
     path: Path, target: Path, state: dict[str, Tensor], metadata: dict[str, str], precision: str
 ) -> None:
     """Check `state` as it is written; `target` appears complete and finite or not at all. Call under its lock."""
+    before = _stamp(path)
     broken = damaged_records(path)
     if broken:
         raise WeightsError(
             f"{path} is damaged: {len(broken)} of its records fail their checksum ({', '.join(broken[:3])}). Download"
             " it again."
         )
-    temp = target.with_name(f".{target.name}.tmp")
+    source = {**before, "sha256": _digest(path)}
     try:
-        write_safetensors(
-            temp, state, {**metadata, "format": "pt", ORIGIN_KEY: json.dumps(_origin_of(path))}, precision
-        )
-        os.replace(temp, target)
+        with atomic.replacing(target, durable=True) as temporary:
+            write_safetensors(temporary, state, {**metadata, "format": "pt", ORIGIN_KEY: json.dumps(source)}, precision)
+            if _stamp(path) != before:
+                raise WeightsError("it was changed while it was read; try again")
     except WeightsError as error:
         raise WeightsError(f"{path} is not converted: {error}") from error
-    finally:
-        temp.unlink(missing_ok=True)
 
 
 def write_safetensors(path: Path, state: dict[str, Tensor], metadata: dict[str, str], precision: str) -> None:
@@ -190,8 +223,6 @@ def write_safetensors(path: Path, state: dict[str, Tensor], metadata: dict[str, 
                 what = "values beyond the 65504 of fp16; convert to fp32" if overflows else "NaN or infinity"
                 raise WeightsError(f"{name} holds {what}")
             file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def damaged_records(path: Path) -> list[str]:
@@ -211,8 +242,9 @@ def damaged_records(path: Path) -> list[str]:
     return broken if len(broken) < len(names) else []  # all wrong: saved with the checksums switched off
 
 
-def _origin_of(path: Path) -> dict[str, object]:
-    return {"file": path.name, "size": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns}
+def _stamp(path: Path) -> dict[str, object]:
+    status = path.stat()
+    return {"file": path.name, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
 def _dtype(name: str, tensor: Tensor, precision: str) -> torch.dtype:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import secrets
 import subprocess
 import threading
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from fastapi import APIRouter, Depends, FastAPI, HTTPException
 from fastapi.responses import FileResponse
 from pydantic import BaseModel
 
 from .. import host
-from ..api import authorise
 from ..core import errors, logger, prompt_files
 from ..core import runs as protocol
+from ..guard import TOKEN, Alone, PageRoute  # noqa: F401 - the tab takes the token from here
 from ..lifecycle import available
 from . import host as refl_host
 from .form import FIELDS, SettingError, build_config, form_settings
@@ -24,8 +23,6 @@ from .libraries import Installer, environment
 from .runs import RunError, Runs
 
 PREFIX = "/imagereward/v1/refl"
-TOKEN = secrets.token_urlsafe(24)  # lies in the tab, which only those who may see the UI can read
-TOKEN_HEADER = "x-imagereward-token"
 
 installer = Installer()
 _runs: Runs | None = None
@@ -38,13 +35,6 @@ def runs() -> Runs:
     if _runs is None:
         _runs = Runs(refl_host.runs_folder(), environment, refl_host.lend_gpu, refl_host.take_back)
     return _runs
-
-
-async def authorise_page(request: Request) -> None:
-    """Accept our own page by its token, everyone else by the host's accounts."""
-    given = request.headers.get(TOKEN_HEADER, "")
-    if not secrets.compare_digest(given.encode(), TOKEN.encode()):
-        await authorise(request)
 
 
 class RunBody(BaseModel):
@@ -67,7 +57,7 @@ class CommandBody(BaseModel):
     command: str
 
 
-router = APIRouter(prefix=PREFIX, tags=["ImageReward ReFL"])
+router = APIRouter(prefix=PREFIX, tags=["ImageReward ReFL"], route_class=PageRoute)
 
 
 def _guarded(work: Any) -> Any:
@@ -110,7 +100,7 @@ def prompts(body: PromptsBody) -> dict:
     return {"prompts": _guarded(lambda: prompt_files.prompts_in(body.name, body.text))}
 
 
-@router.post("/estimate")
+@router.post("/estimate", dependencies=[Depends(Alone("an estimate"))])
 def estimate(body: RunBody) -> dict:
     """Memory the run needs, computed by the training process's own code, and `seconds` by the pace of an earlier run
     (null: none).
@@ -216,7 +206,7 @@ def report(run_id: str) -> FileResponse:
 
 def mount(_demo: Any, app: FastAPI) -> None:
     """Add the routes to a new app, and watch over runs that an earlier process left behind."""
-    app.include_router(router, dependencies=[Depends(authorise_page)])
+    app.include_router(router)
     try:
         runs().wake()
     except OSError as error:

@@ -325,10 +325,49 @@ def test_accounts_and_the_pages_token(page):
     assert client.get(f"{URL}/runs").status_code == 200
     stranger = testclient.TestClient(client.app)
     assert stranger.get(f"{URL}/runs").status_code == 401
-    assert stranger.get(f"{URL}/runs", headers={"X-ImageReward-Token": "wrong"}).status_code == 401
-    assert stranger.get(f"{URL}/runs", auth=("anna", "secret")).status_code == 200
+    stale = stranger.get(f"{URL}/runs", headers={"X-ImageReward-Token": "wrong"})
+    assert stale.status_code == 401 and "reload the page" in stale.json()["detail"]
+    # the routes are the page's alone: an account opens the page, and the page holds the token
+    assert stranger.get(f"{URL}/runs", auth=("anna", "secret")).status_code == 401
     tab = host.part("refl_tab.tab")
     assert host.part("refl_tab.api").TOKEN in tab.root_html()
+
+
+def test_every_route_of_the_tab_needs_the_token_also_without_accounts(page):
+    client, runs, _ = page
+    stranger = testclient.TestClient(client.app)
+    routes = [route for route in client.app.openapi()["paths"].items() if route[0].startswith(URL)]
+    assert len(routes) >= 9
+    for path, methods in routes:
+        for method in methods:
+            answer = stranger.request(method, path.format(run_id="x", name="y"), json={} if method != "get" else None)
+            assert answer.status_code == 401 and "reload the page" in answer.json()["detail"], (method, path)
+    assert runs.list() == []
+
+
+def test_one_estimate_at_a_time(page):
+    client, _, host = page
+    calls, begun, go_on = [], threading.Event(), threading.Event()
+
+    def slow(*args, **kwargs):
+        calls.append(args)
+        begun.set()
+        assert go_on.wait(30)
+        return types.SimpleNamespace(returncode=0, stdout='{"text": "x"}', stderr="")
+
+    api = host.part("refl_tab.api")
+    api.subprocess = types.SimpleNamespace(run=slow, TimeoutExpired=TimeoutError)
+    body = {"settings": {"prompts": "a cat"}}
+    answers = []
+    first = threading.Thread(target=lambda: answers.append(client.post(f"{URL}/estimate", json=body).status_code))
+    first.start()
+    assert begun.wait(30)
+    others = [client.post(f"{URL}/estimate", json=body) for _ in range(3)]
+    assert [answer.status_code for answer in others] == [429] * 3 and "try again" in others[0].json()["detail"]
+    go_on.set()
+    first.join(30)
+    assert answers == [200] and len(calls) == 1
+    assert client.post(f"{URL}/estimate", json=body).status_code == 200
 
 
 def test_estimate_comes_from_the_training_process(page):

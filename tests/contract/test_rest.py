@@ -2,9 +2,11 @@
 
 import base64
 import io
+import json
+import weakref
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 fastapi = pytest.importorskip("fastapi")
 testclient = pytest.importorskip("fastapi.testclient")
@@ -145,3 +147,234 @@ def test_routes_come_back_after_reload_ui(host):
     for callback in host.callbacks.lists["on_app_started"]:
         callback(None, app)
     assert testclient.TestClient(app).get("/imagereward/v1/status").status_code == 200
+
+
+# --- who may ask ------------------------------------------------------------------------------------
+
+V1 = "/imagereward/v1"
+FOREIGN = [
+    {"Origin": "https://evil.example"},
+    {"Origin": "null"},
+    {"Origin": "http://testserver:9000"},  # another port is another page
+    {"Origin": "http://testserver", "Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},
+    {"Host": "evil.example"},  # DNS rebinding: the page's own name leads here
+    {"Host": "evil.example:7860", "Origin": "http://evil.example:7860", "Sec-Fetch-Site": "same-origin"},
+    {"Host": "evil.example", "X-Forwarded-Host": "evil.example"},
+    {"Host": "localhost.evil.example"},
+]
+OURS = [
+    {},
+    {"Origin": "http://testserver"},
+    {"Origin": "http://testserver", "Sec-Fetch-Site": "same-origin"},
+    {"Sec-Fetch-Site": "none"},
+    {"Host": "localhost:7860", "Origin": "http://localhost:7860"},
+    {"Host": "127.0.0.1:7860"},
+    {"Host": "[::1]:7860", "Origin": "http://[::1]:7860"},
+    {"Host": "192.168.1.5:7860"},
+    {"Host": "127.0.0.1:7860", "X-Forwarded-Host": "sd.example", "Origin": "https://sd.example"},
+]
+
+
+def every_route(app):
+    return [
+        (method, path) for path, methods in app.openapi()["paths"].items() if path.startswith(V1) for method in methods
+    ]
+
+
+@pytest.mark.parametrize("headers", FOREIGN)
+def test_other_pages_are_refused_on_every_route(client, host, headers):
+    token = {"X-ImageReward-Token": host.part("guard").TOKEN}
+    routes = every_route(client.app)
+    assert len(routes) >= 17
+    for method, path in routes:
+        answer = client.request(method, path.format(run_id="x", name="y"), headers={**token, **headers}, content=b"")
+        assert answer.status_code == 403 and "Trusted hosts" in answer.json()["detail"], (method, path)
+
+
+@pytest.mark.parametrize("headers", OURS)
+def test_our_page_and_programs_are_answered(client, headers):
+    assert client.get(f"{V1}/status", headers=headers).status_code == 200
+    assert client.post(f"{V1}/unload", headers=headers).status_code == 200
+
+
+def test_trusted_hosts(client, host):
+    host.options.data["imagereward_trusted_hosts"] = "sd.example, Other.example:8443"
+    for headers, status in (
+        ({"Host": "sd.example", "Origin": "https://sd.example"}, 200),
+        ({"Origin": "https://other.example:8443"}, 200),
+        ({"Origin": "https://other.example"}, 403),
+        ({"Host": "evil.example"}, 403),
+    ):
+        assert client.get(f"{V1}/status", headers=headers).status_code == status, headers
+
+
+@pytest.mark.parametrize("flag", [{"listen": True}, {"share": True}, {"server_name": "0.0.0.0"}])
+def test_a_server_for_others_answers_under_any_name_to_its_own_pages(client, host, flag):
+    for name, value in flag.items():
+        setattr(host.cmd_opts, name, value)
+    for headers, status in (
+        ({"Host": "sd.example"}, 200),
+        ({"Host": "sd.example", "Origin": "https://sd.example"}, 200),
+        ({"Host": "10.0.0.1:7860", "X-Forwarded-Host": "sd.example, inner", "Origin": "https://sd.example"}, 200),
+        ({"Host": "sd.example:7860", "Origin": "http://sd.example:7860"}, 200),
+        ({"Host": "sd.example", "Origin": "https://evil.example"}, 403),
+        ({"Host": "sd.example", "Origin": "http://sd.example:9000"}, 403),
+    ):
+        assert client.get(f"{V1}/status", headers=headers).status_code == status, headers
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "origin", "status"),
+    [
+        ("cors_allow_origins", "https://a.example, https://b.example/", "https://b.example", 200),
+        ("cors_allow_origins", "https://a.example", "https://a.example.evil.example", 403),
+        ("cors_allow_origins", "*", "https://any.example", 200),
+        ("cors_allow_origins_regex", r"https://\w+\.a\.example", "https://x.a.example", 200),
+        ("cors_allow_origins_regex", r"https://\w+\.a\.example", "https://x.a.example.evil.example", 403),
+        ("cors_allow_origins_regex", "(", "https://x.a.example", 403),
+    ],
+)
+def test_origins_that_the_host_allows(client, host, flag, value, origin, status):
+    setattr(host.cmd_opts, flag, value)
+    headers = {"Origin": origin, "Sec-Fetch-Site": "cross-site"}
+    assert client.get(f"{V1}/status", headers=headers).status_code == status
+
+
+def test_below_a_subpath(host):
+    inner, outer = fastapi.FastAPI(), fastapi.FastAPI()
+    for callback in host.callbacks.lists["on_app_started"]:
+        callback(None, inner)
+    outer.mount("/sd", inner)
+    client = testclient.TestClient(outer)
+    answer = client.post(f"/sd{V1}/score", json={"images": [picture(60)], "prompt": "a cat"})
+    assert answer.status_code == 200 and answer.json()["scores"] == [1.0]
+    assert client.post(f"/sd{V1}/unload", headers={"Origin": "https://evil.example"}).status_code == 403
+
+
+def test_accounts_that_cannot_be_read_let_nobody_in(client, host, tmp_path):
+    host.cmd_opts.gradio_auth_path = str(tmp_path / "gone")
+    assert client.get(f"{V1}/status").status_code == 503
+
+
+# --- what they may send -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
+def test_only_json_is_read(client, loader, kind):
+    """A page of another site can send these types without asking first; a Blob without a type sends none."""
+    body = json.dumps({"scorer": "CLIP"}).encode()
+    answer = client.post(f"{V1}/load", content=body, headers={"Content-Type": kind} if kind else {})
+    assert answer.status_code == 415 and "application/json" in answer.json()["detail"] and loader.loads == []
+    assert client.post(
+        f"{V1}/load", content=body, headers={"Content-Type": "application/json; charset=utf-8"}
+    ).is_success
+
+
+DEEP = b'{"scorer": ' + b"[" * 50_000 + b"]" * 50_000 + b"}"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b"\xff\xfe{}",
+        DEEP,
+        b"[" * 1_000_000,
+        b'{"scorer": NaN}',
+        b'{"scorer": -Infinity}',
+        b'{"scorer": 1e999}',
+        b'{"scorer": ' + b"9" * 100_000 + b"}",
+        b'{"scorer": "\\ud800"}',
+        b'{"\\udfff": 1}',
+        b'{"scorer": [' + b"[]," * 5000 + b"[]]}",
+        b"[]",
+        b"null",
+        b'"x"',
+        b'{"scorer": null}',
+        b'{"scorer": {"a": [1, 2]}}',
+        b'{"scorer": 5e300}',
+        b'{"scorer": "a\\u0000b"}',
+    ],
+    ids=range(18),
+)
+def test_no_body_is_a_server_error(client, body):
+    client = testclient.TestClient(client.app, raise_server_exceptions=False)
+    for route in ("load", "score", "rank"):
+        answer = client.post(f"{V1}/{route}", content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code in (404, 422), (route, answer.status_code)
+        assert "Traceback" not in answer.text
+
+
+def test_bodies_are_limited_before_they_are_read(client, host, monkeypatch):
+    monkeypatch.setattr(host.part("bodies"), "LIMIT", 1 << 20)
+    sent = []
+
+    def chunks(count):
+        for _ in range(count):
+            sent.append(1)
+            yield b" " * (1 << 16)
+
+    announced = client.post(
+        f"{V1}/load",
+        content=chunks(1),
+        headers={"Content-Length": str(1 << 30), "Content-Type": "application/json"},
+    )
+    assert announced.status_code == 413 and "1 MB" in announced.json()["detail"]
+    unannounced = client.post(f"{V1}/load", content=chunks(40), headers={"Content-Type": "application/json"})
+    assert unannounced.status_code == 413
+    assert client.post(f"{V1}/load", json={"scorer": "CLIP"}).status_code == 200
+    assert host.part("bodies")._held == 0
+
+
+def test_large_bodies_wait_their_turn(client, host, monkeypatch):
+    monkeypatch.setattr(host.part("bodies"), "HELD", 1000)
+    assert client.post(f"{V1}/load", json={"scorer": "C" * 2000}).status_code == 503
+    assert client.post(f"{V1}/load", json={"scorer": "CLIP"}).status_code == 200
+
+
+def test_large_images_are_decoded_one_at_a_time(client, host, loader, monkeypatch):
+    """What is in memory at each moment: the images of one group, whose pixels together stay within the limit."""
+    monkeypatch.setattr(host.part("api"), "GROUP_PIXELS", 200)
+    alive, peak = weakref.WeakValueDictionary(), []
+    monkeypatch.setattr(ImageFile.ImageFile, "load", _tracked(ImageFile.ImageFile.load, alive, peak))
+    reds, sizes = [60, 50, 55, 45, 70, 65], [(20, 20), (20, 20), (8, 8), (8, 8), (8, 8), (20, 20)]
+    answer = client.post(
+        f"{V1}/score", json={"images": [picture(r, s) for r, s in zip(reds, sizes)], "prompts": list("abcdef")}
+    )
+    assert answer.json()["scores"] == [1.0, 0.0, 0.5, -0.5, 2.0, 1.5]
+    assert [(prompt, size) for prompt, size in loader.scorer.calls] == list(zip("abcdef", sizes))
+    assert max(peak) == 400
+
+
+def _tracked(load, alive, peak):
+    def tracked(self, *args, **kwargs):
+        result = load(self, *args, **kwargs)
+        alive[id(self)] = self  # Pillow's images cannot be hashed
+        peak.append(sum(image.width * image.height for image in alive.values()))
+        return result
+
+    return tracked
+
+
+def test_only_pictures_reach_a_decoder(client, loader):
+    """PostScript would be handed to another program, were one installed."""
+    eps = base64.b64encode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n").decode()
+    answer = client.post(f"{V1}/score", json={"images": [eps], "prompt": "x"})
+    assert answer.status_code == 422 and "not an image" in answer.json()["detail"] and loader.loads == []
+
+
+def test_a_download_does_not_hold_the_generation_lock(client, host, loader, monkeypatch):
+    """The host goes on generating while a scorer's files come; only the load itself waits for it."""
+    lifecycle, seen = host.part("lifecycle"), []
+    lock = host.part("host").generation_lock()
+
+    def have_files(name, folder, progress=None):
+        seen.append((name, lock.owner is None))
+
+    monkeypatch.setattr(lifecycle, "have_files", have_files)
+    monkeypatch.setattr(lifecycle, "load_scorer", loader)
+    assert client.post(f"{V1}/load", json={"scorer": "CLIP"}).status_code == 200
+    assert client.post(f"{V1}/score", json={"images": [picture()], "prompt": "x"}).status_code == 200
+    assert seen == [("CLIP", True), ("ImageReward-v1.0", True)]

@@ -8,7 +8,6 @@ import sys
 
 import pytest
 import torch
-from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -16,6 +15,8 @@ import imagereward_core as RM
 from imagereward_core import weights
 from imagereward_core.config import METADATA_KEY
 from imagereward_core.errors import ConfigError, WeightsError
+from imagereward_core.hashing import file_digest
+from imagereward_core.locks import lock_for
 from imagereward_core.registry import Source
 from imagereward_core.weights import convert
 from imagereward_core.weights.checkpoint import read_state
@@ -109,6 +110,110 @@ def test_converted_once_and_again_when_the_checkpoint_is_newer(pickled):
     convert.convert(pickled)
     assert load_file(target).keys() == {"a"}
     assert convert.usable(target, pickled)  # although the checkpoint's time lies in the future
+
+
+def saved(path, seed, time=None):
+    """A checkpoint whose size does not depend on the seed."""
+    torch.save({"w": torch.rand(100, generator=torch.Generator().manual_seed(seed))}, path)
+    if time is not None:
+        os.utime(path, ns=(time, time))
+    return path
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_older_checkpoint_of_equal_size_is_another_one(tmp_path, precision):
+    path = saved(tmp_path / "model.pt", 1)
+    target, size = convert.convert(path, precision), path.stat().st_size
+    saved(path, 2, time=10**18)  # copied over with its own, older time
+    assert path.stat().st_size == size and not convert.usable(target, path)
+    assert convert.convert(path, precision) == target
+    wanted = torch.rand(100, generator=torch.Generator().manual_seed(2))
+    assert torch.allclose(load_file(target)["w"].float(), wanted, atol=1e-3)
+    assert convert.usable(target, path)
+
+
+def test_a_copied_folder_keeps_its_conversion(tmp_path):
+    path = saved(tmp_path / "model.pt", 1)
+    target = convert.convert(path)
+    for time in (10**18, 4 * 10**18):  # a copy has another time, before or after
+        os.utime(path, ns=(time, time))
+        made = target.stat().st_ino, target.stat().st_mtime_ns
+        assert convert.usable(target, path)
+        convert.keep_converted(path, *read_state(path))
+        assert (target.stat().st_ino, target.stat().st_mtime_ns) == made  # not written again
+
+
+def test_the_digest_of_a_checkpoint_is_computed_once(tmp_path, monkeypatch):
+    path = saved(tmp_path / "model.pt", 1)
+    target = convert.convert(path)
+    os.utime(path, ns=(10**18, 10**18))
+    asked = []
+    monkeypatch.setattr(convert, "file_digest", lambda name: asked.append(name) or file_digest(name))
+    assert [convert.usable(target, path) for _ in range(3)] == [True] * 3 and len(asked) == 1
+
+
+def without_digest(target):
+    """A conversion as earlier releases wrote it."""
+    tensors, metadata = load_file(target), metadata_of(target)
+    recorded = json.loads(metadata[convert.ORIGIN_KEY])
+    del recorded["sha256"]
+    save_file(tensors, target, metadata={**metadata, convert.ORIGIN_KEY: json.dumps(recorded)})
+
+
+@pytest.mark.parametrize("precisions", [["fp32"], ["fp32", "fp16"]])
+def test_a_conversion_without_a_digest_is_made_once_more(tmp_path, precisions):
+    path = saved(tmp_path / "model.pt", 1)
+    targets = [convert.convert(path, precision) for precision in precisions]
+    for target in targets:
+        without_digest(target)
+        assert not convert.usable(target, path)
+    convert.keep_converted(path, *read_state(path))
+    for target in targets:
+        assert convert.usable(target, path)
+        assert json.loads(metadata_of(target)[convert.ORIGIN_KEY])["sha256"] == file_digest(path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(
+        [path.name, *(target.name for target in targets)]
+    )  # no locks, no leftovers
+
+
+def test_a_stale_half_copy_that_cannot_be_made_is_no_obstacle(tmp_path):
+    path = saved(tmp_path / "model.pt", 1)
+    half = convert.convert(path, "fp16")
+    torch.save({"w": torch.full((100,), 1e6)}, path)
+    convert.keep_converted(path, *read_state(path))
+    assert not convert.usable(half, path) and convert.usable(path.with_suffix(".safetensors"), path)
+
+
+def test_a_checkpoint_that_changes_meanwhile_is_not_converted(tmp_path, monkeypatch):
+    path = saved(tmp_path / "model.pt", 1)
+    state, metadata = read_state(path)
+    real = convert.write_safetensors
+
+    def slow(*args):
+        real(*args)
+        os.utime(path, ns=(10**18, 10**18))
+
+    monkeypatch.setattr(convert, "write_safetensors", slow)
+    with pytest.raises(WeightsError, match="changed while it was read"):
+        convert.keep_converted(path, state, metadata)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"[" * 200_000,
+        b'{"__metadata__": {"imagereward.converted_from": "' + b"[" * 100_000 + b'"}}',
+        b'{"__metadata__": []}',
+        b"null",
+        b'{"__metadata__": {"imagereward.converted_from": "7"}}',
+    ],
+    ids=range(5),
+)
+def test_no_header_is_too_strange_to_be_read(tmp_path, header):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    assert convert.origin(path) is None
 
 
 def test_a_checkpoint_of_another_size_is_not_mistaken_for_its_conversion(pickled):
@@ -206,7 +311,7 @@ def test_a_read_only_or_full_folder_is_no_problem(pickled, monkeypatch, where, n
     monkeypatch.setattr(where, refuse)
     state, metadata = read_state(pickled)
     weights.keep_converted(pickled, state, metadata)
-    assert [file.name for file in pickled.parent.iterdir() if not file.name.endswith(".lock")] == ["model.pt"]
+    assert [file.name for file in pickled.parent.iterdir()] == ["model.pt"]
     with pytest.raises(WeightsError, match="could not be converted"):
         convert.convert(pickled)
 
@@ -220,7 +325,7 @@ def test_no_room_is_seen_before_anything_is_written(pickled, monkeypatch):
 
 
 def test_another_process_converting_is_left_alone(pickled):
-    with FileLock(str(pickled.with_name(".model.safetensors.lock"))):
+    with lock_for(pickled.with_suffix(".safetensors")):
         weights.keep_converted(pickled, *read_state(pickled))
     assert not pickled.with_suffix(".safetensors").exists()
 
@@ -252,7 +357,12 @@ def test_a_flipped_bit_is_found_while_converting(tmp_path):
 
 def test_origin_is_recorded(pickled):
     recorded = json.loads(metadata_of(convert.convert(pickled))[convert.ORIGIN_KEY])
-    assert recorded == {"file": "model.pt", "size": pickled.stat().st_size, "mtime_ns": pickled.stat().st_mtime_ns}
+    assert recorded == {
+        "file": "model.pt",
+        "size": pickled.stat().st_size,
+        "mtime_ns": pickled.stat().st_mtime_ns,
+        "sha256": file_digest(pickled),
+    }
 
 
 def test_loading_brings_in_no_compiler(tmp_path, tiny_file):
