@@ -8,10 +8,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from imagereward_core.atomic import write_json
+from imagereward_core import atomic
 from imagereward_core.errors import DataError, DownloadError
 from imagereward_core.registry import Source
-from imagereward_core.weights import hub
+from imagereward_core.weights import hub, waiting
 
 from .cache import Progress
 from .dataset import item_to_dict
@@ -46,23 +46,24 @@ def download_imagerewarddb(
         if not archives.get(split):
             raise DownloadError(f"{REPO} on the hub holds no zip under images/{split}: its layout has changed")
         items = _split(target, split, archives[split], SUBSETS[subset] if split == "train" else None, progress)
-        write_json(target / FILES[split], items, indent=1)
+        atomic.write_json(target / FILES[split], items, indent=1)
     return target
 
 
 def _archives() -> dict[str, list[str]]:
     """{split: zips in the order of their numbers} of the data set."""
     from huggingface_hub import HfApi
-    from huggingface_hub.utils import HfHubHTTPError
 
     if hub.offline():
         raise DownloadError(
             f"{REPO} is to be downloaded, and offline mode is on (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE)"
         )
-    try:
-        names = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None).list_repo_files(REPO, repo_type="dataset")
-    except (HfHubHTTPError, OSError) as error:
-        raise DownloadError(f"the list of files of {REPO} cannot be had: {error}") from error
+    endpoint = os.environ.get("HF_ENDPOINT") or None
+    what = f"the list of files of {REPO}"
+    with hub.asking(what):
+        names = waiting.answer(
+            lambda: HfApi(endpoint=endpoint).list_repo_files(REPO, repo_type="dataset"), None, what, limit=hub.LIMIT
+        )
     found: dict[str, list[tuple[int, str]]] = {}
     for name in names:
         match = re.fullmatch(r"images/(train|validation|test)/(?:.*/)?\1_(\d+)\.zip", name)

@@ -26,9 +26,8 @@ def obtain(source: Source, root: Path) -> Path:
         )
     from imagereward_core.weights import download
 
-    remote = hub.ask(source) if source.repo else download.ask(source.url, source.size, source.sha256)
     with Bar(source.filename) as bar:
-        return download.download(remote, target, progress=bar, check=_problem)
+        return download.download(download.remote(source, bar), target, progress=bar, check=_problem)
 
 
 def _problem(path: Path) -> str:

@@ -1,7 +1,8 @@
 """Bytes from a server to a verified file: resumed after a break, checked, and renamed into place only when all is well.
 
 The target either does not exist, or is a complete file; a good file that is there is never touched by a download that
-fails.
+fails. However silent or slow the server, `progress` is called several times a second, and may raise to cancel; after
+STALL seconds with fewer than CHUNK bytes a connection is given up, and after the second such in a row the download.
 """
 
 from __future__ import annotations
@@ -15,35 +16,62 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from http.client import HTTPException
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import requests
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, Timeout
+from urllib3.exceptions import HTTPError
 
+from .. import atomic
 from ..errors import DownloadError
 from ..hashing import file_digest
+from ..locks import lock_for
 from ..log import logger
 from ..progress import Progress
+from ..registry import Source
+from . import hub, waiting
 from .hub import DELAYS, Remote, refusal, transient
 
 Check = Callable[[Path], str]  # what is wrong with a complete file, or ""
 CHUNK = 1 << 16  # bytes; what is lost at most when a connection breaks
 PROGRESS = 1 << 20  # bytes; a try that brings as many is no failure, however it ended
-TIMEOUT = (15, 60)  # seconds to connect, and without a byte
+STALL = 30.0  # seconds in which CHUNK bytes must come
+TIMEOUT = (15, 30)  # seconds to connect, and without a byte
 SPARE = 64 * 1024 * 1024  # bytes that stay free on the disk
+UNKNOWN = 8 * 10**9  # bytes taken of a file of whose size nobody says anything
+LEAST = 64 * 1024 * 1024  # bytes taken of any file whose server announces no size, however small we know it to be
 
 
 class _Broken(Exception):
     """A break that another request may mend."""
 
 
-def ask(url: str, size: int | None = None, sha256: str | None = None) -> Remote:
+def remote(source: Source, progress: Progress | None = None) -> Remote:
+    """What the source's server says of its file. Raises DownloadError; what `progress` raises cancels."""
+
+    def tick() -> None:
+        if progress:
+            progress(0, source.size or source.about or None)
+
+    if source.repo:
+        return hub.ask(source, tick)
+    return ask(source.url, source.size, source.sha256, source.about, tick)
+
+
+def ask(
+    url: str, size: int | None = None, sha256: str | None = None, about: int = 0, tick: waiting.Tick | None = None
+) -> Remote:
     """What a plain web server says of a file; what we know ourselves comes first. Raises DownloadError."""
-    try:
-        response = requests.head(url, headers={"Accept-Encoding": "identity"}, allow_redirects=True, timeout=TIMEOUT)
-    except requests.RequestException as error:
-        raise DownloadError(f"{url} cannot be reached ({type(error).__name__}: {error})") from error
+    with hub.asking(url):
+        response = waiting.answer(
+            lambda: requests.head(url, headers={"Accept-Encoding": "identity"}, allow_redirects=True, timeout=TIMEOUT),
+            tick,
+            url,
+            limit=hub.LIMIT,
+        )
     headers = response.headers if response.ok else {}  # some servers answer GET only
     if response.status_code in (401, 403, 404, 410):
         raise DownloadError(refusal(response.status_code, url))
@@ -54,7 +82,14 @@ def ask(url: str, size: int | None = None, sha256: str | None = None) -> Remote:
         size or (int(length) if length.isdigit() else None),
         digest,
         headers.get("ETag") or headers.get("Last-Modified") or "",
+        validator=_strong(headers.get("ETag", "")) or headers.get("Last-Modified", ""),
+        about=about,
     )
+
+
+def _strong(etag: str) -> str:
+    """An ETag that stands for the very bytes; a weak one ("W/…") does not, and If-Range takes none."""
+    return etag if etag.startswith('"') else ""
 
 
 def _google_md5(text: str) -> tuple[str, str] | None:
@@ -72,9 +107,9 @@ def download(remote: Remote, target: Path, *, progress: Progress | None = None, 
     """
     version = hashlib.sha256((remote.tag or remote.url).encode()).hexdigest()[:8]
     part = target.with_name(f"{target.name}.{version}.part")
-    lock = FileLock(os.fspath(target.with_name(f".{target.name}.lock")))
     with _writing(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
+        lock = lock_for(target)
     _wait_for(lock, part, remote.size, progress)
     try:
         if _complete(target, remote, check):
@@ -99,12 +134,12 @@ def download(remote: Remote, target: Path, *, progress: Progress | None = None, 
         lock.release()
 
 
-def _wait_for(lock: FileLock, part: Path, total: int | None, progress: Progress | None) -> None:
+def _wait_for(lock: BaseFileLock, part: Path, total: int | None, progress: Progress | None) -> None:
     told = False
     while True:
         try:
             with _writing(part.parent):
-                lock.acquire(timeout=0 if not told else 0.5)
+                lock.acquire(timeout=0 if not told else waiting.TICK)
             return
         except Timeout:
             if not told:
@@ -120,59 +155,126 @@ def _complete(target: Path, remote: Remote, check: Check) -> bool:
 
 def _receive(remote: Remote, part: Path, progress: Progress | None) -> None:
     """Fill `part` to its full size, asking again after breaks as long as that brings bytes."""
-    failures = 0
+    failures = stalls = 0
+    validator = [remote.validator]
     while remote.size is None or _size(part) < remote.size:
         before = _size(part)
         try:
-            _transfer(remote, part, progress)
+            _transfer(remote, part, progress, validator)
             return
-        except (_Broken, requests.RequestException) as error:
-            failures = failures + 1 if _size(part) < before + PROGRESS else 0
-            if failures > len(DELAYS):
+        except (_Broken, waiting.Stalled, requests.RequestException, HTTPError, HTTPException) as error:
+            brought = _size(part) >= before + PROGRESS
+            failures = 0 if brought else failures + 1
+            stalls = 0 if brought else stalls + isinstance(error, waiting.Stalled)
+            if failures > len(DELAYS) or stalls > 1:
                 had = f"{_size(part)} of {remote.size or 'unknown'} bytes are here and will not be asked for again"
                 raise DownloadError(f"{remote.url} broke off {failures} times ({error}); {had}") from error
             logger.info("%s broke off (%s); asking again", remote.url, error)
-            time.sleep(DELAYS[max(failures - 1, 0)])
+            waiting.pause(DELAYS[max(failures - 1, 0)], _tick(progress, part, remote.size))
 
 
-def _transfer(remote: Remote, part: Path, progress: Progress | None) -> None:
-    """One request. Returns when the whole file is there; raises _Broken when it is not."""
+def _tick(progress: Progress | None, part: Path, total: int | None) -> waiting.Tick:
+    def tick() -> None:
+        if progress:
+            progress(_size(part), total)
+
+    return tick
+
+
+def _transfer(remote: Remote, part: Path, progress: Progress | None, validator: list[str]) -> None:
+    """One request. Returns when the whole file is there; raises _Broken or Stalled when it is not.
+
+    validator[0]: the version that `part` is of, in the sender's own words; "" if those are not known yet.
+    """
     start = _size(part)
     headers = {**remote.headers, "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
-    with requests.get(remote.url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        status = response.status_code
-        if status == 416 or (
-            status == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
-        ):
-            part.unlink(missing_ok=True)
-            raise _Broken(f"the server cannot go on from byte {start}")
-        if transient(status):
-            raise _Broken(f"the server answers {status}")
-        if not response.ok:
-            raise DownloadError(refusal(status, remote.url))
-        if response.headers.get("Content-Type", "").startswith("text/html"):
-            raise DownloadError(
-                f"{remote.url} answers with a web page instead of the file, as a login page or a proxy does"
-            )
-        done = start if status == 206 else 0
+        if validator[0]:
+            headers["If-Range"] = validator[0]  # the whole file, should it be another one by now
+
+    def work(put: Callable[[Any], None], stopped: Callable[[], bool]) -> None:
+        with requests.get(remote.url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+            put(response)
+            if response.ok:
+                for piece in _pieces(response.raw, stopped):
+                    put(piece)
+
+    with waiting.Feed(work) as feed:
+        pieces = feed.pieces(_tick(progress, part, remote.size), _length, CHUNK, STALL)
+        response = next(pieces)
+        done = _accepted(response, remote, part, start, validator)
         length = response.headers.get("Content-Length", "")
         total = remote.size if remote.size is not None else done + int(length) if length.isdigit() else None
+        most = total if total is not None else max(2 * remote.about, LEAST) if remote.about else UNKNOWN
         _require_space(part.parent, (total or 0) - done)
         with open(part, "ab" if done else "wb", buffering=0) as file:
-            for chunk in response.iter_content(CHUNK):
+            for chunk in pieces:
                 with _writing(part):
                     _write(file, chunk)
                 done += len(chunk)
-                if total is not None and done > total:
+                if done > most:
                     break  # the size check says so
                 if progress:
                     progress(done, total)
             with _writing(part):
                 os.fsync(file.fileno())
+    if total is None and done > most:
+        part.unlink(missing_ok=True)
+        raise DownloadError(
+            f"{remote.url} announces no size and has sent more than {most / 1e9:.2f} GB; it was thrown away"
+        )
     if total is not None and done < total:
         raise _Broken(f"the connection ended after {done} of {total} bytes")
+
+
+def _accepted(response: requests.Response, remote: Remote, part: Path, start: int, validator: list[str]) -> int:
+    """How many bytes of `part` the answer goes on from; raises if it is no answer to go on with."""
+    status, etag = response.status_code, _strong(response.headers.get("ETag", ""))
+    if status == 416 or (status == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-")):
+        part.unlink(missing_ok=True)
+        raise _Broken(f"the server cannot go on from byte {start}")
+    if status == 206 and validator[0].startswith('"') and etag and etag != validator[0]:
+        part.unlink(missing_ok=True)
+        validator[0] = ""
+        raise _Broken("the file on the server is another one by now")
+    if transient(status):
+        raise _Broken(f"the server answers {status}")
+    if not response.ok:
+        raise DownloadError(refusal(status, remote.url))
+    if response.headers.get("Content-Type", "").startswith("text/html"):
+        raise DownloadError(
+            f"{remote.url} answers with a web page instead of the file, as a login page or a proxy does"
+        )
+    validator[0] = etag or validator[0]
+    return start if status == 206 else 0
+
+
+def _length(piece: Any) -> int:
+    return len(piece) if isinstance(piece, bytes) else 0
+
+
+def _pieces(raw: Any, stopped: Callable[[], bool]) -> Iterator[bytes]:
+    """What comes, as it comes: `read` would wait for a full block, and a slow server could never be told to stop."""
+    read = getattr(raw, "read1", None) or getattr(getattr(raw, "_fp", None), "read1", None) or raw.read
+    gathered = bytearray()
+    since = time.monotonic()
+    try:
+        while not stopped():
+            piece = read(CHUNK)
+            gathered += piece
+            if not piece:
+                break
+            if len(gathered) >= CHUNK or time.monotonic() - since > waiting.TICK / 2:
+                yield bytes(gathered)
+                gathered.clear()
+                since = time.monotonic()
+    except (HTTPError, HTTPException, OSError):
+        if gathered:
+            yield bytes(gathered)
+        raise
+    if gathered:
+        yield bytes(gathered)
 
 
 def _write(file: FileIO, chunk: bytes) -> None:
@@ -218,7 +320,7 @@ def _verify(path: Path, remote: Remote) -> str:
 
 def _replace(part: Path, target: Path) -> None:
     try:
-        os.replace(part, target)
+        atomic.replace(part, target)
     except OSError as error:
         raise DownloadError(
             f"{target} could not be put in place ({error.strerror or error}); close the programs that use it and try"

@@ -188,12 +188,11 @@ def _download(source: Source, places: list[Path], progress: Progress | None) -> 
 
     target = places[0] / source.local_name
     try:
-        remote = hub.ask(source) if source.repo else download.ask(source.url, source.size, source.sha256)
-        logger.info("downloading %s to %s", remote.url, target)
         with Bar(source.local_name) as bar:
-            return download.download(
-                remote, target, progress=progress or bar, check=lambda path: _problem(path, target.suffix)
-            )
+            report = progress or bar
+            remote = download.remote(source, report)
+            logger.info("downloading %s to %s", remote.url, target)
+            return download.download(remote, target, progress=report, check=lambda path: _problem(path, target.suffix))
     except DownloadError as error:
         raise DownloadError(f"{error}. {by_hand(source, places[0])}") from error
 

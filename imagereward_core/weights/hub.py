@@ -9,27 +9,34 @@ from __future__ import annotations
 import os
 import re
 import sys
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ..errors import DownloadError
 from ..registry import Source
+from . import waiting
 
 DELAYS = (1.0, 2.0, 4.0)  # seconds before asking again after a server error
+LIMIT = 90.0  # seconds for one question with all its repetitions
 DIGESTS = {64: "sha256", 40: "git-sha1"}  # the hub's etag: sha256 of large files, git's blob hash of small ones
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file on a server. `digest` is (algorithm, hex); `tag` differs between versions of the file; None is unknown."""
+    """A file on a server. `digest` is (algorithm, hex); `tag` differs between versions of the file; None is unknown.
+
+    `validator` is what If-Range may say to the very server that sends the bytes. `about` is the rounded size we know.
+    """
 
     url: str
     size: int | None = None
     digest: tuple[str, str] | None = None
     tag: str = ""
     headers: dict[str, str] = field(default_factory=dict)
+    validator: str = ""
+    about: int = 0
 
 
 def offline() -> bool:
@@ -60,29 +67,27 @@ def cached(source: Source) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def ask(source: Source) -> Remote:
-    """Size, checksum and exact revision of a hub file. Raises DownloadError saying what stands in the way."""
+def ask(source: Source, tick: waiting.Tick | None = None) -> Remote:
+    """Size, checksum and exact revision of a hub file. tick: called several times a second meanwhile, may raise to
+    cancel. Raises DownloadError saying what stands in the way.
+    """
     from huggingface_hub import get_hf_file_metadata
     from huggingface_hub.utils import HfHubHTTPError, build_hf_headers
 
     url = address(source)
-    unreachable: tuple[Any, ...] = (
-        OSError,
-        *HfHubHTTPError.__bases__,
-    )  # its base classes are those of the client's HTTP library
     for delay in (*DELAYS, None):
         try:
-            found = get_hf_file_metadata(url, token=None, timeout=15)
+            with asking(url):
+                found = waiting.answer(
+                    lambda: get_hf_file_metadata(url, token=None, timeout=15), tick, url, limit=LIMIT
+                )
             break
-        except unreachable as error:
-            status = getattr(getattr(error, "response", None), "status_code", 0)
-            if not status:
-                raise DownloadError(f"{url} cannot be reached ({type(error).__name__}: {error})") from error
-            if (
-                delay is None or not transient(status) or not isinstance(error, HfHubHTTPError)
-            ):  # of another type: it has tried again itself
-                raise DownloadError(refusal(status, url)) from error
-            time.sleep(delay)
+        except DownloadError as error:
+            cause = error.__cause__
+            again = isinstance(cause, HfHubHTTPError) and transient(_status(cause))  # of others: it tried again itself
+            if delay is None or not again:
+                raise
+            waiting.pause(delay, tick)
     etag = (found.etag or "").lower()
     algorithm = DIGESTS.get(len(etag)) if re.fullmatch("[0-9a-f]+", etag) else None
     return Remote(
@@ -91,7 +96,45 @@ def ask(source: Source) -> Remote:
         digest=("sha256", source.sha256) if source.sha256 else (algorithm, etag) if algorithm else None,
         tag=etag,
         headers=build_hf_headers(library_name="imagereward"),
+        about=source.about,
     )
+
+
+def unreachable() -> tuple[type[Exception], ...]:
+    """Everything that asking a server raises when it cannot be reached, refuses, or answers nonsense.
+
+    The hub's client changed its HTTP library twice, and each has errors of its own; the bases of the client's own
+    error are those of the library in use.
+    """
+    from huggingface_hub.utils import HfHubHTTPError
+
+    found: list[type[Exception]] = [OSError, ValueError, KeyError, TypeError, AttributeError]
+    for base in HfHubHTTPError.__bases__:
+        if issubclass(base, Exception):
+            found.append(base)
+        library = sys.modules.get(base.__module__.partition(".")[0])
+        invalid = getattr(library, "InvalidURL", None)
+        if isinstance(invalid, type) and issubclass(invalid, Exception):
+            found.append(invalid)
+    return tuple(found)
+
+
+@contextmanager
+def asking(what: str) -> Iterator[None]:
+    """Whatever goes wrong while a server is asked for `what` becomes a DownloadError of one sentence."""
+    try:
+        yield
+    except unreachable() as error:
+        status = _status(error)
+        if status:
+            raise DownloadError(refusal(status, what)) from error
+        reason = next(iter(str(error).strip().splitlines()), "")[:300]
+        raise DownloadError(f"{what} cannot be reached ({type(error).__name__}: {reason})") from error
+
+
+def _status(error: BaseException) -> int:
+    status = getattr(getattr(error, "response", None), "status_code", 0)
+    return status if isinstance(status, int) else 0
 
 
 def transient(status: int) -> bool:
