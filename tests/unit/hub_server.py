@@ -8,8 +8,10 @@ bytes, with ETag and Range, no checksum
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -22,6 +24,7 @@ class Request:
     path: str
     range: str
     token: str
+    if_range: str = ""
 
 
 @dataclass
@@ -37,6 +40,9 @@ class Faults:
     page_type: str = "text/html"
     head_missing: bool = False  # HEAD is not implemented
     slow: threading.Event | None = None  # downloads wait for it half-way
+    silent: threading.Event | None = None  # no answer to anything before it is set
+    drip: float = 0.0  # seconds before each single byte of a download
+    endless: bool = False  # downloads announce no size and never end
 
 
 class Hub:
@@ -96,7 +102,10 @@ class Hub:
     def answer(self, handler: BaseHTTPRequestHandler, body: bool) -> None:
         path, faults = handler.path, self.faults
         wanted = handler.headers.get("Range", "")
-        self.requests.append(Request(handler.command, path, wanted, handler.headers.get("Authorization", "")))
+        if_range = handler.headers.get("If-Range", "")
+        self.requests.append(Request(handler.command, path, wanted, handler.headers.get("Authorization", ""), if_range))
+        if faults.silent:
+            faults.silent.wait(60)
         codes = faults.status.get(handler.command, [])
         if codes:
             return self.send(handler, codes.pop(0), {}, b"", body)
@@ -136,6 +145,8 @@ class Hub:
         self, handler: BaseHTTPRequestHandler, content: bytes, headers: dict[str, str], wanted: str, body: bool
     ) -> None:
         """The file, from where Range says."""
+        if handler.headers.get("If-Range", headers.get("ETag")) != headers.get("ETag"):
+            wanted = ""
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and not self.faults.ignore_range else 0
         if start >= len(content) > 0 and start:
             return self.send(handler, 416, {"Content-Range": f"bytes */{len(content)}"}, b"", body)
@@ -146,16 +157,27 @@ class Hub:
     def send(
         self, handler: BaseHTTPRequestHandler, status: int, headers: dict[str, str], content: bytes, body: bool
     ) -> None:
+        endless = self.faults.endless and bool(content)
+        length = {} if endless else {"Content-Length": str(len(content))}
         handler.send_response(status)
-        for name, value in {
-            "Content-Type": "application/octet-stream",
-            **headers,
-            "Content-Length": str(len(content)),
-        }.items():
+        for name, value in {"Content-Type": "application/octet-stream", **headers, **length}.items():
             handler.send_header(name, value)
         handler.end_headers()
         if not (body and content):
+            handler.close_connection = handler.close_connection or endless
             return
+        with contextlib.suppress(OSError):  # whoever asked may have had enough
+            self.write(handler, content, endless)
+
+    def write(self, handler: BaseHTTPRequestHandler, content: bytes, endless: bool) -> None:
+        """The body, as the faults have it."""
+        while endless:
+            handler.wfile.write(content)
+        if self.faults.drip:
+            handler.close_connection = True
+            for byte in content:
+                handler.wfile.write(bytes([byte]))
+                time.sleep(self.faults.drip)
         if self.faults.slow:
             handler.wfile.write(content[: len(content) // 2])
             self.halfway.set()
