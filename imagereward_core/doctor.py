@@ -190,6 +190,7 @@ def weights_file(info: ModelInfo, source: Source, needed: bool, download_root: s
     from . import weights
     from .hashing import file_digest
     from .weights.checkpoint import inspect
+    from .weights.convert import origin
 
     name = f"weights of {info.name}"
     fetch = f"imagereward fetch {info.name}" + (f" --download-root {download_root}" if download_root else "")
@@ -208,7 +209,10 @@ def weights_file(info: ModelInfo, source: Source, needed: bool, download_root: s
     digest = file_digest(path)
     detail = f"{path}, {os.path.getsize(path) / 1e9:.2f} GB, sha256 {digest[:10]}…"
     if path.suffix != Path(source.filename).suffix:
-        return Finding(name, "ok", f"{detail} (converted, so there is no published checksum)")
+        digest = str((origin(path) or {}).get("sha256") or "")
+        if not digest:
+            return Finding(name, "ok", f"{detail} (converted, so there is no published checksum)")
+        detail = f"{path}, {os.path.getsize(path) / 1e9:.2f} GB, converted from sha256 {digest[:10]}…"
     expected, why = _expected_digest(source, online)
     if expected and expected != digest:
         return Finding(
