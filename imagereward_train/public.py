@@ -72,7 +72,9 @@ def extract(archive: Path, target: Path) -> None:
                         " is not to be trusted"
                     )
                 file.extract(entry, target)
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
+    except DownloadError:
+        raise
+    except Exception as error:  # a damaged or encrypted zip raises half a dozen kinds
         raise DownloadError(
             f"{archive} cannot be unpacked: {error}. Remove it and run again to download it anew"
         ) from error

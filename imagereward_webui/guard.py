@@ -124,7 +124,7 @@ def _allowed_by_host(origin: str) -> bool:
         return True
     pattern = getattr(options, "cors_allow_origins_regex", None)
     try:
-        return bool(pattern) and re.fullmatch(pattern, origin) is not None
+        return re.fullmatch(pattern, origin) is not None if pattern else False
     except re.error:
         return False
 

@@ -325,7 +325,7 @@ def together(folder: Path, rng: random.Random) -> list[str]:
     """Two processes write two scores into the same images; what each was told is done, is there."""
     pixels = fill(folder)
     keys = ("ImageReward", "CLIP score")
-    children = [start(SCORES, folder, 8, key) for key in keys]
+    children = [start(SCORES, folder, 25, key) for key in keys]
     found = []
     for child, key in zip(children, keys):
         output, late = finish(child)

@@ -197,10 +197,9 @@ def weights(folder: Path) -> Target:
             checkpoint.inspect(place)
         convert.origin(path)
         convert.usable(path, original)
-        for place in (path, original):
-            with contextlib.suppress(ImageRewardError):
-                found, _ = checkpoint.read_state(place)
-                checkpoint.recognise(found)
+        for place in (path, original):  # what the first is refused for, the second is: one name for each kind of file
+            found, _ = checkpoint.read_state(place)
+            checkpoint.recognise(found)
 
     return Target(make, feed, (ImageRewardError,))
 

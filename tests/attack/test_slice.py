@@ -20,7 +20,8 @@ INPUTS = {"metadata": 400, "images": 400, "texts": 400, "prompt_files": 300, "we
 def test_no_input_is_a_finding(name):
     result = fuzz.attack(name, SEED, 600, 0, INPUTS[name])
     assert result.findings == [] and result.done == INPUTS[name]
-    assert 0 < result.refused < result.done or name in ("texts", "api")  # both kinds were tried
+    if name not in ("texts", "api"):  # these two refuse nothing by an error
+        assert 0 < result.refused < result.done
 
 
 @pytest.mark.parametrize("name", list(faults.FAULTS))
