@@ -11,6 +11,7 @@ from typing import Any
 
 from fastapi import HTTPException, Request
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 MEGABYTE = 1 << 20
 LIMITS = {"score": 192 * MEGABYTE, "rank": 192 * MEGABYTE, "prompts": 32 * MEGABYTE}  # bytes, by the route's last part
@@ -57,11 +58,14 @@ class Reading:
         if announced.isdigit() and int(announced) > self._allowed:
             raise self._too_large()
         data = bytearray()
-        async for chunk in self._request.stream():
-            if chunk and not data:
-                self._require_json()
-            self._take(len(chunk))
-            data += chunk
+        try:
+            async for chunk in self._request.stream():
+                if chunk and not data:
+                    self._require_json()
+                self._take(len(chunk))
+                data += chunk
+        except ClientDisconnect as error:
+            raise HTTPException(status_code=400, detail="the connection ended within the body") from error
         if not data:
             return Checked(self._request, b"", None)
         try:

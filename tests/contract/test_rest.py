@@ -1,5 +1,6 @@
 """The REST routes: scores, ranks, accounts, and what is refused."""
 
+import asyncio
 import base64
 import io
 import json
@@ -328,6 +329,29 @@ def test_bodies_are_limited_before_they_are_read(client, host, monkeypatch):
     assert host.part("bodies")._held == 0
 
 
+def test_a_connection_that_ends_within_a_body_is_no_server_error(client, host):
+    messages = [
+        {"type": "http.request", "body": b'{"scorer"', "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    path = f"{V1}/load"
+    scope = {
+        "type": "http", "http_version": "1.1", "method": "POST", "scheme": "http", "path": path, "root_path": "",
+        "raw_path": path.encode(), "query_string": b"", "headers": headers, "server": ("localhost", 80), "client": None,
+    }  # fmt: skip
+    sent = []
+
+    async def receive():
+        return messages.pop(0)
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(client.app(scope, receive, send))
+    assert sent[0]["status"] == 400 and host.part("bodies")._held == 0
+
+
 def test_large_bodies_wait_their_turn(client, host, monkeypatch):
     monkeypatch.setattr(host.part("bodies"), "HELD", 1000)
     assert client.post(f"{V1}/load", json={"scorer": "C" * 2000}).status_code == 503
@@ -378,3 +402,24 @@ def test_a_download_does_not_hold_the_generation_lock(client, host, loader, monk
     assert client.post(f"{V1}/load", json={"scorer": "CLIP"}).status_code == 200
     assert client.post(f"{V1}/score", json={"images": [picture()], "prompt": "x"}).status_code == 200
     assert seen == [("CLIP", True), ("ImageReward-v1.0", True)]
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_interrupt_ends_a_download_but_not_one_that_comes_after_it(client, host, loader, monkeypatch, before):
+    """The host keeps the mark of an Interrupt until its next job; a download of later is not what it meant."""
+    lifecycle = host.part("lifecycle")
+
+    def have_files(name, folder, progress):
+        progress(1 << 20, 4 << 20, "model.pt")
+        assert host.state.textinfo == "ImageReward: downloading model.pt: 1 of 4 MB (25 %)"
+        host.state.interrupted = True
+        progress(2 << 20, 4 << 20, "model.pt")
+
+    host.state.interrupted = before
+    monkeypatch.setattr(lifecycle, "have_files", have_files)
+    monkeypatch.setattr(lifecycle, "load_scorer", loader)
+    answer = client.post(f"{V1}/load", json={"scorer": "CLIP"})
+    assert answer.status_code == (200 if before else 503) and host.state.textinfo is None
+    assert loader.loads == ([("CLIP", "cpu")] if before else [])
+    if not before:
+        assert "stopped by the user" in answer.json()["detail"]

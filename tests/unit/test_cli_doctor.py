@@ -157,6 +157,18 @@ def test_online_asks_the_source(home, content, monkeypatch):
     assert check(model(), online=True).status == "ok"
 
 
+def test_a_conversion_is_known_by_what_it_was_made_from(home):
+    """Its own bytes are nobody's announcement; those of the checkpoint that it records are."""
+    torch.save({"w": torch.ones(4)}, home / "test.pt")
+    digest = hashlib.sha256((home / "test.pt").read_bytes()).hexdigest()
+    weights.find.convert_file(home / "test.pt")
+    sources = [Source("test.pt", repo="someone/model", sha256=sha256) for sha256 in (digest, "0" * 64, None)]
+    good, other, unknown = (check(dataclasses.replace(model(), sources=(source,))) for source in sources)
+    assert good.status == "ok" and f"converted from sha256 {digest[:10]}… as announced" in good.detail
+    assert other.status == "problem" and "announces 0000000000" in other.detail
+    assert unknown.status == "ok" and "--online" in unknown.detail
+
+
 # --- the command ----------------------------------------------------------------------------------
 
 
