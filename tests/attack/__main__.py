@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-import time
 
 from . import faults, fuzz
 from .targets import available
+
+FUZZING = 0.7  # of the time; the rest is for faults
 
 
 def main() -> int:
@@ -23,35 +24,35 @@ def main() -> int:
     kinds = [name for name in faults.FAULTS if not args.only or name in args.only]
     if args.only and len(targets) + len(kinds) < len(set(args.only)):
         parser.error(f"there are {', '.join([*available(), *faults.FAULTS])}")
-    print(f"seed {seed}", flush=True)
+    print(f"seed {seed}\n\n{'target':14}{'inputs':>9}{'refused':>9}{'slowest':>10}{'memory':>10}  findings", flush=True)
+    findings: list[str] = []
     if args.input is not None:
-        results = [fuzz.attack(name, seed, 600, args.input, args.input + 1) for name in targets]
-        return report(results, [])
+        for name in targets:
+            findings += told(fuzz.attack(name, seed, 600, args.input, args.input + 1))
+        return conclusion(findings)
     seconds = args.minutes * 60
-    share = seconds * (0.7 if kinds else 1.0) / max(len(targets), 1)
-    results = [fuzz.attack(name, seed, share) for name in targets]
-    injected = []
-    share = seconds * (0.3 if targets else 1.0) / max(len(kinds), 1)
+    for name in targets:
+        findings += told(fuzz.attack(name, seed, seconds * (FUZZING if kinds else 1.0) / len(targets)))
     for name in kinds:
-        injected.append(faults.inject(name, seed, share))
-    return report(results, injected)
-
-
-def report(results: list[fuzz.Result], injected: list[faults.Injected]) -> int:
-    findings = [finding for result in results for finding in result.findings]
-    print(f"\n{'target':14}{'inputs':>9}{'refused':>9}{'slowest':>10}{'memory':>10}  findings")
-    for result in results:
-        memory = f"{result.peak >> 20} MB"
-        print(
-            f"{result.name:14}{result.done:9}{result.refused:9}{result.slowest:8.2f} s{memory:>10}"
-            f"  {len(result.findings)}"
-        )
-    for one in injected:
-        print(f"{one.name:14}{one.rounds:9} rounds{'':>22}  {one.note or len(one.findings)}")
+        one = faults.inject(name, seed, seconds * (1 - FUZZING if targets else 1.0) / len(kinds))
+        print(f"{one.name:14}{one.rounds:9} rounds{'':>22}  {one.note or len(one.findings)}", flush=True)
         findings += one.findings
-    for finding in findings:
-        print(finding)
-    print(f"{len(findings)} findings in {time.process_time():.0f} s of this process" if findings else "no finding")
+    return conclusion(findings)
+
+
+def told(result: fuzz.Result) -> list[str]:
+    """The findings of a target, whose figures are printed."""
+    print(
+        f"{result.name:14}{result.done:9}{result.refused:9}{result.slowest:8.2f} s{result.peak >> 20:7} MB"
+        f"  {len(result.findings)}",
+        flush=True,
+    )
+    return result.findings
+
+
+def conclusion(findings: list[str]) -> int:
+    """The exit code, once everything found is printed."""
+    print("\n" + "\n".join(findings) + f"\n{len(findings)} findings" if findings else "\nno finding")
     return 1 if findings else 0
 
 
