@@ -43,3 +43,7 @@ class DataError(ImageRewardError, ValueError):
 
 class TrainingError(ImageRewardError, RuntimeError):
     """A training run that cannot go on or whose result would be worthless: NaN, a stalled loss, exploding rewards."""
+
+
+class LibraryError(ImageRewardError, RuntimeError):
+    """A library of pictures that cannot be opened, read or written."""

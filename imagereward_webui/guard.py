@@ -124,7 +124,7 @@ def _allowed_by_host(origin: str) -> bool:
         return True
     pattern = getattr(options, "cors_allow_origins_regex", None)
     try:
-        return re.fullmatch(pattern, origin) is not None if pattern else False
+        return bool(pattern and origin) and re.fullmatch(str(pattern), str(origin)) is not None
     except re.error:
         return False
 

@@ -22,7 +22,7 @@ from imagereward_core.exit_codes import INTERRUPTED, OK, SOME_FAILED
 from imagereward_core.files import FileScore, ScoreJob, score_files
 from imagereward_core.image_files import find_images, natural
 
-from . import options, output
+from . import options, output, remembering
 
 if TYPE_CHECKING:
     from imagereward_core.scorers.base import Scorer
@@ -53,13 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     chosen.add_argument("--min-score", type=float, metavar="X", help="list only images with at least this score")
     chosen.add_argument("--top", type=options.positive, metavar="K", help="list only the K best")
+    remembering.add_arguments(parser)
     options.add_output_arguments(parser)
     options.add_model_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     job = options.job_of(args, args.prompt, write=args.write, rescore=args.rescore, key=args.key or "")
-    outcome = score_all(args, job, options.loader_of(args))
+    with remembering.Remembering(args, job) as remember:
+        outcome = score_all(args, job, options.loader_of(args), remember)
     listed = select(outcome.scored, args.sort, args.min_score, args.top)
     report(args, job, outcome, listed)
     return outcome.finish()
@@ -91,9 +93,14 @@ class Outcome:
         return INTERRUPTED if self.interrupted else SOME_FAILED if self.failed else OK
 
 
-def score_all(args: argparse.Namespace, job: ScoreJob, load: Callable[[], Scorer]) -> Outcome:
+def score_all(
+    args: argparse.Namespace,
+    job: ScoreJob,
+    load: Callable[[], Scorer],
+    each: Callable[[FileScore], object] = lambda result: None,
+) -> Outcome:
     """Score every image these arguments name, with a progress bar; Ctrl-C keeps what is done. Results in the order
-    given.
+    given; `each` gets them as they come.
     """
     from tqdm import tqdm
 
@@ -111,6 +118,7 @@ def score_all(args: argparse.Namespace, job: ScoreJob, load: Callable[[], Scorer
         try:
             for result in score_files(paths, job, load):
                 outcome.results.append(result)
+                each(result)
                 bar.update()
                 if result.error:
                     with bar.external_write_mode(sys.stderr):

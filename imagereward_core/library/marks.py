@@ -1,0 +1,76 @@
+"""What the user said of pictures: marks, stars and duels."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from ..errors import LibraryError
+from .images import clean, text_id
+from .records import KEEP, REJECT, VERDICTS, Duel
+
+if TYPE_CHECKING:
+    from .store import Library
+
+
+def set_mark(library: Library, number: int, mark: str | None) -> None:
+    """keep, reject, or None to take the mark away."""
+    if mark not in (KEEP, REJECT, None):
+        raise LibraryError(f"a mark is {KEEP}, {REJECT} or none, found {mark!r}")
+    _set(library, number, "mark", mark)
+
+
+def set_stars(library: Library, number: int, stars: int | None) -> None:
+    """1 to 5, or None to take them away."""
+    if stars is not None and stars not in range(1, 6):
+        raise LibraryError(f"stars go from 1 to 5, found {stars!r}")
+    _set(library, number, "stars", stars)
+
+
+def _set(library: Library, number: int, column: str, value: object) -> None:
+    with library.transaction() as connection:
+        if not connection.execute(f"UPDATE images SET {column} = ? WHERE id = ?", (value, number)).rowcount:
+            raise LibraryError(f"the library has no picture {number}")
+
+
+def add_duel(
+    library: Library,
+    winner: int,
+    loser: int,
+    verdict: str = "win",
+    prompt: str | None = None,
+    when: float | None = None,
+) -> int:
+    """Keep a duel of two pictures; returns its id. `prompt` None: the winner's own."""
+    if verdict not in VERDICTS:
+        raise LibraryError(f"a verdict is one of {', '.join(VERDICTS)}, found {verdict!r}")
+    if winner == loser:
+        raise LibraryError("a duel needs two pictures")
+    with library.transaction() as connection:
+        known = dict(
+            connection.execute("SELECT id, prompt_id FROM images WHERE id IN (?, ?)", (winner, loser)).fetchall()
+        )
+        for number in (winner, loser):
+            if number not in known:
+                raise LibraryError(f"the library has no picture {number}")
+        words = text_id(library, clean(prompt)) if prompt is not None else known[winner]
+        cursor = connection.execute(
+            "INSERT INTO duels (winner_id, loser_id, prompt_id, verdict, time) VALUES (?, ?, ?, ?, ?)",
+            (winner, loser, words, verdict, when if when is not None else time.time()),
+        )
+        return int(cursor.lastrowid or 0)
+
+
+def remove_duel(library: Library, number: int) -> bool:
+    """Undo a duel; whether there was one."""
+    with library.transaction() as connection:
+        return connection.execute("DELETE FROM duels WHERE id = ?", (number,)).rowcount > 0
+
+
+def duels(library: Library) -> list[Duel]:
+    """All duels, oldest first."""
+    rows = library.query(
+        "SELECT d.id, d.winner_id, d.loser_id, p.text, d.verdict, d.time FROM duels d"
+        " LEFT JOIN prompts p ON p.id = d.prompt_id ORDER BY d.time, d.id"
+    )
+    return [Duel(*row) for row in rows]
