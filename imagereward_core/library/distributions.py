@@ -1,7 +1,7 @@
 """Student's t and the normal distribution, as far as the leaderboard needs them: the hosts bring numpy, not scipy.
 
 The incomplete beta function is the continued fraction of DLMF 8.17.22, evaluated by Lentz's method as Thompson and
-Barnett (1986) modified it. Tests compare with scipy: probabilities to a relative 1e-10, quantiles to 1e-9, for 1 to
+Barnett (1986) modified it. Tests compare with scipy: probabilities and quantiles to a relative 1e-9, for 1 to
 1e6 degrees of freedom.
 """
 

@@ -32,6 +32,7 @@ from .conditions import (
     text_condition,
     unknown,
 )
+from .images import clean
 
 TOKEN = re.compile(
     r"""\s*(?:(?P<bracket>[()])|(?P<operator>!=|<=|>=|!~|=|<|>|~)|"(?P<double>(?:\\.|[^"\\])*)"|'(?P<single>[^']*)'"""
@@ -78,7 +79,7 @@ class _Parser:
             value = match[kind]
             if kind == "double":
                 value = re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL)
-            tokens.append(_Token("quoted" if kind in ("double", "single") else kind, value))
+            tokens.append(_Token("quoted" if kind in ("double", "single") else kind, clean(value) or ""))
             position = match.end()
         return tokens
 
