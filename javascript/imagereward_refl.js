@@ -28,7 +28,7 @@
             try {
                 detail = (await answer.json()).detail || detail;
             } catch (error) { /* not JSON: the status line says enough */ }
-            throw new Error(typeof detail === "string" ? detail : JSON.stringify(detail));
+            throw Object.assign(new Error(typeof detail === "string" ? detail : JSON.stringify(detail)), {status: answer.status});
         }
         return answer;
     }
@@ -225,7 +225,8 @@
             }
         } catch (error) {
             unreachable = true;
-            say(`The WebUI does not answer (${error.message}); the run goes on.`, true);
+            // 401: it answers, and the page is of before its restart; the answer says what to do
+            say(error.status === 401 ? error.message : `The WebUI does not answer (${error.message}); the run goes on.`, true);
         }
         timer = setTimeout(poll, POLL_MS);
     }

@@ -222,7 +222,7 @@ def _killed_scores(folder: Path, rng: random.Random, how: signal.Signals) -> lis
     pixels = fill(folder)
     output = _killed(SCORES, folder, rng, how)
     found = damaged(folder, pixels) + lost(folder, output, "ImageReward") + faults_in(output)
-    again, late = finish(start(SCORES, folder, 1))
+    again, late = finish(start(SCORES, folder, 1, "CLIP score"))  # a key that is new to every file: all are written
     left = [path.name for path in folder.glob(".imagereward-*")]
     return found + late + faults_in(again) + [f"left behind after the next write: {name}" for name in left]
 
