@@ -20,6 +20,7 @@ from typing import Any
 
 from .errors import DataError
 from .log import logger
+from .printable import harmless
 
 COLUMNS = ("text", "prompt", "caption")
 """Fields that hold a prompt, in the order they are looked for; case and surrounding blanks do not matter."""
@@ -86,7 +87,8 @@ def prompts_of(values: Iterable[Any], name: str, column: str = "") -> list[str]:
 
 def describe(prompts: Sequence[str]) -> str:
     """How many prompts there are, and the first of them: what a log and a report say before training."""
-    quoted = [json.dumps(text if len(text) <= 80 else text[:79] + "…", ensure_ascii=False) for text in prompts[:SHOWN]]
+    shortened = [text if len(text) <= 80 else text[:79] + "…" for text in prompts[:SHOWN]]
+    quoted = [harmless(json.dumps(text, ensure_ascii=False)) for text in shortened]
     more = ", …" if len(prompts) > SHOWN else ""
     return f"{len(prompts)} prompt{'' if len(prompts) == 1 else 's'}: {', '.join(quoted)}{more}"
 

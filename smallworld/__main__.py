@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+from imagereward_core.printable import harmless
+
 from imagereward_core.atomic import write_json
 from imagereward_core.errors import DataError, ImageRewardError
 from imagereward_core.exit_codes import FAILED, INTERRUPTED, OK
@@ -24,7 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return options.run(options)
     except ImageRewardError as error:
-        print(f"error: {error}", file=sys.stderr)
+        message = harmless(str(error), keep="\n")
+        print(f"error: {message}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

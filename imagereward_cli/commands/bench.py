@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+from imagereward_core.printable import harmless
+
 from imagereward_core.errors import ConfigError
 from imagereward_core.exit_codes import OK
 from imagereward_train.tables.judges import SCRIPTED, Judge, labels, load_judge
 from imagereward_train.tables.scoring import World
 
-from . import output
 from .train import ProgressLine
 
 DEFAULT = "ImageReward-v1.0,CLIP,BLIP,Aesthetic"
@@ -102,5 +103,5 @@ def run(args: argparse.Namespace) -> int:
         results = models.run_models(prompts, folder, _judges(args), out, models=names, **shared)
         text = models.markdown(results)
     if world.main:
-        print(output.harmless(f"{text}\nwritten to {out}", keep="\n"))
+        print(harmless(f"{text}\nwritten to {out}", keep="\n"))
     return OK

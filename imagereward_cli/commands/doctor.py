@@ -8,6 +8,8 @@ import argparse
 import dataclasses
 import sys
 
+from imagereward_core.printable import harmless
+
 from imagereward_core import registry
 from imagereward_core.doctor import examine
 from imagereward_core.exit_codes import MODEL, OK
@@ -38,9 +40,9 @@ def run(args: argparse.Namespace) -> int:
     for finding in examine(model, args.device, args.download_root, args.online):
         found.append(finding)
         if not args.json:
-            print(output.harmless(f"{finding.status:8}{finding.name}: {finding.detail}", keep="\n"))
+            print(harmless(f"{finding.status:8}{finding.name}: {finding.detail}", keep="\n"))
             if finding.fix:
-                print(output.harmless(f"{'':8}fix: {finding.fix}", keep="\n"))
+                print(harmless(f"{'':8}fix: {finding.fix}", keep="\n"))
             sys.stdout.flush()  # hashing weights takes a while
     problems = sum(finding.status == "problem" for finding in found)
     if args.json:

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imagereward_core.printable import harmless
+
 from imagereward_core import naming, registry
 from imagereward_core.errors import ConfigError, ImageRewardError
 from imagereward_core.files import ScoreJob
-
-from . import output
 
 if TYPE_CHECKING:
     from imagereward_core.scorers.base import Scorer
@@ -145,4 +145,4 @@ def model_path(name: str) -> Path | None:
 
 def say(text: str) -> None:
     """A message beside the result: to stderr, so that the output can be piped."""
-    print(f"imagereward: {output.harmless(text)}", file=sys.stderr)
+    print(f"imagereward: {harmless(text)}", file=sys.stderr)

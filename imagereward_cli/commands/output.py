@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from imagereward_core.printable import drives_terminal, harmless
+
 from imagereward_core.atomic import write_bytes
 from imagereward_core.errors import ConfigError
 
@@ -114,20 +116,11 @@ def _text(
 def as_json(data: Any, ascii_only: bool = False, indent: int = 2) -> str:
     """A value as JSON text in which characters that drive a terminal are escaped: nothing is lost."""
     text = json.dumps(data, ensure_ascii=ascii_only, indent=indent)
-    return "".join(_escaped(char) if char != "\n" and _drives(char) else char for char in text)
+    return "".join(_escaped(char) if char != "\n" and drives_terminal(char) else char for char in text)
 
 
 def _escaped(char: str) -> str:
     return json.dumps(char)[1:-1] if not char.isascii() else f"\\u{ord(char):04x}"
-
-
-def harmless(text: str, keep: str = "") -> str:
-    """The text with `?` for every character that moves the cursor, sets colours or turns the direction of writing."""
-    return "".join("?" if _drives(char) and char not in keep else char for char in text)
-
-
-def _drives(char: str) -> bool:
-    return not (char.isascii() and char.isprintable()) and unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp")
 
 
 def _cell(value: Any) -> Any:

@@ -130,6 +130,7 @@ def test_describe():
     assert describe(["a fox"]) == '1 prompt: "a fox"'
     assert describe(["a", "b", "c", "d"]) == '4 prompts: "a", "b", "c", …'
     assert len(describe(["x" * 1000])) < 100
+    assert describe(["a\x1b[2J\x9b\u202efox"]) == '1 prompt: "a\\u001b[2J??fox"'  # no terminal is driven by a prompt
 
 
 def test_ten_thousand_rows(tmp_path):
