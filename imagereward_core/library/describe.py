@@ -9,7 +9,8 @@ import os
 
 from ..errors import MetadataError
 from ..metadata import read_infotext, read_prompt
-from ..metadata.infotext import Infotext, get_score, parse_infotext, score_key
+from ..metadata.infotext import Infotext, get_score, parse_infotext
+from ..naming import score_key
 from ..prompts import EXTRA_NETWORK, plain_prompt
 from ..registry import MODELS
 from .records import Made, Score

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ..errors import LibraryError
-from ..metadata.infotext import score_key
+from ..naming import score_key
 from ..registry import MODELS
 from .conditions import EVERYTHING, Where
 from .images import path_from_row, path_to_row, seed_from_row
