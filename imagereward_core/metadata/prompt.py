@@ -58,7 +58,7 @@ def caption_of(path: str | os.PathLike[str]) -> FoundPrompt | NoPrompt | Foreign
     anything else is a caption from its first word to its last.
     """
     answer: NoPrompt | ForeignText = NoPrompt()
-    for suffix in CAPTIONS:
+    for suffix in CAPTIONS if Path(path).name else ():
         file = Path(path).with_suffix(suffix)
         text = read_caption(file)
         if text is None:

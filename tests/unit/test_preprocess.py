@@ -1,4 +1,8 @@
+import contextlib
 import io
+import os
+import struct
+import warnings
 
 import numpy as np
 import pytest
@@ -9,6 +13,7 @@ from imagereward_core.errors import ImageError
 from imagereward_core.preprocess import (
     MEAN,
     STD,
+    image_size,
     normalize,
     open_image,
     pil_to_pixels,
@@ -149,3 +154,82 @@ def test_decompression_bombs_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ImageError, match="safety limit"):
         open_image(path)
+
+
+class Undecodable(Image.Image):
+    """An image whose decoder fails with what it was given."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.filename, self.error = "photo.png", error
+
+    def load(self):
+        raise self.error
+
+
+FOREIGN = [
+    ZeroDivisionError("integer division by zero"), MemoryError(), SyntaxError("broken"), OverflowError("too large"),
+    RuntimeError("Failed to decode frame 0"), struct.error("unpack requires 4 bytes"), RecursionError(), KeyError("x"),
+    AssertionError(), EOFError(), UnicodeDecodeError("utf-8", b"", 0, 1, "x"), Image.DecompressionBombError("bomb"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", FOREIGN, ids=lambda error: type(error).__name__)
+def test_whatever_a_decoder_raises_names_the_image(tmp_path, monkeypatch, error):
+    with pytest.raises(ImageError, match="photo.png") as caught:
+        open_image(Undecodable(error))
+    assert caught.value.__cause__ is error
+    path = tmp_path / "opened.png"
+    path.write_bytes(png_bytes(noise((4, 4))))
+
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(Image, "open", fails)
+    with pytest.raises(ImageError, match="opened.png"):
+        open_image(path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "bmp", "tiff"])
+def test_damaged_images_are_errors_of_ours(tmp_path, suffix):
+    path = tmp_path / f"x.{suffix}"
+    noise((24, 16)).save(path)
+    data, generator = path.read_bytes(), np.random.default_rng(7)
+    for _ in range(150):
+        damaged = bytearray(data)
+        for place in generator.integers(0, min(len(data), 400), 4):
+            damaged[place] = generator.integers(256)
+        path.write_bytes(damaged)
+        with contextlib.suppress(ImageError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert open_image(path).size
+
+
+def test_only_the_formats_we_support_are_tried(tmp_path):
+    """Pillow hands PostScript to a program outside; a suffix tells nothing."""
+    for name, content in (
+        ("a.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"),
+        ("b.png", b"P6 1 1 255\n\0\0\0"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ImageError, match=rf"{name} is not an image that Pillow"):
+            open_image(tmp_path / name)
+    for suffix in ("png", "jpg", "webp", "gif", "bmp", "tiff"):
+        noise((8, 8)).save(tmp_path / f"c.{suffix}")
+        assert open_image(tmp_path / f"c.{suffix}").size == (8, 8)
+    assert image_size(tmp_path / "c.png") == (8, 8)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes and devices are POSIX's")
+def test_pipes_and_devices_are_refused_unread(tmp_path):
+    os.mkfifo(tmp_path / "x.png")
+    (tmp_path / "y.png").symlink_to("/dev/zero")
+    for name in ("x.png", "y.png"):
+        with pytest.raises(ImageError, match=rf"{name} is no file but a pipe"):
+            open_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a\0b.png", "half \ud800 pair.png", "x" * 5000 + ".png"])
+def test_names_that_no_file_can_have(name):
+    with pytest.raises(ImageError, match="cannot read"):
+        open_image(name)
