@@ -166,7 +166,7 @@ def test_png_text_is_latin_1_where_it_must_be(tmp_path):
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize(
-    "text", ["a cat", "猫", CHINESE, "一只猫", "кот", "한국어 고양이", "a 🐈", f"{CHINESE}\n{SETTINGS}"]
+    "text", ["a cat", "猫", CHINESE, "一只猫", "кот", "한국어 고양이", "쎩", "a 🐈", f"{CHINESE}\n{SETTINGS}"]
 )
 @pytest.mark.parametrize("encoding", ["utf-16-be", "utf-16-le", "utf-16", "utf-8", "utf-8-sig"])
 def test_unicode_comments_in_whichever_encoding(tmp_path, order, text, encoding):
