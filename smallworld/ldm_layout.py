@@ -1,14 +1,13 @@
 """tiny-sd's files: one LDM-layout checkpoint with its ``.yaml``, and diffusers' configuration folder.
 
 WebUI hosts read Stable Diffusion 1 checkpoints under the tensor names of the original latent-diffusion code;
-diffusers has names of its own. The two tables here rename one into the other, both ways, for tiny-sd's depth of
-one residual block per level.
+diffusers has names of its own. refl's table renames one into the other, both ways.
 """
 
 from __future__ import annotations
 
+import functools
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,83 +15,33 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from refl.ldm import UNET_PREFIX, VAE_PREFIX, UNetLayout, unet_name_to_ldm, vae_name_to_ldm
+
 from .architecture import SCHEDULE, TEXT_WIDTH, UNET_CONFIG, VAE_CONFIG, text_config
 from .tokenizer import write_tokenizer
 
-UNET_PREFIX = "model.diffusion_model."
-VAE_PREFIX = "first_stage_model."
 TEXT_PREFIX = "cond_stage_model.transformer.text_model."
 
-# (diffusers, latent-diffusion) prefixes of every UNet module; the first match wins.
-_UNET_MODULES = [
-    ("time_embedding.linear_1.", "time_embed.0."),
-    ("time_embedding.linear_2.", "time_embed.2."),
-    ("conv_in.", "input_blocks.0.0."),
-    ("down_blocks.0.resnets.0.", "input_blocks.1.0."),
-    ("down_blocks.0.attentions.0.", "input_blocks.1.1."),
-    ("down_blocks.0.downsamplers.0.conv.", "input_blocks.2.0.op."),
-    ("down_blocks.1.resnets.0.", "input_blocks.3.0."),
-    ("down_blocks.1.attentions.0.", "input_blocks.3.1."),
-    ("mid_block.resnets.0.", "middle_block.0."),
-    ("mid_block.attentions.0.", "middle_block.1."),
-    ("mid_block.resnets.1.", "middle_block.2."),
-    ("up_blocks.0.resnets.0.", "output_blocks.0.0."),
-    ("up_blocks.0.attentions.0.", "output_blocks.0.1."),
-    ("up_blocks.0.resnets.1.", "output_blocks.1.0."),
-    ("up_blocks.0.attentions.1.", "output_blocks.1.1."),
-    ("up_blocks.0.upsamplers.0.conv.", "output_blocks.1.2.conv."),
-    ("up_blocks.1.resnets.0.", "output_blocks.2.0."),
-    ("up_blocks.1.attentions.0.", "output_blocks.2.1."),
-    ("up_blocks.1.resnets.1.", "output_blocks.3.0."),
-    ("up_blocks.1.attentions.1.", "output_blocks.3.1."),
-    ("conv_norm_out.", "out.0."),
-    ("conv_out.", "out.2."),
-]
-_UNET_RESNET = [
-    ("norm1.", "in_layers.0."),
-    ("conv1.", "in_layers.2."),
-    ("time_emb_proj.", "emb_layers.1."),
-    ("norm2.", "out_layers.0."),
-    ("conv2.", "out_layers.3."),
-    ("conv_shortcut.", "skip_connection."),
-]
-_VAE_PARTS = [
-    ("mid_block.resnets.0.", "mid.block_1."),
-    ("mid_block.resnets.1.", "mid.block_2."),
-    ("mid_block.attentions.0.", "mid.attn_1."),
-    ("conv_norm_out.", "norm_out."),
-    ("conv_shortcut.", "nin_shortcut."),
-    ("group_norm.", "norm."),
-    ("to_q.", "q."),
-    ("to_k.", "k."),
-    ("to_v.", "v."),
-    ("to_out.0.", "proj_out."),
-]
+
+@functools.lru_cache(maxsize=1)
+def _unet_keys() -> dict[str, str]:
+    """diffusers name → latent-diffusion name of every UNet tensor of tiny-sd."""
+    from .architecture import build_unet
+
+    with torch.device("meta"):
+        unet = build_unet()
+    layout = UNetLayout.of(unet.config)
+    return {name: UNET_PREFIX + unet_name_to_ldm(layout, name) for name in unet.state_dict()}
 
 
 def unet_key(name: str) -> str:
-    """The latent-diffusion name of a diffusers UNet tensor."""
-    for ours, theirs in _UNET_MODULES:
-        if name.startswith(ours):
-            rest = name.removeprefix(ours)
-            if ".resnets." in ours:
-                for inner, outer in _UNET_RESNET:
-                    if rest.startswith(inner):
-                        rest = outer + rest.removeprefix(inner)
-                        break
-            return UNET_PREFIX + theirs + rest
-    raise KeyError(f"no latent-diffusion name for UNet tensor {name!r}")
+    """The latent-diffusion name of a diffusers UNet tensor. KeyError for a tensor that tiny-sd does not have."""
+    return _unet_keys()[name]
 
 
 def vae_key(name: str) -> str:
     """The latent-diffusion name of a diffusers AutoencoderKL tensor."""
-    for ours, theirs in _VAE_PARTS:
-        name = name.replace(ours, theirs)
-    name = re.sub(r"encoder\.down_blocks\.(\d)\.downsamplers\.0\.", r"encoder.down.\1.downsample.", name)
-    # The decoder counts its levels from the picture, diffusers from the latent.
-    name = re.sub(r"decoder\.up_blocks\.(\d)\.resnets\.", lambda m: f"decoder.up.{3 - int(m[1])}.block.", name)
-    name = re.sub(r"decoder\.up_blocks\.(\d)\.upsamplers\.0\.", lambda m: f"decoder.up.{3 - int(m[1])}.upsample.", name)
-    return VAE_PREFIX + name
+    return VAE_PREFIX + vae_name_to_ldm(name, len(VAE_CONFIG["block_out_channels"]))
 
 
 def text_key(name: str) -> str:
