@@ -95,11 +95,14 @@ def vae_from_file(state: Mapping[str, Tensor], what: str) -> tuple[dict[str, Any
     for key in ("encoder.conv_in.weight", "decoder.conv_in.weight"):
         if key not in plain:
             raise CheckpointError(f"{what} is not a Stable Diffusion VAE: it lacks {key}")
-    if any(key.startswith("decoder.up_blocks.") for key in plain):
-        levels = ldm.levels(plain, r"decoder\.up_blocks\.(\d+)\.")
-        plain = {ldm.vae_name_to_ldm(_new_name(key), levels): tensor for key, tensor in plain.items()}
-    names = ldm.vae_names(plain)
-    return ldm.vae_config(plain), {names[key]: _matrix(names[key], tensor) for key, tensor in plain.items()}
+    try:
+        if any(key.startswith("decoder.up_blocks.") for key in plain):
+            levels = ldm.levels(plain, r"decoder\.up_blocks\.(\d+)\.")
+            plain = {ldm.vae_name_to_ldm(_new_name(key), levels): tensor for key, tensor in plain.items()}
+        names, config = ldm.vae_names(plain), ldm.vae_config(plain)
+    except CheckpointError as error:
+        raise CheckpointError(f"{what}: {error}") from error
+    return config, {names[key]: _matrix(names[key], tensor) for key, tensor in plain.items()}
 
 
 def vae_from_diffusers(
