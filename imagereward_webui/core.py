@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from imagereward_core.log import logger
     from imagereward_core.metadata.infotext import with_settings
     from imagereward_core.prompts import plain_prompt
+    from imagereward_core.runs import presets
 else:
     RM = importlib.import_module(CORE_NAME)
     errors, naming, registry = module("errors"), module("naming"), module("registry")
@@ -36,6 +37,7 @@ else:
     logger = module("log").logger
     with_settings = module("metadata.infotext").with_settings
     plain_prompt = module("prompts").plain_prompt
+    presets = module("runs.presets")
 
 __all__ = [
     "RM",
@@ -47,6 +49,7 @@ __all__ = [
     "module",
     "naming",
     "plain_prompt",
+    "presets",
     "prompt_files",
     "registry",
     "runs",

@@ -6,9 +6,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from imagereward_core.runs.presets import PRESETS
+
 from .errors import ConfigError
 from .resolved import ResolvedConfig, resolve
-from .settings import ALGORITHMS, ANCHORS, OUTPUTS, PREDICTIONS, PRESETS, SCHEDULES, Settings
+from .settings import ALGORITHMS, ANCHORS, OUTPUTS, PREDICTIONS, SCHEDULES, Settings
 
 __all__ = ["ALGORITHMS", "ANCHORS", "OUTPUTS", "PREDICTIONS", "PRESETS", "SCHEDULES", "ReFLConfig", "load_config"]
 

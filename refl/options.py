@@ -10,7 +10,9 @@ import argparse
 import dataclasses
 from typing import Any
 
-from .config import PRESETS, ReFLConfig, load_config
+from imagereward_core.runs.presets import PRESETS, preset
+
+from .config import ReFLConfig, load_config
 from .errors import ConfigError
 from .log import logger
 
@@ -49,7 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--preset",
         choices=tuple(PRESETS),
         default=None,
-        help="batch sizes for a GPU of this memory; 16 GB is made for SDXL",
+        help="batch sizes for a GPU of this memory and for the checkpoint's family",
     )
     for item in dataclasses.fields(ReFLConfig):
         names = [f"--{item.name}", *(f"--{alias}" for alias in ALIASES.get(item.name, ()))]
@@ -80,7 +82,8 @@ def config_from_namespace(namespace: argparse.Namespace) -> ReFLConfig:
     """Settings from parsed flags, on top of `--preset`, on top of `--config`."""
     config = load_config(namespace.config) if namespace.config else ReFLConfig()
     if namespace.preset:
-        config = dataclasses.replace(config, **PRESETS[namespace.preset])
+        checkpoint = namespace.pretrained_model_name_or_path or config.pretrained_model_name_or_path
+        config = dataclasses.replace(config, **preset(namespace.preset, checkpoint))
     known = {item.name for item in dataclasses.fields(ReFLConfig)}
     given = {name: value for name, value in vars(namespace).items() if name in known and value is not None}
     for name, (_, reason) in UNUSED_REFERENCE_FLAGS.items():

@@ -22,15 +22,6 @@ OUTPUTS = ("lora", "single-file", "diffusers")
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
 PREDICTIONS = ("auto", "epsilon", "v_prediction")
 
-# Batch and accumulation for GPUs of these sizes, 16 samples an update; `python -m refl estimate` says what a run really
-# needs.
-PRESETS: dict[str, dict[str, Any]] = {
-    "8 GB": {"train_batch_size": 1, "gradient_accumulation_steps": 16},
-    "12 GB": {"train_batch_size": 2, "gradient_accumulation_steps": 8},
-    "16 GB": {"train_batch_size": 1, "gradient_accumulation_steps": 16},
-    "24 GB": {"train_batch_size": 2, "gradient_accumulation_steps": 8},
-}
-
 
 def option(default: Any, text: str, **kwargs: Any) -> Any:
     """A field with the sentence that the command line and the tab show."""
@@ -54,8 +45,10 @@ class Settings:
         "tiny autoencoder (TAESD) used for the gradient: a decoder's file or a diffusers folder; evaluation uses the"
         " real VAE",
     )
-    clip_bpe: str = option("", "CLIP's bpe_simple_vocab_16e6.txt.gz; found in open_clip or clip when empty")
-    prediction_type: str = option("auto", "what the UNet predicts; SD 2.x files do not say it", choices=PREDICTIONS)
+    clip_bpe: str = option("", "a merge list in place of CLIP's own vocabulary, for single files; rarely needed")
+    prediction_type: str = option(
+        "auto", "what the UNet predicts; auto asks the checkpoint's files, else probes the UNet", choices=PREDICTIONS
+    )
     clip_skip: int | None = option(
         None, "text encoder layer counted from the end, as the WebUI counts; default 1 (SD 2.x, SDXL: 2)"
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .. import host
-from ..core import ImageRewardError, runs
+from ..core import ImageRewardError, presets, runs
 from ..lifecycle import available
 from . import host as refl_host
 
@@ -20,12 +20,7 @@ Config = Mapping[str, Any]
 Promised = Collection[tuple[str, str]]
 """(folder, name) of results that belong to runs which have not ended."""
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "8 GB": {"train_batch_size": 1, "gradient_accumulation_steps": 16},
-    "12 GB": {"train_batch_size": 2, "gradient_accumulation_steps": 8},
-    "16 GB": {"train_batch_size": 1, "gradient_accumulation_steps": 16},
-    "24 GB": {"train_batch_size": 2, "gradient_accumulation_steps": 8},
-}
+PRESETS = presets.PRESETS
 
 
 class SettingError(ImageRewardError, ValueError):
@@ -170,11 +165,11 @@ class Preset:
     """Batch sizes by the name of a GPU's memory."""
 
     def to_config(self, form: Form, promised: Promised) -> dict[str, Any]:
-        return dict(PRESETS[form["preset"]])
+        path = refl_host.checkpoint_path(form["checkpoint"] or refl_host.selected_checkpoint())
+        return dict(presets.preset(form["preset"], path))
 
     def from_config(self, config: Config, promised: Promised) -> Any:
-        fitting = (name for name, values in PRESETS.items() if all(config.get(key) == values[key] for key in values))
-        return next(fitting, None)
+        return presets.name_of(dict(config))
 
 
 class AnchorFolder:
