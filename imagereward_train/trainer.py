@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from imagereward_core import __version__
@@ -35,6 +37,8 @@ from .resume import Position, find_state, only_run, save_state
 from .schedule import learning_rate
 from .sharding import start_adam, whole_state
 from .watch import Watch, no_better_than_chance
+
+DISK = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 class Trainer:
@@ -368,5 +372,13 @@ def train(
     ConfigError, DataError, TrainingError (also where another run is training in savepath),
     ModelNotFoundError.
     """
-    with only_run(config):
-        return Trainer(config, progress, should_stop, interruption).fit()
+    try:
+        with only_run(config):
+            return Trainer(config, progress, should_stop, interruption).fit()
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno not in DISK:
+            raise
+        raise TrainingError(
+            f"a file of the run in {config.savepath} cannot be written: {error}. Free space or choose another savepath;"
+            " what was saved before is intact"
+        ) from error

@@ -65,7 +65,7 @@ def save(state: TrainingState, folder: Path) -> Path:
 def load(folder: Path) -> TrainingState:
     """Read a state. CheckpointError for a folder that is none, or that is torn: every file of it must be whole."""
     try:
-        data = read_object(folder / Name.STATE)
+        data = read_object(folder / Name.STATE, finite=False)  # one seed has no diversity: it is NaN
     except RunDamaged as error:
         raise CheckpointError(f"the saved state {folder} is torn: {error}") from error
     if data is None or data.get("format") != FORMAT:

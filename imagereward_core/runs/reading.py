@@ -42,17 +42,21 @@ def _finite(text: str) -> float:
     return value
 
 
-def read_object(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None if there is no such file. RunDamaged if it holds anything else."""
+def read_object(path: Path, *, finite: bool = True) -> dict[str, Any] | None:
+    """The object in a JSON file; None if there is no such file. RunDamaged if it holds anything else.
+
+    finite=False: NaN and infinity are taken as Python writes them, for files that only Python reads.
+    """
     try:
         if path.stat().st_size > MAX_BYTES:
             raise RunDamaged(f"{path.name} is damaged: it is larger than {MAX_BYTES >> 20} MB")
-        data = parse_json(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        data = parse_json(text) if finite else json.loads(text)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise RunDamaged(f"{path.name} cannot be read: {error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunDamaged(f"{path.name} is damaged: {error}") from error
     if not isinstance(data, dict):
         raise RunDamaged(f"{path.name} is damaged: an object was expected, found {type(data).__name__}")
@@ -193,7 +197,7 @@ def resumable_step(folder: str | os.PathLike[str]) -> int | None:
     """The update from which the run in this folder can go on, or None."""
     for path in reversed(saved_states(folder)):
         try:
-            step = (read_object(path / Name.STATE) or {}).get("step")
+            step = (read_object(path / Name.STATE, finite=False) or {}).get("step")
         except RunDamaged:
             continue
         if isinstance(step, int):

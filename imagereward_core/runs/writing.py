@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 import time
@@ -17,6 +18,15 @@ from ..log import logger
 from .errors import RunBusy, RunDamaged, RunUnwritable
 from .protocol import COMMANDS, HEARTBEAT, Command, EventKind, Name, State
 from .reading import read_command, read_object
+
+
+def finite(value: Any) -> Any:
+    """The same value with None for NaN and infinity, which JSON has not."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def write_object(path: Path, data: Mapping[str, Any], *, indent: int | None = None, durable: bool = False) -> None:
@@ -118,7 +128,7 @@ class RunFolder:
 
     def _write_status(self) -> None:
         with self._guard:
-            data = {**self._status, "heartbeat": self.clock()}
+            data = finite({**self._status, "heartbeat": self.clock()})
             try:
                 write_object(self.path / Name.STATUS, data)
             except RunUnwritable as error:
@@ -126,7 +136,8 @@ class RunFolder:
 
     def event(self, kind: EventKind, **data: Any) -> None:
         """Append one event. A full disk here costs the event, not the run."""
-        line = json.dumps({"time": round(self.clock(), 3), "type": kind.value, **data}, allow_nan=False, default=str)
+        values = finite({"time": round(self.clock(), 3), "type": kind.value, **data})
+        line = json.dumps(values, allow_nan=False, default=str)
         path = self.path / Name.EVENTS
         try:
             with self._guard, open(path, "ab") as file:

@@ -80,6 +80,7 @@ class Runs:
         self._announced: set[str] = set()  # runs that were seen at work
         self._over: list[dict[str, Any]] = []  # ended ones that the host does not know of yet
         self._serving: set[str] = set()  # devices on which the host is being asked for something
+        self._asking: set[str] = set()  # runs for which it is asked to lend its GPU
         self._watcher: threading.Thread | None = None
         self._news = threading.Event()
 
@@ -121,7 +122,8 @@ class Runs:
         """The status file, corrected by what it cannot know."""
         child = self._children.get(run_id)
         if (path / Name.QUEUED).is_file():
-            return protocol.Status(State.QUEUED, step=_last_step(path))
+            message = "waits until the WebUI has finished its own job" if run_id in self._asking else ""
+            return protocol.Status(State.QUEUED, step=_last_step(path), message=message)
         status = protocol.read_status(path) or protocol.Status(State.STARTING)
         alive = child.poll() is None if child is not None else self.clock() - status.heartbeat < protocol.STALE
         if status.state.active and not alive:
@@ -329,7 +331,9 @@ class Runs:
             for run in ended:
                 self._guarded(self._after, run)
             if first is not None:
+                self._asking.add(first["id"])
                 self._guarded(self._before, first)
+                self._asking.discard(first["id"])
                 if not self._start(first):
                     self._guarded(self._after, first)
         finally:

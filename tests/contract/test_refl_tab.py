@@ -486,6 +486,7 @@ def test_a_start_answers_at_once_while_the_host_is_busy(page):
     assert [run["state"] for run in client.get(f"{URL}/runs").json()["runs"]] == ["queued", "queued"]
     assert client.post(f"{URL}/runs/{second}/command", json={"command": "stop"}).json()["state"] == "cancelled"
     assert runs._children == {}
+    assert "waits until the WebUI" in client.get(f"{URL}/runs/{first}").json()["message"]
     free.set()
     wait(lambda: state(client, first) == "training")
     assert state(client, second) == "cancelled"

@@ -77,6 +77,12 @@ def test_a_torn_newest_state_falls_back_to_the_last_sound_one(quick, three, harm
     assert checkpoint.load(three / "checkpoints" / "step-000003").step == 3  # made again
 
 
+def test_one_seed_has_no_diversity_and_resumes_all_the_same(quick):
+    config = dataclasses.replace(quick, eval_seeds=1, max_train_steps=1)
+    run(config)
+    assert run(config, max_train_steps=2, resume_from_checkpoint="latest").step == 2
+
+
 def test_without_a_sound_state_nothing_starts_anew(quick, three):
     for state in states(three):
         cut(state / "weights.safetensors")

@@ -36,7 +36,7 @@ def test_each_state_is_queued_active_or_ended():
 def test_status_events_and_commands_go_round(tmp_path):
     with runs.RunFolder(tmp_path / "run", clock=lambda: 100.0) as folder:
         folder.status(state=State.TRAINING, step=4, message="half\udcff name", seconds_left=12)
-        folder.event(EventKind.STEP, step=4, reward=0.5)
+        folder.event(EventKind.STEP, step=4, reward=0.5, parts=[float("nan"), {"x": float("inf")}])
         assert folder.state is State.TRAINING and folder.command() is None
         runs.send(tmp_path / "run", "pause")
         runs.send(tmp_path / "run", "stop")  # the newest wins
@@ -45,7 +45,7 @@ def test_status_events_and_commands_go_round(tmp_path):
     assert (status.state, status.step, status.heartbeat, status.seconds_left) == (State.TRAINING, 4, 100.0, 12)
     assert status.message == "half\udcff name"
     events = runs.read_events(tmp_path / "run" / Name.EVENTS)
-    assert events == [{"time": 100.0, "type": "step", "step": 4, "reward": 0.5}]
+    assert events == [{"time": 100.0, "type": "step", "step": 4, "reward": 0.5, "parts": [None, {"x": None}]}]
     with runs.RunFolder(tmp_path / "run") as folder:
         assert folder.command() is None  # what an earlier process was told
     with pytest.raises(ValueError, match="dance"):
