@@ -113,7 +113,9 @@ def _export(args: argparse.Namespace) -> int:
         name: value for name in ("output", "output_name", "export_dir") if (value := getattr(args, name)) is not None
     }
     path, note = write_again(Path(args.run_dir), args.step, given)
-    logger.info("wrote %s%s", path, f". {note}" if note else "")
+    logger.info("wrote %s", path)
+    if note:
+        logger.warning("%s", note)
     return OK
 
 

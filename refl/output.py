@@ -16,7 +16,6 @@ from .backend import Backend
 from .config import ReFLConfig
 from .errors import ConfigError, SaveError
 from .export import check_output, export
-from .log import logger
 from .runfiles import own_errors
 
 
@@ -87,8 +86,6 @@ def write(config: ReFLConfig, backend: Backend, step: int) -> tuple[Path, str]:
     except OSError as error:
         raise SaveError(f"cannot write the result in {folder}: {error}") from error
     note = "" if free == name else f"There is a {name} in {folder} already: the result is called {free}."
-    if note:
-        logger.info("%s", note)
     return path, note
 
 

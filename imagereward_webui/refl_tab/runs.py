@@ -22,6 +22,7 @@ from typing import Any
 
 from ..core import logger
 from ..core import runs as protocol
+from .summaries import ENDED_SILENTLY, damaged, described, last_step, replaced, settings_of
 
 RunError = protocol.RunError
 Command, EventKind, Name, State = protocol.Command, protocol.EventKind, protocol.Name, protocol.State
@@ -41,21 +42,6 @@ PACE = (
     "anchor",
     "rewards",
 )
-KINDS = {  # what a summary needs of the settings
-    "max_train_steps": int,
-    "pretrained_model_name_or_path": str,
-    "algorithm": str,
-    "rewards": list,
-    "device": str,
-    "output_name": str,
-    "export_dir": str,
-}
-MESSAGES = {
-    State.DIED: (
-        "the training process ended without a word: see the log",
-        "Resume continues from the last saved state.",
-    )
-}
 
 
 class Runs:
@@ -109,48 +95,27 @@ class Runs:
         """
         path = self.path(run_id)
         try:
-            settings = _settings(path)
+            settings = settings_of(path)
         except protocol.RunDamaged as error:
-            return self._described(run_id, {}, _damaged(error), resumable=False)
+            return described(run_id, {}, damaged(error), resumable=False)
         try:
             status = self._status(run_id, path)
         except protocol.RunDamaged as error:
-            status = _damaged(error)
-        return self._described(run_id, settings, status, resumable=bool(protocol.saved_states(path)))
+            status = damaged(error)
+        return described(run_id, settings, status, resumable=bool(protocol.saved_states(path)))
 
     def _status(self, run_id: str, path: Path) -> Any:
         """The status file, corrected by what it cannot know."""
         child = self._children.get(run_id)
         if (path / Name.QUEUED).is_file():
             message = "waits until the WebUI has finished its own job" if run_id in self._asking else ""
-            return protocol.Status(State.QUEUED, step=_last_step(path), message=message)
+            return protocol.Status(State.QUEUED, step=last_step(path), message=message)
         status = protocol.read_status(path) or protocol.Status(State.STARTING)
         alive = child.poll() is None if child is not None else self.clock() - status.heartbeat < protocol.STALE
         if status.state.active and not alive:
-            message, hint = MESSAGES[State.DIED]
-            return _replaced(status, state=State.DIED, message=status.message or message, hint=status.hint or hint)
+            message, hint = ENDED_SILENTLY
+            return replaced(status, state=State.DIED, message=status.message or message, hint=status.hint or hint)
         return status
-
-    @staticmethod
-    def _described(run_id: str, settings: Mapping[str, Any], status: Any, resumable: bool) -> dict[str, Any]:
-        checkpoint = settings.get("pretrained_model_name_or_path", "")
-        return {
-            "id": run_id,
-            "state": status.state.value,
-            "active": status.state.active,
-            "step": status.step,
-            "max_steps": settings.get("max_train_steps", 0),
-            "checkpoint": Path(checkpoint).name,
-            "algorithm": settings.get("algorithm", "refl+"),
-            "rewards": [Path(item).name for item in settings.get("rewards", [])],
-            "device": settings.get("device", ""),
-            "message": status.message,
-            "hint": status.hint,
-            "seconds_left": status.seconds_left,
-            "result": status.result,
-            "resumable": resumable,
-            "commands": [command.value for command in _commands(status.state, resumable)],
-        }
 
     def show(self, run_id: str, after: int = 0) -> dict[str, Any]:
         """A run's summary with its events from line `after` on, the line to ask for next, and the end of its log."""
@@ -175,7 +140,7 @@ class Runs:
 
     def config(self, run_id: str) -> dict[str, Any]:
         """The settings of a run, to start from for another."""
-        return _settings(self.path(run_id))
+        return settings_of(self.path(run_id))
 
     def promised(self) -> set[tuple[str, str]]:
         """(folder, name) of the results of all runs that have not ended."""
@@ -247,7 +212,7 @@ class Runs:
             path, state = self.path(run_id), State(self.summary(run_id)["state"])
             if not state.ended:
                 raise RunError(f"run {run_id} is {state} already")
-            settings = _settings(path)
+            settings = settings_of(path)
             protocol.write_settings(path, {**settings, "resume_from_checkpoint": "latest"})
             try:
                 (path / Name.QUEUED).write_text("")
@@ -263,7 +228,7 @@ class Runs:
         if state is State.QUEUED and command in (Command.STOP, Command.STOP_NOW):
             with self._lock:
                 (path / Name.QUEUED).unlink(missing_ok=True)
-                protocol.write_status(path, State.CANCELLED, step=_last_step(path))
+                protocol.write_status(path, State.CANCELLED, step=last_step(path))
         elif command == Command.RESUME and state.ended:
             self.resume(run_id)
         elif state.active:
@@ -391,41 +356,6 @@ class Runs:
 
 def _nothing(run: dict[str, Any]) -> None:
     """Where there is no host."""
-
-
-def _commands(state: Any, resumable: bool) -> list[Any]:
-    """What a run in this state can be told."""
-    if state.active:
-        change = Command.RESUME if state is State.PAUSED else Command.PAUSE
-        return [change, Command.SAMPLE, Command.SAVE, Command.STOP, Command.STOP_NOW]
-    if state is State.QUEUED:
-        return [Command.STOP]
-    done = state in (State.FINISHED, State.CANCELLED)
-    return [Command.RESUME] if resumable and not done else []
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    """The settings of a run, with those that are used here of the right kind."""
-    settings: dict[str, Any] = protocol.read_settings(path)
-    for name, kind in KINDS.items():
-        value = settings.get(name, kind())
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise protocol.RunDamaged(f"the settings of this run are damaged: {name} is {value!r}")
-    if not all(isinstance(item, str) for item in settings.get("rewards", [])):
-        raise protocol.RunDamaged(f"the settings of this run are damaged: rewards is {settings['rewards']!r}")
-    return settings
-
-
-def _damaged(error: Any) -> Any:
-    return protocol.Status(State.DAMAGED, message=str(error), hint=error.hint)
-
-
-def _replaced(status: Any, **changes: Any) -> Any:
-    return protocol.Status(**{**vars(status), **changes})
-
-
-def _last_step(path: Path) -> int:
-    return protocol.resumable_step(path) or 0
 
 
 def _keeps_going(path: Path) -> bool:

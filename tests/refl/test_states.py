@@ -134,7 +134,7 @@ def test_the_best_state_lost_is_said_and_the_last_one_exported(settings):
     result = trainer.train()
     assert result.exported.is_file()
     message = read_status(settings.output_dir).message
-    assert "The best state, update 1, is lost" in message and "the result is update 3" in message
+    assert "The best state, of update 1, is lost" in message and "the result is update 3" in message
 
 
 # --- an unfinished run of an earlier version -------------------------------------------------------------------------
