@@ -112,9 +112,9 @@ class Job:
         self.frame = -1 if frame is None else frame
         if self.filtered:
             self.notes.append("not filtered or sorted: the frames of a video belong together")
-        self._put_back(p)
-        self._restore.clear()
-        self.filtered = self.rearranges = False
+        if "n_iter" in self._restore:
+            p.n_iter = self._restore["n_iter"]
+        self.filtered = self.rearranges = False  # and no grid: the host makes none of frames either
 
     # --- scoring ---------------------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ NO_HOOK = (
 def accordion(elem_id: ElemId) -> tuple[list[Any], list[Any], list[str]]:
     """The accordion's inputs in table order, its infotext fields, and the names that "Send to" buttons copy."""
     with input_accordion("ImageReward", elem_id("enable")) as enabled:
-        for problem in problems():
+        for problem in PROBLEMS:
             gr.HTML(f"<p class='imagereward-problem'>{html.escape(problem)}</p>")
         widgets = {"enabled": enabled}
         with gr.Row():
@@ -46,21 +46,19 @@ def accordion(elem_id: ElemId) -> tuple[list[Any], list[Any], list[str]]:
     return inputs, fields, [infotext.paste_name(field) for field in FIELDS]
 
 
-def problems() -> list[str]:
-    """What stands in the way on this host, one sentence each."""
-    told = [
+PROBLEMS: list[str] = []  # what stands in the way on this host, one sentence each
+
+
+def find_problems() -> None:
+    """Look for what stands in the way, for accordion and console (a callback of `on_before_ui`)."""
+    PROBLEMS[:] = [
         f"{path} is another script with the title of ours, and the API reaches that one: remove the file, or disable"
         " its extension."
         for path in session.rival_scripts()
     ]
     if not host.scores_generations():
-        told.append(NO_HOOK)
-    return told
-
-
-def say_problems() -> None:
-    """The same on the console (a callback of `on_before_ui`)."""
-    for problem in problems():
+        PROBLEMS.append(NO_HOOK)
+    for problem in PROBLEMS:
         logger.warning("%s", problem)
 
 

@@ -17,7 +17,7 @@ def prepare() -> None:
     host.before_results_are_sent(report.refresh)
     session.watch_scripts()
     xyz.add_axes()
-    panel.say_problems()
+    panel.find_problems()
 
 
 def register_callbacks() -> None:

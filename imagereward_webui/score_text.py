@@ -38,7 +38,7 @@ class ScoreText:
     def pairs(self) -> dict[str, Writer]:
         """What goes into `p.extra_generation_params`."""
         pairs: dict[str, Writer] = {self.key: self.score, f"{self.key} model": self.model}
-        if self._browser and browser_score(0.0, self._scale) is not None:
+        if self._browser:
             pairs[BROWSER_KEY] = self.browser
         return pairs
 

@@ -62,9 +62,7 @@ def confirm_scorers(_p: Any, names: list[str]) -> None:
 
 def confirm_limit(p: Any, _limits: list[float]) -> None:
     """The same for the scorer that the accordion names."""
-    scorer = start.request_of(p).scorer
-    if scorer in available(host.models_dir()) and p is not None:
-        confirm_scorers(p, [scorer])
+    confirm_scorers(p, [start.request_of(p).scorer])
 
 
 def missing_weights(name: str) -> str:

@@ -74,14 +74,16 @@
         const scores = texts.map((text, i) => (i < first ? null : scoreInInfotext(text)));
         const result = resultOf(info);
         const own = texts.slice(first);
+        const told = Array.isArray(result.scores) && result.scores.length === count ? result.scores : null;
         if (own.length > 1 && own.every((text) => text === own[0])) {
-            return Array(count).fill(null);  // Loopback gives every image the text of its first one: better no score than a wrong one
+            // Loopback gives every image the text of its first one: unless the server tells, better no score than a wrong one
+            return told || Array(count).fill(null);
         }
         if (scores.length === count) {
             return scores;
         }
-        if (Array.isArray(result.scores) && result.scores.length === count) {
-            return result.scores;
+        if (told) {
+            return told;
         }
         return scores.length > first ? spreadOverMasks(scores, first, count) : Array(count).fill(null);
     }

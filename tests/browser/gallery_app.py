@@ -24,6 +24,7 @@ RESULTS = {
     "unscored": ([None, None], 0, "result"),
     "hundred": ([round(-2 + 0.04 * i, 2) for i in range(100)], 0, "result"),
     "loopback": ([0.7, 0.7, 0.7], 0, "same text"),
+    "looptold": ([0.7, 0.1, -0.4], 0, "same text told"),
     "newcomer": ([18.0, 21.0, 26.0], 0, "PickScore"),
     "stranger": ([3.0, 4.0, 5.0], 0, "Unheard of"),
     "empty": ([], 0, "result"),
@@ -48,11 +49,12 @@ def generate(name):
     for i, score in enumerate(scores):
         if source in ("masks", "told") and score is None:
             continue  # masks have no infotext
-        pair = f"{key}: {score:.4f}, {model}" if score is not None else ""
-        seed = 0 if source == "same text" else i
+        shown = scores[0] if source == "same text told" else score
+        pair = f"{key}: {shown:.4f}, {model}" if score is not None else ""
+        seed = 0 if source.startswith("same text") else i
         texts.append(f"a cat, ImageReward: 9.9\nSteps: 20, Sampler: Euler, Seed: {seed}, {pair}Version: 1")
     info = {"infotexts": texts, "index_of_first_image": first, "extra_generation_params": {}}
-    if source in ("result", "told"):
+    if source in ("result", "told", "same text told"):
         hidden, empty = (0, "") if scores else (3, "Nothing to show: the best of 3 has 0.10, and the limit is 9.")
         info["extra_generation_params"]["ImageReward result"] = {"scores": scores, "hidden": hidden, "empty": empty}
     return [picture(name, i) for i in range(len(scores))], json.dumps(info)

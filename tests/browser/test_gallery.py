@@ -120,6 +120,11 @@ def test_texts_that_are_all_the_same_score_nothing(page):
     assert badges(page) == [None] * 3
 
 
+def test_the_server_tells_apart_what_texts_do_not(page):
+    generate(page, "looptold", 3)
+    assert badges(page) == ["★ 0.70", "0.10", "-0.40"]
+
+
 def test_an_empty_result_says_why(page, screenshot):
     generate(page, "first", 9)
     page.click("#generate_empty")

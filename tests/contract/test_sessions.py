@@ -174,6 +174,7 @@ def test_why_nothing_was_scored_reaches_the_client_through_a_script(host):
     processed = host.txt2img(script=script.title(), seed=148, accordion=[True, "CLIP", "maybe"])
     assert "\"Filter gallery by\" is 'maybe'" in sent(processed)["notes"][0]
     assert sent(processed)["scores"] == [None, None] and "is 'maybe'" in processed.comments
+    assert sent(processed)["scored"] == 0
 
 
 def test_a_script_that_returns_no_result_of_the_host_keeps_it(host):
@@ -475,9 +476,10 @@ def test_one_frame_of_a_video_is_scored_and_none_is_hidden(host, generate, video
     host.options.data["imagereward_video_frame"] = frame
     accordion = {"filter_by": "score", "limit": 9, "sort": True, "low_images": "don't save", "wanted": 3}
     processed = generate(seeds=5, batch_size=5, accordion=accordion)
-    assert reds(processed.images[1:]) == [48, 49, 50, 51, 52] and len(loader.scorer.calls) == len(scored)
-    found = [i for i, text in enumerate(processed.infotexts[1:]) if "ImageReward: " in text]
+    assert reds(processed.images) == [48, 49, 50, 51, 52] and len(loader.scorer.calls) == len(scored)
+    found = [i for i, text in enumerate(processed.infotexts) if "ImageReward: " in text]
     assert found == scored and len(images_on_disk(host)) == 5
+    assert [name for name in host.files() if name.startswith("grids")] == []
     assert "not filtered or sorted: the frames of a video belong together" in processed.comments
     assert all("ImageReward filter" not in text for text in processed.infotexts)
 
@@ -512,7 +514,7 @@ def test_a_rival_script_is_named_in_the_accordion_and_on_the_console(host, caplo
 
 
 def test_no_rival_no_word(host):
-    assert host.part("panel").problems() == []
+    assert host.part("panel").PROBLEMS == []
 
 
 # --- "Send to img2img" ----------------------------------------------------------------------------
