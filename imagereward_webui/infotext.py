@@ -29,6 +29,8 @@ def usable_key(wanted: str, host_names: Iterable[str] = ()) -> tuple[str, str]:
     """(the key for reward models' scores, why it is not the one wanted or ""). `host_names` are the settings that this
     host reads from infotexts.
     """
+    if not wanted.strip():
+        return SCORE_KEY, ""
     if wanted.lower() in {name.lower() for name in host_names}:
         return SCORE_KEY, f"{wanted!r} is a setting of the web UI's own"
     try:

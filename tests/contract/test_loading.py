@@ -92,3 +92,47 @@ def test_the_api_may_build_the_ui_any_number_of_times(host):
         for _ in range(3):
             components = script.ui(True)
             assert all(hasattr(component, "value") and component.label for component in components)
+
+
+@pytest.mark.parametrize("package", ["imagereward_webui", "imagereward_core"])
+@pytest.mark.parametrize("change", ["an older file", "a file less", "a file more"])
+def test_every_change_of_the_files_is_one(clone, tmp_path, package, change):
+    """Archives keep their files' times: what is unpacked over a newer copy is older than what was loaded."""
+    spare = clone / package / "spare.py"
+    spare.write_text("", encoding="utf-8")
+    with FakeHost(tmp_path, clone) as host:
+        old = host.webui
+        host.load_ui()
+        assert host.webui is old
+        if change == "an older file":
+            os.utime(spare, ns=(10**18, 10**18))
+        elif change == "a file less":
+            spare.unlink()
+        else:
+            (clone / package / "more.py").write_text("", encoding="utf-8")
+            os.utime(clone / package / "more.py", ns=(10**18, 10**18))
+        host.load_ui()
+        assert host.errors == [] and host.webui is not old
+
+
+def test_under_an_alias_everything_works_and_a_changed_core_takes_the_webui_with_it(clone, tmp_path, loader):
+    """Whoever says `import imagereward_core` in the WebUI's package finds another program's here, and fails."""
+    foreign = types.ModuleType("imagereward_core")
+    foreign.__file__ = str(tmp_path / "elsewhere" / "imagereward_core" / "__init__.py")
+    with FakeHost(tmp_path, clone) as host:
+        for key in [key for key in sys.modules if key.startswith("imagereward_")]:
+            del sys.modules[key]
+        sys.modules["imagereward_core"] = foreign
+        host.load_ui()
+        host.part("lifecycle").holder._load = loader
+        processed = host.txt2img(seed=160, accordion={"scorer": "CLIP"})
+        assert host.errors == [] and "CLIP score: 1.0000, CLIP score model: CLIP" in processed.infotexts[0]
+        assert host.part("api").schema()["scorers"][1]["key"] == "CLIP score"
+        assert host.part("xyz").core_module("weights").__name__.startswith("imagereward_core_")
+        core, old = host.part("core").RM, host.webui
+        assert core.__name__.startswith("imagereward_core_")
+        assert [key for key in sys.modules if key.startswith("imagereward_core.")] == []
+        os.utime(clone / "imagereward_core" / "registry.py", ns=(2**62, 2**62))
+        host.load_ui()
+        assert host.errors == [] and host.webui is not old and host.part("core").RM is not core
+        assert host.part("core").RM.__name__ == core.__name__

@@ -179,10 +179,11 @@ def test_a_key_of_an_extension_of_this_host_is_refused_too(host, generate):
     assert "'sharpness' is a setting of the web UI's own" in generate(seeds=1, batch_size=1).comments
 
 
-def test_a_usable_key_says_nothing(host, generate):
-    host.options.data["imagereward_key"] = "My score"
+@pytest.mark.parametrize(("wanted", "key"), [("My score", "My score"), ("", "ImageReward"), (" ", "ImageReward")])
+def test_a_usable_key_says_nothing(host, generate, wanted, key):
+    host.options.data["imagereward_key"] = wanted
     processed = generate(seeds=1, batch_size=1, start=160)
-    assert "My score: 1.0000, My score model: ImageReward-v1.0" in processed.infotexts[0]
+    assert f"{key}: 1.0000, {key} model: ImageReward-v1.0" in processed.infotexts[0]
     assert "is not used" not in processed.comments
 
 
