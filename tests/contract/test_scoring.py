@@ -103,6 +103,7 @@ def test_a_second_job_without_scoring_carries_no_old_score(host):
     p.script_args[p.scripts.alwayson_scripts[0].args_from] = False
     processed = host.run(p)
     assert "ImageReward" not in processed.infotexts[0]
+    assert p.extra_generation_params == {}
 
 
 def test_status_line_and_machine_readable_result(host, generate):

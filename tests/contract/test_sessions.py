@@ -304,7 +304,8 @@ class Plot(runner.Script):
                 axes[1].apply(cell, y, values[1])
                 by_label["Nothing"].apply(cell, 0, [0])
                 cells.append(space.process_images(cell))
-                assert self.host.processing.create_infotext(cell, cell.all_prompts, cell.all_seeds, cell.all_subseeds)
+                lists = (cell.all_prompts, cell.all_seeds, cell.all_subseeds)
+                self.texts.append(self.host.processing.create_infotext(cell, *lists))
         result = copy.copy(cells[0])
         result.images = [cell.images[0] for cell in cells]
         result.infotexts = [cell.infotexts[0] for cell in cells]
@@ -339,14 +340,14 @@ def plot(host):
     host.part("xyz").missing_weights = lambda name: ""
 
     def run(*axes, **fields):
-        script.axes = axes
+        script.axes, script.texts = axes, []
         sampled.clear()
         fields.setdefault("accordion", {})
         processed = host.txt2img(script="X/Y/Z plot", seed=148, width=64, height=64, **fields)
         assert host.errors == []
         return processed
 
-    run.sampled, run.space, run.missing_weights = sampled, space, missing_weights
+    run.sampled, run.space, run.script, run.missing_weights = sampled, space, script, missing_weights
     return run
 
 
@@ -394,6 +395,15 @@ def test_an_axis_that_is_not_seen_at_work_makes_every_picture_anew(host, plot):
     plot.space.axis_options.append(AxisOption("[Other] Strength", float, lambda p, value, values: None))
     plot(SCORERS, ("[Other] Strength", [0.5, 1.0]))
     assert len(plot.sampled) == 4
+
+
+def test_the_plots_own_text_is_of_the_cell_and_carries_no_score(host, plot):
+    """The script builds its grids' infotexts from the cell's `p`, also where the picture was there already."""
+    plot(SCORERS, ("[ImageReward] Score limit", [0.3, 0.0]))
+    limits = ["ImageReward limit: 0.3" in text for text in plot.script.texts]
+    assert limits == [True, True, False, False]
+    assert ["ImageReward scorer: CLIP" in text for text in plot.script.texts] == [False, True] * 2
+    assert not any("score: -0.2" in text or "ImageReward: " in text for text in plot.script.texts)
 
 
 def test_a_second_plot_uses_no_picture_of_the_first(host, plot):
