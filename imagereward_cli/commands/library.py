@@ -101,13 +101,10 @@ def run(args: argparse.Namespace) -> int:
 def _add(args: argparse.Namespace, library: Library) -> int:
     from tqdm import tqdm
 
-    from imagereward_core.image_files import find_images
     from imagereward_core.library.scan import Added, add_files
 
     failed: list[dict[str, str]] = []
     result, interrupted = Added(), False
-    if not find_images(args.images, args.recursive):
-        raise ConfigError(f"no images in {', '.join(args.images)}; --recursive also looks in the folders below")
     with tqdm(
         unit="img", disable=True if args.quiet or args.json else None, file=sys.stderr, dynamic_ncols=True
     ) as bar:
@@ -125,6 +122,8 @@ def _add(args: argparse.Namespace, library: Library) -> int:
             add_files(library, args.images, args.recursive, progress=progress, failed=not_read, result=result)
         except KeyboardInterrupt:
             interrupted = True
+    if not interrupted and not (result.read or result.known or result.failed):
+        raise ConfigError(f"no images in {', '.join(args.images)}; --recursive also looks in the folders below")
     summary = {"read": result.read, "known": result.known, "failed": failed, "interrupted": interrupted}
     words = f"{result.read} read, {result.known} known already, {result.failed} not readable"
     say(args, library, summary, ("interrupted: run it again to go on. " if interrupted else "") + words)

@@ -24,30 +24,25 @@ def described(path: str | os.PathLike[str]) -> tuple[Made, tuple[Score, ...]]:
     """
     try:
         text = read_infotext(path) or ""
+        found = read_prompt(path)
     except MetadataError:
         return Made(), ()
     info = parse_infotext(text)
-    if info.settings:
-        return made_of(info), scores_of(text, info)
-    try:
-        found = read_prompt(path)
-    except MetadataError:
-        found = None
-    return Made(prompt=found.text if found else None, loras=loras_of(found.text) if found else ()), ()
+    return made_of(info, found.text if found else ""), scores_of(text, info)
 
 
-def made_of(info: Infotext) -> Made:
-    """An infotext's prompts and settings."""
+def made_of(info: Infotext, prompt: str) -> Made:
+    """The prompt that was found (another program's, too), and an infotext's settings, if it has any."""
     return Made(
-        prompt=info.prompt.strip() or None,
-        negative=info.negative_prompt.strip() or None,
+        prompt=prompt.strip() or None,
+        negative=info.negative_prompt.strip() or None if info.settings else None,
         seed=_whole(info.get("Seed")),
         sampler=info.get("Sampler") or None,
         steps=_whole(info.get("Steps")),
         cfg=_number(info.get("CFG scale")),
         checkpoint=info.get("Model") or None,
         checkpoint_hash=(info.get("Model hash") or "").lower() or None,
-        loras=loras_of(info.prompt),
+        loras=loras_of(prompt),
         program=info.get("Version") or None,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..errors import LibraryError
@@ -83,11 +84,17 @@ def scores_by_picture(library: Library, scorer: int) -> dict[int, float]:
 def top(library: Library, scorer: int, where: Where = EVERYTHING, limit: int | None = 100) -> list[Picture]:
     """The best pictures of a scorer (its id), best first, as it scored them against their own prompts."""
     sql = (
-        f"SELECT {COLUMNS} FROM scores s JOIN images i ON i.id = s.image_id{JOINS}"
+        f"SELECT {COLUMNS}, s.value FROM scores s JOIN images i ON i.id = s.image_id{JOINS}"
         f" WHERE s.scorer_id = ? AND s.prompt = '' AND i.missing = 0 AND ({where.sql})"
         " ORDER BY s.value DESC, s.image_id LIMIT ?"
     )
-    return _pictures(library, library.query(sql, (scorer, *where.values, -1 if limit is None else limit)))
+    rows = library.query(sql, (scorer, *where.values, -1 if limit is None else limit))
+    ((name,),) = library.query("SELECT name FROM scorers WHERE id = ?", (scorer,))
+    # of several weights by one name, the ones asked for
+    return [
+        replace(picture, scores={**picture.scores, name: row[-1]})
+        for picture, row in zip(_pictures(library, rows), rows)
+    ]
 
 
 def unscored(library: Library, scorer: int | None, where: Where = EVERYTHING, limit: int | None = 100) -> list[Picture]:

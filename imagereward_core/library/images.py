@@ -5,6 +5,7 @@ caller's (`with library.transaction():`).
 from __future__ import annotations
 
 import json
+import math
 import os
 import sqlite3
 import time
@@ -111,6 +112,8 @@ def put_scores(library: Library, number: int, scores: Iterable[Score], when: flo
     connection = library.connection
     moment = time.time() if when is None else when
     for score in scores:
+        if not math.isfinite(score.value):
+            raise LibraryError(f"a score must be a finite number, found {score.value} of {score.scorer}")
         other = clean(score.prompt) or ""
         if other and _is_own(library, number, other):
             other = ""
@@ -198,13 +201,34 @@ def _checkpoint_id(connection: sqlite3.Connection, name: str | None, digest: str
 
 
 def remove_pictures(library: Library, numbers: Iterable[int]) -> int:
-    """Take pictures out with their scores, features and duels; then texts that nothing refers to any more."""
+    """Take pictures out with their scores, features and duels; then the texts that nothing refers to any more."""
     connection = library.connection
     removed = 0
     for number in numbers:
         connection.execute("DELETE FROM duels WHERE winner_id = ? OR loser_id = ?", (number, number))
         removed += connection.execute("DELETE FROM images WHERE id = ?", (number,)).rowcount
+    if removed:
+        _remove_texts(library)
     return removed
+
+
+def _remove_texts(library: Library) -> None:
+    """Take out prompts of no picture, duel or plan. One that others are known to be the same as stays with them."""
+    connection = library.connection
+    used = (
+        "SELECT prompt_id FROM images WHERE prompt_id IS NOT NULL UNION SELECT negative_id FROM images"
+        " WHERE negative_id IS NOT NULL UNION SELECT prompt_id FROM duels WHERE prompt_id IS NOT NULL"
+        " UNION SELECT prompt_id FROM planned"
+    )
+    kept = {same for (same,) in connection.execute(f"SELECT same FROM prompts WHERE id IN ({used})")}
+    unused = connection.execute(f"SELECT id, folded FROM prompts WHERE id NOT IN ({used})").fetchall()
+    gone = [(number, folded) for number, folded in unused if number not in kept]
+    if library.search:
+        delete = "INSERT INTO prompts_search (prompts_search, rowid, folded) VALUES ('delete', ?, ?)"
+        connection.executemany(delete, gone)
+    elif gone:
+        connection.execute("INSERT OR IGNORE INTO notes (name) VALUES ('search is stale')")
+    connection.executemany("DELETE FROM prompts WHERE id = ?", [(number,) for number, _ in gone])
 
 
 def loras_text(loras: Iterable[tuple[str, float | None]]) -> str:

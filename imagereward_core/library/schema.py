@@ -86,9 +86,16 @@ def prepare(connection: sqlite3.Connection, path: object, migrations: Sequence[S
 
 def check(connection: sqlite3.Connection, path: object, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> int:
     """The file's schema version, 0 for an empty file. Raises LibraryError for what this version cannot read."""
-    (owner,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (tables,) = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+    own = not connection.in_transaction
+    if own:
+        connection.execute("BEGIN")  # one moment for all three answers: another process may be making the tables
+    try:
+        (tables,) = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+        (owner,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+    finally:
+        if own:
+            connection.execute("ROLLBACK")
     if not tables and not version:
         return 0
     if owner != APPLICATION_ID:

@@ -118,7 +118,7 @@ def open_library(place: str | os.PathLike[str], *, create: bool = True) -> Libra
     Where the file or its folder may not be written, it is opened for reading, if it is there. Raises LibraryError.
     """
     path = Path(place)
-    if not path.is_file() and not create:
+    if not os.path.isfile(path) and not create:
         raise LibraryError(f"there is no library at {path}: make one with `imagereward library add FOLDER -r`")
     try:
         return _opened(path)
@@ -128,7 +128,7 @@ def open_library(place: str | os.PathLike[str], *, create: bool = True) -> Libra
                 raise LibraryError(_explained(error, path)) from error
             set_aside(path)
             return _reopened(path)
-        if not path.is_file() or not _not_writable(error):
+        if not os.path.isfile(path) or not _not_writable(error):
             raise LibraryError(_explained(error, path)) from error
     return _opened_to_read(path)
 
@@ -189,8 +189,11 @@ def _opened_to_read(path: Path) -> Library:
 
 
 def _connect(path: Path, mode: str = "mode=rwc") -> sqlite3.Connection:
+    address = Path(os.path.abspath(path)).as_uri()
+    if not address.startswith("file:///"):  # SQLite takes a Windows share as a path, not as a server
+        address = address.replace("file://", "file:////", 1)
     connection = sqlite3.connect(
-        f"{Path(os.path.abspath(path)).as_uri()}?{mode}",
+        f"{address}?{mode}",
         timeout=WAIT,
         isolation_level=None,
         check_same_thread=False,
@@ -243,7 +246,7 @@ def set_aside(place: str | os.PathLike[str]) -> Path | None:
 
 
 def _damaged(path: Path) -> bool:
-    if not path.is_file():
+    if not os.path.isfile(path):
         return False
     connection: sqlite3.Connection | None = None
     try:

@@ -159,6 +159,8 @@ def test_a_score_finds_its_scorer(library, tmp_path):
     assert names == [("ImageReward-v1.0", "aa11", 1), ("ImageReward-v1.0", "bb22", 1)]
     number, _ = find.scorer_named(library, "imagereward")
     assert find.top(library, number)[0].scores["ImageReward-v1.0"] == 0.9
+    older = find.scorer_ids(library, "ImageReward-v1.0")[-1]
+    assert find.top(library, older)[0].scores["ImageReward-v1.0"] == 0.7
 
 
 def test_a_score_for_another_prompt_is_kept_apart(library, tmp_path):
@@ -185,6 +187,25 @@ def test_features_are_kept_as_fp16(library, tmp_path):
     assert np.array_equal(np.frombuffer(data, "<f2").reshape(3, 4), values.astype(np.float16))
     with pytest.raises(LibraryError, match="fp16 does not hold"):
         remember_now(library, Record(path, features=(Features("IR", {"image": np.array([1e6])}),)))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_no_numbers(library, tmp_path, value):
+    with pytest.raises(LibraryError, match="finite"):
+        remember_now(library, Record(picture(tmp_path / "a.png", 1), (Score("IR", value),)))
+
+
+def test_the_head_of_the_same_prompts_stays_with_them(library):
+    def put(path, prompt):
+        return images.put_picture(library, Seen(path, path.encode().ljust(16), 1, 1, 1, 1), Made(prompt=prompt))
+
+    with library.transaction():
+        first, second, other = put("/1", "a fox"), put("/2", "a (fox:1.2)"), put("/3", "a dog")
+        images.remove_pictures(library, [first, other])
+        third = put("/4", "a fox <lora:x:1>")
+    rows = library.query("SELECT i.id, p.same FROM images i JOIN prompts p ON p.id = i.prompt_id ORDER BY i.id")
+    assert [number for number, _ in rows] == [second, third] and len({same for _, same in rows}) == 1
+    assert library.query("SELECT text FROM prompts WHERE text = 'a dog'") == []
 
 
 def test_nothing_is_kept_of_a_record_that_fails(library, tmp_path):
@@ -270,7 +291,15 @@ def test_pruning_keeps_what_was_judged(library, tmp_path):
     assert prune(library) == tried
     assert {found.id: found.missing for found in find.stream(library)} == {starred: True, there: False, away: False}
     assert find.by_id(library, gone) is None
+    texts = "SELECT COUNT(*) FROM prompts"
+    assert library.query(texts) == [(2,)]  # the prompt and the negative prompt of all
+    with library.transaction():
+        images.put_made(library, away, Made(prompt="only of this one, with (weights:1.2)"))
+    assert len(find.newest(library, find.where_of(library, 'prompt~"only of this"'))) == 1
     assert prune(library, folders_too=True).removed == 1
+    assert library.query(texts) == [(2,)]
+    assert library.query("SELECT rowid FROM prompts_search WHERE prompts_search MATCH 'only'") == []
+    library.query("INSERT INTO prompts_search (prompts_search) VALUES ('integrity-check')")
     assert [found.id for found in find.newest(library)] == [there]
 
 

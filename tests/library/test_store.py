@@ -5,6 +5,8 @@ import pathlib
 import sqlite3
 import subprocess
 import sys
+import tempfile
+import threading
 
 import pytest
 
@@ -151,6 +153,29 @@ def test_a_migration_that_fails_changes_nothing(place, tmp_path):
     connection.close()
 
 
+def test_many_begin_the_same_library_at_once(tmp_path):
+    """Eight at a time, ten times: each finds or makes all of it."""
+    failures = []
+
+    def begin(place, start, number):
+        start.wait()
+        try:
+            with open_library(place) as library, library.transaction() as connection:
+                connection.execute("INSERT INTO notes VALUES (?, '')", (str(number),))
+        except (LibraryError, sqlite3.Error) as error:
+            failures.append(error)
+
+    for number in range(10):
+        place, start = tmp_path / f"{number}.sqlite", threading.Barrier(8)
+        threads = [threading.Thread(target=begin, args=(place, start, thread)) for thread in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        with open_library(place) as library:
+            assert not failures and library.query("SELECT COUNT(*) FROM notes") == [(8,)]
+
+
 def test_reading_makes_no_library(place):
     with pytest.raises(LibraryError, match="there is no library at .*library add"):
         open_library(place, create=False)
@@ -251,19 +276,17 @@ def as_nobody(code, *arguments):
 
 
 @pytest.fixture
-def reachable(tmp_path):
-    """Let another user reach this test's folder."""
-    changed = []
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.exists() and not folder.stat().st_mode & 0o001:
-            changed.append((folder, folder.stat().st_mode))
-            folder.chmod(folder.stat().st_mode | 0o011)
-    yield tmp_path
-    for folder, mode in changed:
-        folder.chmod(mode)
+def reachable():
+    """A folder that every user may enter; pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory(prefix="imagereward-test-") as name:
+        folder = pathlib.Path(name)
+        folder.chmod(0o755)
+        yield folder
+        folder.chmod(0o755)
 
 
-def test_a_file_that_may_only_be_read_is_read(place, reachable):
+def test_a_file_that_may_only_be_read_is_read(reachable):
+    place = reachable / "library.sqlite"
     filled(place, reachable)
     place.chmod(0o644)
     code = """

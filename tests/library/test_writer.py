@@ -208,7 +208,8 @@ def test_the_system_refuses_to_let_the_file_grow(place, tmp_path):
     assert paths_in(place) == {str(paths[0])}
 
 
-def test_read_only_is_said_once(place, reachable):  # noqa: F811
+def test_read_only_is_said_once(reachable):  # noqa: F811
+    place = reachable / "library.sqlite"
     path = picture(reachable / "a.png", 1)
     path.chmod(0o644)
     open_library(place).close()
