@@ -133,9 +133,9 @@ def _rows(library: Library, factor: str, scorer: int, where: Where, planned: boo
     if planned:
         cells = _complete(library, factor, cells)
     return Rows(
-        prompt=[prompt for prompt, _, _, _ in cells],
-        level=[levels.setdefault(level, len(levels)) for _, level, _, _ in cells],
-        score=[score for _, _, score, _ in cells],
+        prompt=[cell[0] for cell in cells],
+        level=[levels.setdefault(cell[1], len(levels)) for cell in cells],
+        score=[cell[2] for cell in cells],
     )
 
 
