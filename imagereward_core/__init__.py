@@ -10,6 +10,7 @@ Importing this package imports neither torch nor anything else heavy; models loa
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .version import VERSION as __version__
@@ -59,11 +60,24 @@ def load_score(
     *,
     precision: str = "auto",
     models_dir: str | os.PathLike[str] | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
 ) -> Scorer:
-    """Load one of `available_scores()`; the arguments are those of `load`."""
+    """Load one of `available_scores()`; the arguments are those of `load`.
+
+    weights: a file of this scorer to load instead of the published one, whatever its layout (fp16, open_clip's or
+    Hugging Face's names, prefixes). config: a JSON file or a mapping with what the file's shapes do not tell, its
+    numbers of attention heads, and with the scorer's settings: `antialias` of HPSv2.1, `threshold` and `condition` of
+    MPS, `backbone` (a path) of the scorers that are a head. docs/scorers.md has all of them.
+    """
     from .scorers import load_scorer
 
-    return load_scorer(name, device=device, download_root=download_root, precision=precision, models_dir=models_dir)
+    places = {"device": device, "download_root": download_root, "precision": precision, "models_dir": models_dir}
+    return load_scorer(name, **places, **_given(weights=weights, config=config))
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def available_models() -> list[str]:
@@ -74,10 +88,13 @@ def available_models() -> list[str]:
 
 
 def available_scores() -> list[str]:
-    """Names of the other scorers `load_score` knows."""
+    """Names of the other scorers `load_score` knows, those of installed packages at the end."""
+    from importlib.metadata import entry_points
+
     from .registry import names
 
-    return [name for name in names() if name not in names("imagereward")]
+    ours = [name for name in names() if name not in names("imagereward")]
+    return [*ours, *sorted({point.name for point in entry_points(group="imagereward.scorers")} - set(ours))]
 
 
 def __getattr__(name: str) -> Any:

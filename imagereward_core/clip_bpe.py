@@ -171,13 +171,16 @@ def _original() -> ClipTokenizer:
     return ClipTokenizer(*vocabulary(), cleaned=clean)
 
 
-def tokenize(prompts: Sequence[str]):
-    """Prompts → input_ids int64 [B, T], T = the longest of them, at most 77; cut prompts keep the end token."""
+def tokenize(prompts: Sequence[str], *, as_hub: bool = False, pad: int = 0, pad_to_max: bool = False):
+    """Prompts → input_ids int64 [B, T], T = the longest of them, at most 77, or 77 if `pad_to_max`; cut prompts keep
+    the end token. as_hub: cleaned as transformers' tokeniser does, for models whose authors used that.
+    """
     import torch
 
+    tokenizer = published() if as_hub else _original()
     rows = []
     for prompt in prompts:
-        ids = _original().ids(check_prompt(prompt))
+        ids = tokenizer.ids(check_prompt(prompt))
         rows.append([START, *ids[: LENGTH - 2], END])
-    length = max(map(len, rows), default=2)
-    return torch.tensor([row + [0] * (length - len(row)) for row in rows], dtype=torch.int64)
+    length = LENGTH if pad_to_max else max(map(len, rows), default=2)
+    return torch.tensor([row + [pad] * (length - len(row)) for row in rows], dtype=torch.int64)

@@ -49,12 +49,16 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A reward model. `mean` and `std` standardise the head's output: score = (head - mean) / std."""
+    """A reward model. `mean` and `std` standardise the head's output: score = (head - mean) / std.
+
+    `head_activation` is "none" (ImageReward) or "gelu" between all of the head's layers (CycleReward).
+    """
 
     vision: VisionConfig = field(default_factory=VisionConfig)
     text: TextConfig = field(default_factory=TextConfig)
     projection: int = 256
     head: tuple[int, ...] = (1024, 128, 64, 16)
+    head_activation: str = "none"
     mean: float = 0.16717362830052426
     std: float = 1.0333394966054072
     max_tokens: int = 35
@@ -81,10 +85,15 @@ class ModelConfig:
             )
         if not self.std > 0:
             raise ConfigError(f"std must be positive, found {self.std}")
+        if self.head_activation not in ("none", "gelu"):
+            raise ConfigError(f'head_activation must be "none" or "gelu", found {self.head_activation!r}')
 
     def to_json(self) -> str:
         """The config as one JSON object; `from_json` is its inverse."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+        data = dataclasses.asdict(self)
+        if self.head_activation == "none":
+            del data["head_activation"]  # earlier releases read the checkpoints that need nothing newer
+        return json.dumps(data, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> ModelConfig:

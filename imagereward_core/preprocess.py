@@ -11,7 +11,7 @@ import io
 import os
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -155,16 +155,18 @@ def _eight_bit(image: Image.Image, name: str) -> Image.Image:
     return image
 
 
-def resize_and_crop(image: Image.Image, size: int = 224) -> Image.Image:
+def resize_and_crop(image: Image.Image, size: int = 224, centre: Callable[[float], int] = round) -> Image.Image:
     """Shorter side to `size` (longer side truncated to an integer), then the centre `size` × `size`, as RGB. ImageError
     for a mode that Pillow cannot convert, or a lack of memory.
+
+    centre: what half a pixel becomes; torchvision rounds, transformers' image processors round down (`math.floor`).
     """
     name = getattr(image, "filename", "") or f"an image of mode {image.mode}"
     with _decoding(str(name), "cannot convert"):
-        return _resize_and_crop(image, size)
+        return _resize_and_crop(image, size, centre)
 
 
-def _resize_and_crop(image: Image.Image, size: int) -> Image.Image:
+def _resize_and_crop(image: Image.Image, size: int, centre: Callable[[float], int]) -> Image.Image:
     from PIL import Image
 
     width, height = image.size
@@ -172,7 +174,7 @@ def _resize_and_crop(image: Image.Image, size: int) -> Image.Image:
     new_width, new_height = (
         (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
     )
-    left, top = round((new_width - size) / 2), round((new_height - size) / 2)
+    left, top = centre((new_width - size) / 2), centre((new_height - size) / 2)
     if new_width * new_height > HUGE:
         scale_x, scale_y = width / new_width, height / new_height
         box = (left * scale_x, top * scale_y, (left + size) * scale_x, (top + size) * scale_y)
@@ -181,6 +183,11 @@ def _resize_and_crop(image: Image.Image, size: int) -> Image.Image:
         if short != size:
             image = image.resize((new_width, new_height), Image.Resampling.BICUBIC)
         image = image.crop((left, top, left + size, top + size))
+    return to_rgb(image)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Pillow's own conversion: transparency is dropped, whatever colours lie under it show."""
     with (
         warnings.catch_warnings()
     ):  # "palette images with transparency expressed in bytes": dropped on purpose, as published
@@ -190,12 +197,16 @@ def _resize_and_crop(image: Image.Image, size: int) -> Image.Image:
 
 def pil_to_pixels(image: Image.Image, size: int = 224) -> torch.Tensor:
     """A PIL image → normalised pixels [3, size, size], float32."""
+    return normalize(unit_pixels(resize_and_crop(image, size)))
+
+
+def unit_pixels(image: Image.Image) -> torch.Tensor:
+    """An RGB image as it is → [3, H, W] in [0, 1], float32."""
     import numpy as np
     import torch
 
-    array = np.array(resize_and_crop(image, size), dtype=np.uint8)  # [S, S, 3]
-    pixels = torch.from_numpy(array).permute(2, 0, 1).contiguous().float().div_(255)
-    return normalize(pixels)
+    array = np.array(image, dtype=np.uint8)  # [H, W, 3]
+    return torch.from_numpy(array).permute(2, 0, 1).contiguous().float().div_(255)
 
 
 def normalize(pixels: torch.Tensor) -> torch.Tensor:
@@ -205,16 +216,14 @@ def normalize(pixels: torch.Tensor) -> torch.Tensor:
     return (pixels - mean) / std
 
 
-def tensor_to_pixels(images: torch.Tensor, size: int = 224) -> torch.Tensor:
+def tensor_to_pixels(images: torch.Tensor, size: int = 224, centre: Callable[[float], int] = round) -> torch.Tensor:
     """Differentiable twin of `pil_to_pixels`: [B, 3, H, W] in [0, 1] → normalised [B, 3, size, size], float32.
 
     Resampling runs in fp32 with antialiasing, which stays within 2/255 of Pillow's 8-bit result.
     """
     import torch.nn.functional as F
 
-    if images.dim() != 4 or images.shape[1] != 3:
-        raise ImageError(f"expected images [B, 3, H, W] in [0, 1], found {list(images.shape)}")
-    images = images.float()
+    images = check_batch(images)
     height, width = images.shape[-2:]
     if min(height, width) != size:
         target = (int(size * height / width), size) if width <= height else (size, int(size * width / height))
@@ -224,5 +233,12 @@ def tensor_to_pixels(images: torch.Tensor, size: int = 224) -> torch.Tensor:
         ):  # as Pillow: first along x, then along y, the overshoot clipped each time
             images = F.interpolate(images, step, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
     height, width = images.shape[-2:]
-    top, left = round((height - size) / 2), round((width - size) / 2)
+    top, left = centre((height - size) / 2), centre((width - size) / 2)
     return normalize(images[..., top : top + size, left : left + size])
+
+
+def check_batch(images: torch.Tensor) -> torch.Tensor:
+    """Images [B, 3, H, W] as float32; ImageError for another shape."""
+    if images.dim() != 4 or images.shape[1] != 3:
+        raise ImageError(f"expected images [B, 3, H, W] in [0, 1], found {list(images.shape)}")
+    return images.float()

@@ -3,8 +3,11 @@ one file in `scorers/`."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from .errors import ConfigError, ModelNotFoundError
 from .naming import REWARD_KEY, check_key
@@ -57,6 +60,9 @@ STANDARD = Scale(-2.0, 2.0, mean=0.0, std=1.0)  # reward models of ImageReward's
 class ModelInfo:
     """A scorer. `kind` names its file in `scorers/`; `key` is the name of its score in an image's infotext: a word of
     letters, digits, space, - and /, as web UIs read no other.
+
+    `settings` are the (name, default) that change its numbers beside the weights. `advice` says
+    what the scorer is good for. `aliases`: other names that `get` knows.
     """
 
     name: str
@@ -69,6 +75,9 @@ class ModelInfo:
     higher_is_better: bool = True
     uses_prompt: bool = True
     differentiable: bool = True
+    settings: tuple[tuple[str, Any], ...] = ()
+    aliases: tuple[str, ...] = ()
+    advice: str = ""
 
     def __post_init__(self) -> None:
         check_key(self.key)
@@ -145,6 +154,106 @@ MODELS = (
         description="LAION aesthetic head (1 to 10) on CLIP ViT-L/14 image features; it does not read the prompt",
         uses_prompt=False,
     ),
+    ModelInfo(
+        name="PickScore",
+        kind="pickscore",
+        key="PickScore",
+        scale=Scale(18.0, 24.0),
+        sources=(
+            Source(
+                "model.safetensors",
+                repo="yuvalkirstain/PickScore_v1",
+                local="PickScore_v1.safetensors",
+                about=3_944_517_836,
+            ),
+        ),
+        licence="code MIT; the weights' licence is not stated",
+        description="PickScore (Kirstain et al. 2023): CLIP-H/14 tuned on choices of Pick-a-Pic's users",
+        advice="The best of the small scorers on pictures of today's generators (MMRB2).",
+    ),
+    ModelInfo(
+        name="HPSv2.1",
+        kind="hpsv2",
+        key="HPSv2-1",
+        scale=Scale(0.2, 0.33),
+        sources=(Source("HPS_v2.1_compressed.pt", repo="xswu/HPSv2", about=1_972_000_000),),
+        licence="Apache-2.0",
+        description="Human Preference Score v2.1 (Wu et al. 2023): CLIP-H/14 tuned on HPDv2; sees the whole image",
+        settings=(("antialias", True),),
+        aliases=("HPSv2",),
+        advice="Sees the whole picture, whatever its shape; style and photography prompts.",
+    ),
+    ModelInfo(
+        name="CycleReward",
+        kind="cyclereward",
+        key="CycleReward",
+        scale=Scale(-2.0, 2.0),
+        sources=(
+            Source(
+                "CycleReward-Combo.pth",
+                url="https://github.com/hjbahng/cyclereward/releases/download/v1.0.0/CycleReward-Combo.pth",
+                about=1_790_000_000,
+            ),
+        ),
+        licence="MIT",
+        description="CycleReward (Bahng et al. 2025): BLIP-large trained on cycle consistency, without human labels",
+        aliases=("CycleReward-Combo",),
+        advice="Trained without human labels: an independent judge of whether the picture shows what the prompt says.",
+    ),
+    ModelInfo(
+        name="MPS",
+        kind="mps",
+        key="MPS score",
+        scale=Scale(4.0, 16.0),
+        sources=(Source("model.safetensors", repo="RE-N-Y/mpsv1", local="mpsv1.safetensors", about=4_200_000_000),),
+        licence="MIT",
+        description="Multi-dimensional Preference Score (Zhang et al. 2024): CLIP-H/14 and the prompt's words",
+        settings=(("threshold", 0.01),),
+        advice="The closest to people's choices on ImageReward's and HPDv2's test sets.",
+    ),
+    ModelInfo(
+        name="waifu-scorer v3",
+        kind="waifu",
+        key="Waifu score",
+        scale=Scale(3.0, 8.0),
+        sources=(
+            Source(
+                "model.safetensors",
+                repo="Eugeoter/waifu-scorer-v3",
+                local="waifu-scorer-v3.safetensors",
+                about=11_300_000,
+            ),
+            CLIP_L14,
+        ),
+        licence="OpenRAIL in the repository's metadata, Apache-2.0 in its text",
+        description="Anime aesthetics, 0 to 10, on CLIP ViT-L/14 image features; it does not read the prompt",
+        uses_prompt=False,
+        aliases=("waifu-scorer", "waifu"),
+        advice="Anime and illustration, where ImageReward's scores say little.",
+    ),
+    ModelInfo(
+        name="Aesthetic v2.5",
+        kind="aesthetic_v25",
+        key="Aesthetic v2-5",
+        scale=Scale(3.0, 7.0),
+        sources=(
+            Source(
+                "aesthetic_predictor_v2_5.pth",
+                url="https://github.com/discus0434/aesthetic-predictor-v2-5/raw/main/models/aesthetic_predictor_v2_5.pth",
+                about=5_300_000,
+            ),
+            Source(
+                "model.safetensors",
+                repo="google/siglip-so400m-patch14-384",
+                local="siglip-so400m-patch14-384.safetensors",
+                about=3_510_000_000,
+            ),
+        ),
+        licence="head AGPL-3.0 (its repository's), backbone Apache-2.0",
+        description="Aesthetic predictor v2.5 (1 to 10) on SigLIP so400m at 384 pixels; it does not read the prompt",
+        uses_prompt=False,
+        advice="Looks alone; takes illustrations as well as photographs.",
+    ),
 )
 
 
@@ -176,14 +285,33 @@ def describe(name: str) -> ModelInfo:
     return replace(MODELS[0], name=Path(name).name, sources=(), description="An own reward model")
 
 
+def labelled(info: ModelInfo, settings: Mapping[str, Any]) -> str:
+    """The name that is stored beside a score: the entry's, with the settings that are not its own.
+
+    "HPSv2.1" was computed with antialiasing, "HPSv2.1 antialias off" without.
+    """
+    changed = [(name, settings[name]) for name, default in info.settings if settings.get(name, default) != default]
+    shown = [
+        f"{name} {('off', 'on')[value] if isinstance(value, bool) else format(value, 'g')}" for name, value in changed
+    ]
+    return " ".join([info.name, *shown])
+
+
 def get(name: str) -> ModelInfo:
-    """The entry of that name (exact, then ignoring case). Raises ModelNotFoundError naming what there is."""
+    """The entry of that name: exact, then by its letters and digits alone, then by another name of it. Raises
+    ModelNotFoundError naming what there is.
+    """
     for info in MODELS:
         if info.name == name:
             return info
+    wanted = _bare(name)
     for info in MODELS:
-        if info.name.lower() == str(name).lower():
+        if wanted and wanted in (_bare(info.name), *map(_bare, info.aliases)):
             return info
     raise ModelNotFoundError(
         f"no model is called {name!r}; there are {', '.join(names())}, and any path to a .pt or .safetensors file"
     )
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", str(name).lower())

@@ -136,18 +136,17 @@ def load_judges(
 
 
 def load_scorer(name: str, device: Any, precision: str, models_dir: str) -> Any:
-    """One scorer of imagereward_core by registry name or path, frozen."""
+    """One scorer of imagereward_core by registry name, path or `package.module:function`, frozen."""
     from imagereward_core.errors import ImageRewardError
     from imagereward_core.scorers import load_scorer as load
 
     if precision == "auto":  # fp16 gradients underflow without a loss scaler
         precision = "bf16" if torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     try:
-        scorer = load(name, device=device, precision=precision, models_dir=models_dir or None)
+        scorer = load(name, own_code=True, device=device, precision=precision, models_dir=models_dir or None)
     except (ImageRewardError, ImportError) as error:
         raise RewardError(f"reward {name}: {error}") from error
-    scorer.net.requires_grad_(False)
-    return scorer
+    return scorer.eval().requires_grad_(False)
 
 
 def published_reward_model(device: str = "meta") -> torch.nn.Module:

@@ -13,6 +13,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+GOLDEN = ROOT / "tests" / "golden"  # our own: made by the references on seeded weights, see its README files
 SHARED = pathlib.Path(os.environ.get("IMAGEREWARD_SHARED", ROOT.parent / "shared"))
 
 sys.path.insert(0, str(ROOT))
@@ -58,10 +59,9 @@ def _one_thread_and_no_network():
 
 @pytest.fixture(scope="session")
 def golden() -> dict:
-    """The reference's scores on seeded full-size weights (shared/golden/golden.json), with the image paths."""
-    folder = shared("golden")
-    data = json.loads((folder / "golden.json").read_text())
-    data["paths"] = [folder / "images" / name for name in data["images"]]
+    """The reference's scores on seeded full-size weights (tests/golden/golden.json), with the image paths."""
+    data = json.loads((GOLDEN / "golden.json").read_text())
+    data["paths"] = [GOLDEN / "images" / name for name in data["images"]]
     return data
 
 
@@ -77,12 +77,8 @@ def golden_file(golden, tmp_path_factory) -> pathlib.Path:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
 
-    folder = shared("golden")
-    sys.path.insert(0, str(folder))
-    try:
-        from make_state import make_state
-    finally:
-        sys.path.remove(str(folder))
+    from tests.golden.make_state import make_state
+
     save_file(make_state(golden["seed"]), path)
     yield path
     if not kept:

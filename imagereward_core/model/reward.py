@@ -26,20 +26,24 @@ class Blip(nn.Module):
 
 
 class RewardHead(nn.Module):
-    """Linear layers with dropout and no activation between them, as published (768-1024-128-64-16-1)."""
+    """Linear layers with dropout and no activation between them, as published (768-1024-128-64-16-1); with "gelu" an
+    exact GELU between all of them and no dropout (CycleReward).
+    """
 
-    def __init__(self, width: int, hidden: tuple[int, ...]):
+    def __init__(self, width: int, hidden: tuple[int, ...], activation: str = "none"):
         super().__init__()
         sizes = (width, *hidden, 1)
         layers: list[nn.Module] = []
         for index, (inner, outer) in enumerate(zip(sizes, sizes[1:])):
             layers.append(nn.Linear(inner, outer))
-            if index < len(sizes) - 3:  # none before the last two linear layers: the published indices 0 2 4 6 7
+            if activation == "gelu":
+                layers += [nn.GELU()] if index < len(sizes) - 2 else []
+            elif index < len(sizes) - 3:  # none before the last two linear layers: the published indices 0 2 4 6 7
                 layers.append(nn.Dropout(0.2 if index < len(sizes) - 4 else 0.1))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.layers(features)
+        return self.layers(features.to(next(self.parameters()).dtype))  # half-precision features meet a head in fp32
 
 
 class RewardModel(nn.Module):
@@ -53,7 +57,7 @@ class RewardModel(nn.Module):
         super().__init__()
         self.config = config or ModelConfig()
         self.blip = Blip(self.config)
-        self.mlp = RewardHead(self.config.text.width, self.config.head)
+        self.mlp = RewardHead(self.config.text.width, self.config.head, self.config.head_activation)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """[B, 3, S, S] → image tokens [B, N, W]."""

@@ -4,17 +4,61 @@ from __future__ import annotations
 
 import importlib
 import os
+from pathlib import Path
 from typing import Any
 
 from .. import weights
+from ..errors import ConfigError, ModelNotFoundError
 from ..registry import get
+from . import own
 from .base import Scorer
+from .loading import read_config
 
 __all__ = ["Scorer", "load_scorer"]
 
 
-def load_scorer(name: str | os.PathLike[str], **options: Any) -> Scorer:
-    """Load any scorer: a registry name, or the path of a reward model. Options are those of `imagereward_core.load`."""
-    kind = "imagereward" if weights.is_path(name) else get(str(name)).kind
+def load_scorer(name: str | os.PathLike[str], *, own_code: bool = False, **options: Any) -> Scorer:
+    """Load any scorer: a registry name, an installed package's, the path of a reward model, or of another scorer's
+    weights with a JSON of the same name beside it that says {"scorer": NAME} (and sizes, settings).
+
+    Options are those of `imagereward_core.load_score`. own_code: whether `package.module:function` is taken too, which
+    runs that module's code: for names that the user typed, never for names from a request. Raises as `load` does.
+    """
+    if own.is_spec(name) and not os.path.exists(name):
+        if not own_code:
+            raise ConfigError(f"scorer {name} names code, which is loaded from the command line only")
+        return own.load_spec(str(name), **options)
+    if weights.is_path(name):
+        described = beside(name)
+        if described and options.get("weights") is None:
+            config = {**described, **read_config(options.pop("config", None))}
+            return _load(str(config.pop("scorer")), **{**options, "weights": name, "config": config})
+        return _of_kind("imagereward", name, **options)
+    return _load(str(name), **options)
+
+
+def _load(name: str, **options: Any) -> Scorer:
+    try:
+        info = get(name)
+    except ModelNotFoundError:
+        if name in own.installed():
+            return own.load_installed(name, **options)
+        raise
+    return _of_kind(info.kind, name, **options)
+
+
+def _of_kind(kind: str, name: str | os.PathLike[str], **options: Any) -> Scorer:
     module = importlib.import_module(f".{kind}", __package__)  # the registry's kinds are this package's files
     return getattr(module, f"load_{kind}")(name, **options)
+
+
+def beside(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The JSON of the same name beside a weights file if it names a scorer; empty otherwise. Raises ConfigError."""
+    described = Path(path).expanduser().with_suffix(".json")
+    if not described.is_file():
+        return {}
+    try:
+        found = read_config(described)
+    except ConfigError:
+        return {}  # any other program's file
+    return found if isinstance(found.get("scorer"), str) else {}

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, ScoreError
 from ..preprocess import open_image, pil_to_pixels, tensor_to_pixels
-from ..registry import ModelInfo
+from ..registry import ModelInfo, labelled
 from . import arguments
+from .modulelike import ModuleLike
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 Progress = Callable[[int, int], None]
@@ -33,9 +34,7 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
     if precision == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
     if precision not in DTYPES:
-        raise ConfigError(
-            f"precision must be auto, {', '.join(DTYPES)} (or int8, for ImageReward on the CPU); found {precision!r}"
-        )
+        raise ConfigError(f"precision must be auto, {', '.join(DTYPES)} (or int8, for the CPU); found {precision!r}")
     return DTYPES[precision]
 
 
@@ -46,11 +45,12 @@ def as_list(images: Any) -> tuple[list[Any], bool]:
     return [images], True
 
 
-class Scorer(ABC):
+class Scorer(ModuleLike, ABC):
     """Scores images against prompts. Higher is better.
 
     Images: PIL, path, numpy uint8 [H, W, 3], or an encoded file's bytes (also as a binary file object). What may be
-    passed to which call, and the errors about anything else, are in `arguments`.
+    passed to which call, and the errors about anything else, are in `arguments`. A scorer of your own subclasses this;
+    docs/scorers.md has one of 15 lines.
     """
 
     def __init__(self, net: nn.Module, info: ModelInfo, device: torch.device, *, batch_size: int = 8, size: int = 224):
@@ -60,22 +60,25 @@ class Scorer(ABC):
         self.batch_size = batch_size
         self.size = size
         self.exif_transpose = False
+        self.settings: dict[str, Any] = dict(info.settings)  # what changes the numbers beside the weights
 
     @property
     def name(self) -> str:
-        """The name that is shown and stored beside scores."""
-        return self.info.name
+        """The name that is shown and stored beside scores; settings other than the registry's are part of it."""
+        return labelled(self.info, self.settings)
 
     @property
     def dtype(self) -> torch.dtype:
         """dtype of the pixels the network takes."""
-        return next(self.net.parameters()).dtype
+        return next((weight.dtype for weight in self.net.parameters() if weight.is_floating_point()), torch.float32)
 
-    def to(self, device: Any) -> Scorer:
-        """Move the weights; scores are the same on every device up to rounding."""
-        self.device = torch.device(device)
-        self.net.to(self.device)
-        return self
+    def __call__(self, prompt: str, images: Any) -> float | list[float]:
+        """As `score`."""
+        return self.score(prompt, images)
+
+    def preprocess(self, image: Any) -> Tensor:
+        """One image (PIL, path, array) → the network's pixels [3, S, S], float32."""
+        return self.pixels_from_image(open_image(image, self.exif_transpose))
 
     # --- what a scorer defines -------------------------------------------------------------------------------------
 
@@ -127,23 +130,23 @@ class Scorer(ABC):
         prompts = arguments.prompt_list(prompts, "score_pairs")
         images = arguments.image_list(images, "score_pairs")
         arguments.paired(prompts, images, "score_pairs")
-        runs: list[list[int]] = []  # pairs that share one image
-        for index, image in enumerate(images):
-            if runs and _same(image, images[runs[-1][0]]):
-                runs[-1].append(index)
-            else:
-                runs.append([index])
-        scores: list[float] = []
-        with torch.no_grad():
-            for chunk, pixels in self._batches(runs, images):
-                features = self.encode_images(pixels)
-                for row, run in _groups(chunk, prompts):
-                    for start in range(0, len(run), self.batch_size):
-                        part = run[start : start + self.batch_size]
-                        scores += self._combine(prompts, part, features[row])
-                if progress:
-                    progress(len(scores), len(images))
-        return scores
+        return score_runs([self], prompts, images, runs_of(images), progress)[0]
+
+    def features_key(self) -> tuple[Any, ...]:
+        """Scorers with equal keys get the same features from `encode_images`: one forward serves them all."""
+        kind = type(self)
+        return (
+            id(self.net),
+            kind.encode_images,
+            kind.pixels_from_image,
+            self.size,
+            self.exif_transpose,
+            str(self.device),
+        )
+
+    def remembering_prompts(self) -> contextlib.AbstractContextManager[Any]:
+        """Inside, a prompt is encoded once however many images it meets. For scorers whose text needs no image."""
+        return contextlib.nullcontext()
 
     def _combine(self, prompts: list[str], part: list[int], features: Tensor) -> list[float]:
         texts = [prompts[index] for index in part]
@@ -167,7 +170,11 @@ class Scorer(ABC):
                 yield chunk, ahead.popleft().result().to(self.device, self.dtype)
 
     def _read(self, images: list[Any]) -> Tensor:
-        return torch.stack([pil_to_pixels(open_image(image, self.exif_transpose), self.size) for image in images])
+        return torch.stack([self.preprocess(image) for image in images])
+
+    def pixels_from_image(self, image: Any) -> Tensor:
+        """A PIL image → the network's pixels [3, S, S], float32."""
+        return pil_to_pixels(image, self.size)
 
     # --- gradients -------------------------------------------------------------------------------------------------
 
@@ -175,14 +182,58 @@ class Scorer(ABC):
         """Scores [B] of B prompts with images [B, 3, H, W] in [0, 1], with a gradient to the images (for reward
         fine-tuning). Raises PromptError, also if the numbers differ, and ImageError for another shape or range.
         """
+        self.require_gradients()
         prompts = arguments.prompt_list(prompts, "differentiable")
         images = arguments.image_tensor(images, "differentiable")
         arguments.paired(prompts, list(images), "differentiable")
         return self.combine(prompts, self.encode_images(self.pixels_from_tensor(images))).float()
 
+    def require_gradients(self) -> None:
+        """ConfigError for weights that give none."""
+        if self.quantized:
+            raise ConfigError(
+                f"{self.name} was loaded with precision int8, which has no gradients; load it with fp32, fp16 or bf16"
+            )
+
     def pixels_from_tensor(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1] → the network's pixels, differentiable."""
         return tensor_to_pixels(images.to(self.device), self.size).to(self.dtype)
+
+
+def runs_of(images: Sequence[Any]) -> list[list[int]]:
+    """The pairs' numbers, those that share one image (the same object or path, in a row) together."""
+    runs: list[list[int]] = []
+    for index, image in enumerate(images):
+        if runs and _same(image, images[runs[-1][0]]):
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    return runs
+
+
+def score_runs(
+    scorers: Sequence[Scorer],
+    prompts: list[str],
+    images: list[Any],
+    runs: list[list[int]],
+    progress: Progress | None = None,
+) -> list[list[float]]:
+    """One list of scores per scorer. The scorers share their features: each image is read and encoded once for all."""
+    first = scorers[0]
+    scores: list[list[float]] = [[] for _ in scorers]
+    with torch.no_grad(), contextlib.ExitStack() as stack:
+        for scorer in scorers:
+            stack.enter_context(scorer.remembering_prompts())
+        for chunk, pixels in first._batches(runs, images):
+            features = first.encode_images(pixels)
+            for row, run in _groups(chunk, prompts):
+                for start in range(0, len(run), first.batch_size):
+                    part = run[start : start + first.batch_size]
+                    for scorer, found in zip(scorers, scores):
+                        found += scorer._combine(prompts, part, features[row])
+            if progress:
+                progress(len(scores[0]), len(images))
+    return scores
 
 
 def _same(a: Any, b: Any) -> bool:

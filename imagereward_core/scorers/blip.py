@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,9 @@ from torch import Tensor
 from .. import registry, weights
 from ..config import ModelConfig
 from .base import Scorer, building, pick_device, pick_dtype
-from .imagereward import ImageRewardScorer, build
+from .blip_sizes import sizes_of
+from .imagereward import ImageRewardScorer, as_asked, build
+from .loading import requested
 
 # Parts of BLIP's pre-training checkpoint that have no place here: momentum copies, queues, the captioner, the matching
 # head.
@@ -29,35 +31,34 @@ class BlipScorer(ImageRewardScorer):
 
 
 @building()
-def load_blip(
-    name: str = "BLIP",
-    *,
-    device: Any = None,
-    download_root: str | os.PathLike[str] | None = None,
-    precision: str = "auto",
-    models_dir: str | os.PathLike[str] | None = None,
-) -> Scorer:
+def load_blip(name: str = "BLIP", **options: Any) -> Scorer:
     """See `imagereward_core.load_score`."""
-    device = pick_device(device)
-    info = registry.get(str(name))
-    half = pick_dtype(precision, device) is not torch.float32
-    path = os.fspath(weights.locate(info.sources[0], download_root=download_root, models_dir=models_dir, half=half))
+    request = requested(name, **options)
+    path = request.path()
     state, metadata = weights.read_state(path)
-    scorer = from_state(state, info, device, precision, path)
+    scorer = from_state(state, request.info, request.device, request.precision, path, request.config)
     weights.keep_converted(path, state, metadata)
     return scorer
 
 
 def from_state(
-    state: dict[str, Tensor], info: registry.ModelInfo, device: Any, precision: str, path: str
+    state: dict[str, Tensor],
+    info: registry.ModelInfo,
+    device: Any,
+    precision: str,
+    path: str,
+    config: Mapping[str, Any] | None = None,
 ) -> BlipScorer:
     """A scorer from BLIP's own key names (`visual_encoder.…`); the reward head stays empty and is never asked."""
     device = pick_device(device)
-    config = ModelConfig()
     state = {f"blip.{key}": tensor for key, tensor in state.items() if not UNUSED.match(key)}
-    width = config.text.width
-    for index, (inner, outer) in zip((0, 2, 4, 6, 7), zip((width, *config.head), (*config.head, 1))):
+    sizes = sizes_of(state, config or {}, ModelConfig(), path)
+    widths = (sizes.text.width, *sizes.head, 1)
+    for index, (inner, outer) in zip((0, 2, 4, 6, 7), zip(widths, widths[1:])):
         state[f"mlp.layers.{index}.weight"] = torch.zeros(outer, inner)
         state[f"mlp.layers.{index}.bias"] = torch.zeros(outer)
-    net = build(state, config, pick_dtype(precision, device), device, path)
-    return BlipScorer(net, info, device, size=config.vision.image_size)
+    dtype = pick_dtype("fp32" if precision == "int8" else precision, device)
+    net = build(state, sizes, dtype, device, path)
+    if precision == "int8":
+        net = as_asked(net, device, precision)
+    return BlipScorer(net, info, device, size=sizes.vision.image_size)

@@ -21,25 +21,22 @@ from ..model.quantize import quantize_encoders
 from ..tokenizer import tokenize
 from . import arguments
 from .base import Scorer, building, pick_device, pick_dtype
+from .blip_sizes import sizes_of
+from .loading import Request, requested
+from .reference import ReferenceNames
 
 
-class ImageRewardScorer(Scorer):
+class ImageRewardScorer(ReferenceNames, Scorer):
     """Scores with a RewardModel. `net` is the torch module."""
 
     net: RewardModel
 
     @property
     def quantized(self) -> bool:
-        """Whether the encoders are int8: CPU only, and without gradients."""
         return not isinstance(self.net.blip.vision_proj, torch.nn.Linear)
 
-    def to(self, device: Any) -> Scorer:
-        if self.quantized and torch.device(device).type != "cpu":
-            raise ConfigError(
-                f"{self.name} was loaded with precision int8, which runs on the CPU only; load it again with another"
-                " precision"
-            )
-        return super().to(device)
+    def heads(self) -> list[torch.nn.Module]:
+        return [self.net.mlp]
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """(input_ids, attention_mask) [B, T] on the scorer's device."""
@@ -58,19 +55,9 @@ class ImageRewardScorer(Scorer):
 
     def reward(self, input_ids: Tensor, attention_mask: Tensor, pixels: Tensor) -> Tensor:
         """This scorer's scores [B, 1] with gradient, from token ids [B, T] and preprocessed pixels [B, 3, S, S]."""
-        self._require_gradients()
+        self.require_gradients()
         arguments.token_batch(input_ids, attention_mask, pixels, self.size, "reward")
         return self.from_tokens(input_ids, attention_mask, self.encode_images(pixels.to(self.dtype)))[:, None]
-
-    def differentiable(self, prompts: Sequence[str], images: Tensor) -> Tensor:
-        self._require_gradients()
-        return super().differentiable(prompts, images)
-
-    def _require_gradients(self) -> None:
-        if self.quantized:
-            raise ConfigError(
-                f"{self.name} was loaded with precision int8, which has no gradients; load it with fp32, fp16 or bf16"
-            )
 
     score_gard = reward  # the reference's spelling, kept for its callers
 
@@ -123,8 +110,12 @@ def load_imagereward(
     med_config: str | os.PathLike[str] | None = None,
     precision: str = "auto",
     models_dir: str | os.PathLike[str] | None = None,
+    **given: Any,
 ) -> ImageRewardScorer:
-    """See `imagereward_core.load`."""
+    """See `imagereward_core.load`; `weights`, `config` and `pool` as of `imagereward_core.load_score`."""
+    if given.get("weights") is not None or given.get("config") is not None:
+        places = {"device": device, "download_root": download_root, "precision": precision, "models_dir": models_dir}
+        return load_given(requested(name, **places, **given))
     device = pick_device(device)
     int8 = precision == "int8"
     if int8 and device.type != "cpu":
@@ -145,11 +136,28 @@ def load_imagereward(
         config = dataclasses.replace(config, text=text_config(med_config))
     net = build(state, config, dtype, device, path)
     weights.keep_converted(path, state, metadata)
-    if int8:
+    return ImageRewardScorer(as_asked(net, device, precision), info, device, size=config.vision.image_size)
+
+
+def as_asked(net: RewardModel, device: torch.device, precision: str) -> RewardModel:
+    """The network as it will score: int8 encoders if asked for, faster linear layers on a CPU in fp32."""
+    if precision == "int8":
         try:
             quantize_encoders(net, net.blip)
         except RuntimeError as error:
             raise ConfigError(f"precision int8 is not possible here: {error}; use fp32 or bf16") from error
-    elif device.type == "cpu" and dtype is torch.float32:
+    elif device.type == "cpu" and net.blip.vision_proj.weight.dtype is torch.float32:
         use_onednn(net.blip)
-    return ImageRewardScorer(net, info, device, size=config.vision.image_size)
+    return net
+
+
+def load_given(request: Request) -> ImageRewardScorer:
+    """A reward model of ImageReward's form from a file that is given, of the sizes that it or the config tells."""
+    path = request.path()
+    state, metadata = weights.read_state(path)
+    base = ModelConfig.from_json(metadata[METADATA_KEY]) if METADATA_KEY in metadata else ModelConfig()
+    config = sizes_of(state, request.config, base, path)
+    net = build(state, config, request.dtype, request.device, path)
+    weights.keep_converted(path, state, metadata)
+    net = as_asked(net, request.device, request.precision)
+    return ImageRewardScorer(net, request.info, request.device, size=config.vision.image_size)

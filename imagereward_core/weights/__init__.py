@@ -4,7 +4,7 @@
 `convert` keeps a .pt as safetensors.
 """
 
-from .checkpoint import checked, non_finite, read_state
+from .checkpoint import checked, non_finite, read_state, recognise
 from .convert import keep_converted
 from .find import by_hand, default_root, fetch, folders, is_path, locate, resolve
 
@@ -19,5 +19,6 @@ __all__ = [
     "locate",
     "non_finite",
     "read_state",
+    "recognise",
     "resolve",
 ]

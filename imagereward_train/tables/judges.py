@@ -85,6 +85,7 @@ def scorer_judge(scorer: Scorer, precision: str, name: str = "") -> Judge:
         "device": str(scorer.device),
         "mean": scorer.info.mean,
         "std": scorer.info.std,
+        **scorer.settings,
     }
     return Judge(
         name or scorer.name,
@@ -100,7 +101,7 @@ def weights_digest(scorer: Scorer) -> str:
     import torch
 
     digest = hashlib.sha256()
-    for name, tensor in sorted(scorer.net.state_dict().items()):
+    for name, tensor in sorted(scorer.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -124,7 +125,7 @@ def load_judge(
     from imagereward_core.scorers import load_scorer
 
     return scorer_judge(
-        load_scorer(name, device=device, download_root=download_root, precision=precision),
+        load_scorer(name, own_code=True, device=device, download_root=download_root, precision=precision),
         precision,
         label if is_path(name) else "",
     )

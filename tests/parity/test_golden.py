@@ -71,8 +71,8 @@ def test_blip_contrast(golden, golden_model):
 def test_state_dict_is_the_published_one(golden_model, golden):
     import json
 
-    from tests.conftest import shared
+    from tests.conftest import GOLDEN
 
-    shapes = json.loads(shared("golden", "shapes.json").read_text())
+    shapes = json.loads((GOLDEN / "shapes.json").read_text())
     assert {key: list(tensor.shape) for key, tensor in golden_model.net.state_dict().items()} == shapes
     assert len(shapes) == 625
