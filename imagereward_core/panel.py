@@ -266,7 +266,7 @@ def wanted_bytes(names: Sequence[str], options: Mapping[str, Any]) -> int:
     """The weights of these scorers in memory, a shared file once; half of it in half precision. Files that the registry
     does not know count nothing.
     """
-    sources = set()
+    sources: set[registry.Source] = set()
     for name in names:
         try:
             sources.update(registry.get(name).sources)

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imagereward_core.printable import harmless
-
 from imagereward_core import naming, registry
 from imagereward_core.errors import ConfigError, ImageRewardError
 from imagereward_core.files import ScoreJob
+from imagereward_core.printable import harmless
+
+from . import scorer_choice
 
 if TYPE_CHECKING:
     from imagereward_core.scorers.base import Scorer
@@ -47,10 +48,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_MODEL,
         metavar="NAME_OR_PATH",
         help=(
-            f"{', '.join(registry.names())}, or the path of a reward model's .pt or .safetensors file (default"
-            " %(default)s)"
+            f"{', '.join(registry.names())}, or the path of a reward model's .pt or .safetensors file, or"
+            " package.module:function that makes a scorer (default %(default)s)"
         ),
     )
+    scorer_choice.add_arguments(group)
     group.add_argument(
         "--download-root", metavar="DIR", help="folder to look for weights in first, and to download them to"
     )
@@ -104,9 +106,13 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
 def job_of(args: argparse.Namespace, prompt: str | None, **changes: Any) -> ScoreJob:
     """The job these arguments describe."""
     path = model_path(args.model)
-    info = registry.describe(os.fspath(path)) if path else registry.get(args.model)
-    name = naming.own_model_name(path) if path else info.name
-    former = naming.former_names(path) if path else frozenset()
+    former: frozenset[str] = frozenset()
+    if chosen := scorer_choice.stored_as(args):
+        info, name = chosen
+    else:
+        info = registry.describe(os.fspath(path)) if path else registry.get(args.model)
+        name = naming.own_model_name(path) if path else info.name
+        former = naming.former_names(path) if path else frozenset()
     if args.precision == "int8":
         # its scores differ by about a tenth: they must not pass for exact ones in a later run, nor those for these
         name, former = f"{name} int8", frozenset()
@@ -121,8 +127,9 @@ def loader_of(args: argparse.Namespace) -> Callable[[], Scorer]:
         from imagereward_core.scorers import load_scorer
 
         name: Any = model_path(args.model) or args.model
+        places = {"device": args.device, "download_root": args.download_root, "precision": args.precision}
         try:
-            return load_scorer(name, device=args.device, download_root=args.download_root, precision=args.precision)
+            return scorer_choice.own_scorer(args) or load_scorer(name, **places, **scorer_choice.given(args))
         except ImageRewardError:
             raise
         except (RuntimeError, AssertionError) as error:  # torch raises both for a device it does not have

@@ -22,6 +22,7 @@ from .loading import Request, requested, section, without_prefix
 from .towers.siglip import PREFIX, PROBE, VisionTower, build_siglip, siglip_sizes
 
 LINEAR = (0, 2, 4, 6, 8)
+BACKBONE = (PREFIX, "text_model.", "logit_scale", "logit_bias")  # SigLIP's own names, text tower included
 MIDDLE = 0.5  # both the mean and the standard deviation of the pixels
 
 
@@ -106,7 +107,8 @@ def load_aesthetic_v25(name: str = "Aesthetic v2.5", **options: Any) -> Aestheti
     path = request.path()
     state, metadata = weights.read_state(path)
     named = without_prefix(state, (PROBE,))
-    head = build_head({key: value for key, value in named.items() if "scoring_head." in key}, request.device, path)
+    own = {key: value for key, value in named.items() if not key.startswith(BACKBONE)}
+    head = build_head(own, request.device, path)
     if PROBE in named:
         net = tower_of(named, request, path)
     else:

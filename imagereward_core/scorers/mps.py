@@ -143,12 +143,12 @@ def build(state: dict[str, Tensor], config: Mapping[str, Any], request: Request,
     """Towers and blocks from one file's tensors."""
     state = without_prefix(state, (CROSS + "layers.0.0.fn.norm.weight",))
     towers = {key: tensor for key, tensor in state.items() if not key.startswith(CROSS)}
-    precise = (
-        request.device.type == "cpu" and request.dtype is torch.float32
-    )  # a cosine times 100 shows fp32's rounding
+    # a cosine times 100 shows fp32's rounding
+    precise = request.device.type == "cpu" and request.dtype is torch.float32
     dtype = torch.float64 if precise else torch.float32
     cross = build_cross(cross_state(state), config, request.device, dtype, path)
-    return MpsNet(tower_net(towers, config, ACT, request, path), cross)
+    clip: Any = tower_net(towers, config, ACT, request, path)
+    return MpsNet(clip, cross)
 
 
 @building()
