@@ -41,14 +41,9 @@ def test_the_reward_by_hand_is_the_score_and_has_its_gradient(tiny_file):
     model.score_gard(tokens.input_ids, tokens.attention_mask, again).sum().backward()
     assert float(pixels.grad.abs().sum()) > 0
     torch.testing.assert_close(pixels.grad, again.grad, atol=1e-5, rtol=1e-4)
-    assert torch.equal(
-        model(tokens["input_ids"], tokens["attention_mask"], pixels), model.reward(*tokens_of(tokens), pixels)
-    )
+    called = model(tokens["input_ids"], tokens["attention_mask"], pixels)
+    assert torch.equal(called, model.reward(*(tokens[name] for name in tokens), pixels))
     assert model("a cat on a mat", picture) == model.score("a cat on a mat", picture)
-
-
-def tokens_of(tokens):
-    return tuple(tokens[name] for name in tokens)
 
 
 def test_half_precision_keeps_the_head_in_fp32(tiny_file):
@@ -70,8 +65,6 @@ def test_a_scorer_is_handled_like_a_module(tiny_file):
     assert model.train().training and not model.eval().training
     model.requires_grad_(True)
     assert all(weight.requires_grad for weight in model.parameters())
-    state = {key: value.clone() for key, value in model.state_dict().items()}
-    state["mlp.layers.7.bias"] = state["mlp.layers.7.bias"] + 1 if "mlp.layers.7.bias" in state else None
     assert model.cpu() is model and model.to("cpu", torch.float32).device == torch.device("cpu")
     assert model.to(torch.zeros(1)) is model
     with pytest.raises(ConfigError, match="floating-point"):
