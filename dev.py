@@ -1,10 +1,10 @@
 """Sets everything up on a fresh machine with Python 3.10 or newer, then runs. Standard library only, Windows too.
 
     python dev.py demo   generate, score, filter: the whole loop on small models that are part of this repository
-    python dev.py test   everything the continuous integration runs: lint, types, tests, the hosts' pinned versions
+    python dev.py test   everything the continuous integration runs: lint, types, tests, the hosts' own environments
     python dev.py shell  print the environment's interpreter, for your own commands
 
-What it installs goes into .venv (and .venvs for the hosts' pins) in this folder; nothing else is touched. Set
+What it installs goes into .venv (and .venvs for the hosts) in this folder; nothing else is touched. Set
 IMAGEREWARD_TORCH to choose another build of torch, for instance IMAGEREWARD_TORCH="torch==2.7.1 --index-url URL".
 """
 
@@ -19,6 +19,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 
 ROOT = pathlib.Path(__file__).resolve().parent
@@ -26,7 +27,7 @@ BIN = "Scripts" if os.name == "nt" else "bin"
 EXE = ".exe" if os.name == "nt" else ""
 CONSTRAINTS = ROOT / "requirements" / "tested.txt"
 TORCH = os.environ.get("IMAGEREWARD_TORCH", "torch==2.13.0")
-HOSTS = ("a1111", "forge")
+SHOWN = 60  # lines of a log that are shown at the end
 NO_VENV = (
     f"this Python ({sys.executable}) lacks venv or ensurepip: install them (Debian, Ubuntu: apt install"
     f" python{sys.version_info[0]}.{sys.version_info[1]}-venv) or start dev.py with another Python"
@@ -132,24 +133,6 @@ def environment(extras: str) -> pathlib.Path:
     return python
 
 
-def overlay(python: pathlib.Path, name: str, file: str) -> pathlib.Path | None:
-    """A folder with the packages of a requirements file, to put before the environment's own; None if they cannot be
-    had.
-    """
-    folder = ROOT / ".venvs" / name
-    requirements = ROOT / file
-    key = requirements.read_text()
-    if stamped(folder / ".installed", key):
-        return folder
-    shutil.rmtree(folder, ignore_errors=True)
-    say(f"installing the pins of {name}")
-    pip = [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
-    if run(*pip, "--only-binary", ":all:", "--target", folder, "-r", requirements):
-        return None
-    (folder / ".installed").write_text(key)
-    return folder
-
-
 def browser() -> str | None:
     """A Chromium for the tests that click; on a Debian machine we may change, it is installed."""
     for name in ("chromium", "chromium-browser", "google-chrome"):
@@ -168,11 +151,53 @@ def demo(arguments: list[str]) -> int:
     return run(python, "-m", "smallworld", "demo", *arguments)
 
 
+class HostLane(threading.Thread):
+    """Makes the hosts' own environments and runs the tests that concern a host in each, beside everything else: two
+    cores, two lanes. Its output goes to files below .venvs, and is shown when the lane has ended.
+    """
+
+    def __init__(self, changes: dict[str, str]):
+        super().__init__(name="hosts", daemon=True)
+        self.changes = changes
+        self.failed: list[str] = []
+        self.notes: list[str] = []
+        self.logs: list[pathlib.Path] = []
+
+    def run(self) -> None:
+        sys.path.insert(0, str(ROOT))
+        from tests import environments  # standard library only, as this file
+
+        folder = ROOT / ".venvs"
+        folder.mkdir(exist_ok=True)
+        for host in environments.HOSTS:
+            python = environments.find_python(host.python)
+            if python is None:
+                self.notes.append(f"{host.name}: no Python {host.python} here, not tested")
+                continue
+            if not environments.make(host, python, folder / f"{host.name}-install.log"):
+                self.notes.append(f"{host.name}: its packages could not be installed, not tested")
+                self.logs.append(folder / f"{host.name}-install.log")
+                continue
+            log = folder / f"{host.name}-tests.log"
+            self.logs.append(log)
+            if environments.run(host, log, **self.changes):
+                self.failed.append(f"tests in the environment of {host.name}")
+
+    def show(self) -> None:
+        """The ends of what its commands printed."""
+        for log in self.logs:
+            say(log.stem)
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+            print("\n".join(lines[-SHOWN:]), flush=True)
+
+
 def test(arguments: list[str]) -> int:
-    """Lint, types, tests; then the core again on the hosts' pins and with transformers absent. Non-zero if anything
-    failed.
+    """Lint, types, tests; beside them the tests of hosts in the hosts' own environments; then the core with
+    transformers absent. Non-zero if anything failed.
     """
     python = environment("train,refl,clip,dev")
+    if arguments:  # somebody at work on one thing
+        return run(python, "-m", "pytest", *arguments)
     failed = []
 
     def step(name: str, *command: object, **changes: str) -> None:
@@ -180,27 +205,19 @@ def test(arguments: list[str]) -> int:
         if run(*command, **changes):
             failed.append(name)
 
-    if arguments:  # somebody at work on one thing
-        return run(python, "-m", "pytest", *arguments)
+    golden = ROOT / ".venvs" / "golden.safetensors"
+    changes = {"IMAGEREWARD_GOLDEN": str(golden)}
+    hosts = HostLane(dict(changes))
+    hosts.start()
     step("lint", python, "-m", "ruff", "check", ".")
     step("format", python, "-m", "ruff", "format", "--check", ".")
     step("types", python, "-m", "mypy")
-    golden = ROOT / ".venvs" / "golden.safetensors"
-    changes = {"IMAGEREWARD_GOLDEN": str(golden)}
     if found := browser():
         changes["IMAGEREWARD_CHROMIUM"] = found
         say("making the environments of the browser tests (gradio 3.41.2 and 4.40.0)")
         run(sys.executable, "tests/browser/make_envs.py")
     step("tests", python, "-m", "pytest", "-q", **changes)
     core = ("-m", "not newest", "tests/unit", "tests/architecture", "tests/parity")
-    for host in HOSTS:
-        if folder := overlay(python, host, f"requirements/host-{host}.txt"):
-            step(f"core on the pins of {host}", python, "-m", "pytest", "-q", *core, PYTHONPATH=str(folder), **changes)
-        else:
-            say(
-                f"SKIPPED the pins of {host}: no wheels of them for Python {platform.python_version()} (use 3.10 or"
-                " 3.11)"
-            )
     step(
         "core without transformers",
         python,
@@ -211,7 +228,12 @@ def test(arguments: list[str]) -> int:
         IMAGEREWARD_TEST_HIDE="transformers",
         **changes,
     )
+    hosts.join()
+    hosts.show()
+    failed += hosts.failed
     golden.unlink(missing_ok=True)
+    for note in hosts.notes:
+        say(note)
     say(f"FAILED: {', '.join(failed)}" if failed else "everything passed")
     return len(failed)
 

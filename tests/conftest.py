@@ -77,9 +77,11 @@ def golden_file(golden, tmp_path_factory) -> pathlib.Path:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
 
+    from imagereward_core.atomic import replacing
     from tests.golden.make_state import make_state
 
-    save_file(make_state(golden["seed"]), path)
+    with replacing(path) as temporary:  # several runs may want it at once: none may see half of it
+        save_file(make_state(golden["seed"]), temporary)
     yield path
     if not kept:
         path.unlink()
