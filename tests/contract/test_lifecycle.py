@@ -264,3 +264,10 @@ def test_idle_cost(tmp_path):
     """
     result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_a_scorer_without_a_network_of_ours_counts_no_memory(generate, holder, loader):
+    loader.scorer.net = None
+    generate()
+    assert holder.status()["megabytes"] == 0.0 and holder.unload() == 0.0
+    assert holder.status()["loaded"] is None

@@ -272,6 +272,18 @@ def test_the_report_says_where_the_files_are_and_not_where_they_should_be(host, 
     assert "In the output folder: 1 of 2 images." in processed.comments
 
 
+def test_a_file_that_cannot_be_moved_is_named_and_stays(host, generate):
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    host.part("files").os = types.SimpleNamespace(replace=full)
+    accordion = {"filter_by": "score", "limit": 9, "low_images": "move to subfolder"}
+    processed = generate(seeds=1, batch_size=1, accordion=accordion)
+    assert images_on_disk(host) == ["images/148.png"]
+    assert "ImageReward: 148.png stays where it is: No space left on device\n" in processed.comments
+    assert "The images are in the output folder." in processed.comments
+
+
 # --- X/Y/Z plot -----------------------------------------------------------------------------------
 
 
