@@ -715,6 +715,13 @@ def test_values_of_another_kind_are_named(page, settings, word):
     assert runs.list() == []
 
 
+@pytest.mark.parametrize("field", ["prompts", "output_name", "anchor_folder"])
+def test_half_a_character_is_none(page, field):
+    form = page[2].part("refl_tab.form")
+    with pytest.raises(form.SettingError, match="a character that is none"):
+        form.build_config({"prompts": "a cat", "anchor": "pretrain", field: "a\ud800"})
+
+
 def test_the_page_reads_the_words_of_the_protocol(page):
     from imagereward_core.runs import schema
 
