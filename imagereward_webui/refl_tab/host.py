@@ -64,10 +64,11 @@ def outputs_folder() -> Path:
 
 
 def guidance() -> float | None:
-    """The CFG scale that txt2img starts with, if the host tells it."""
-    stored = getattr(host.module("shared"), "ui_settings_from_file", None) or {}
+    """The CFG scale that txt2img starts with, if the host tells it: the user's own default, kept with the page."""
+    saved = getattr(getattr(host.module("shared"), "demo", None), "ui_loadsave", None)
+    stored = getattr(saved, "ui_settings", None)
     value = stored.get("txt2img/CFG Scale/value") if isinstance(stored, dict) else None
-    return float(value) if isinstance(value, (int, float)) else None
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def lend_gpu(run: dict[str, Any]) -> None:

@@ -727,3 +727,12 @@ def test_the_page_reads_the_words_of_the_protocol(page):
 
     client, _, _ = page
     assert client.get(f"{URL}/schema").json() == schema()
+
+
+def test_guidance_starts_as_the_hosts_own_page(page, monkeypatch):
+    client = page[0]
+    assert client.get(f"{URL}/options").json()["guidance"] is None
+    saved = types.SimpleNamespace(ui_settings={"txt2img/CFG Scale/value": 4.5})
+    demo = types.SimpleNamespace(ui_loadsave=saved)  # where ui.py of every host keeps it
+    monkeypatch.setattr(sys.modules["modules.shared"], "demo", demo, raising=False)
+    assert client.get(f"{URL}/options").json()["guidance"] == 4.5
