@@ -217,7 +217,8 @@ def test_only_known_names_are_loaded(host, tmp_path):
         "notes.txt",
     ):
         (tmp_path / name).touch()  # conversions are no models of their own
-    assert lifecycle.available(tmp_path)[4:] == ["mine.safetensors", "yours.pt"]
+    assert lifecycle.available(tmp_path)[-2:] == ["mine.safetensors", "yours.pt"]
+    assert "PickScore" in lifecycle.available(tmp_path)
     for name in ("../secret.pt", str(tmp_path / "mine.safetensors"), "other.pt"):
         with pytest.raises(host.part("core").errors.ModelNotFoundError, match="there is no scorer"):
             lifecycle.load_scorer(name, "cpu", "auto", tmp_path)

@@ -174,3 +174,21 @@ def aesthetic_head(width, seed=0):
 
     torch.manual_seed(seed)
     return RewardHead(width, (16, 8, 8, 4)).state_dict()
+
+
+def test_the_command_line_gives_the_api_s_value_and_records_the_settings(tmp_path, capsys):
+    from imagereward_cli import main as cli
+    from imagereward_core.hashing import file_digest
+
+    path = sets.write("hpsv2", tmp_path)
+    config = {**sets.read("hpsv2", "config.json"), "antialias": False}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    image = str(sets.images()[1])
+    flags = ["--scorer", "HPSv2.1", "--weights", str(path), "--scorer-config", str(tmp_path / "config.json")]
+    assert cli.main(["score", image, "-p", "cat", *flags, "--json", "-q", "--device", "cpu"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["model"] == f"HPSv2.1 antialias off [{file_digest(path)[:10]}]"
+    scorer = RM.load_score("HPSv2.1", device="cpu", weights=path, config=config)
+    assert found["images"][0]["score"] == pytest.approx(scorer.score("cat", image), abs=1e-6)
+    assert cli.main(["score", image, "-p", "cat", *flags[:2], "--weights", "none.pt", "-q"]) == 2
+    assert "none.pt cannot be read" in capsys.readouterr().err
