@@ -15,7 +15,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, HTTPException
 from pydantic import BaseModel
 
-from . import host, infotext
+from . import core, host, infotext
 from .core import RM, errors, logger, naming, plain_prompt, registry
 from .fields import FIELDS
 from .guard import GuardedRoute
@@ -55,9 +55,6 @@ class LoadBody(BaseModel):
 # --- what they may send ---------------------------------------------------------------------------
 
 
-FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
-
-
 def _refuse(position: int, why: str) -> HTTPException:
     return HTTPException(status_code=422, detail=f"images[{position}]: {why}; send the image file itself as base64")
 
@@ -75,20 +72,12 @@ def open_image(text: str, position: int) -> Any:
     except (binascii.Error, ValueError) as error:
         raise _refuse(position, "not base64 (paths and URLs are not accepted)") from error
     try:
-        image = Image.open(io.BytesIO(data), formats=_formats())
+        image = Image.open(io.BytesIO(data), formats=core.module("preprocess").formats())
     except Exception as error:  # Pillow raises many kinds, one per file format
         raise _refuse(position, f"not an image ({type(error).__name__})") from error
     if image.width * image.height > MAX_PIXELS:
         raise _refuse(position, f"{image.width}x{image.height} pixels, and {MAX_PIXELS} are the limit")
     return image
-
-
-def _formats() -> list[str]:
-    """Pictures that pass through a WebUI, as far as this Pillow knows them. No other decoder sees a client's bytes."""
-    from PIL import Image
-
-    Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _loaded(image: Any, position: int) -> Any:

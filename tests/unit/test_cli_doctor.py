@@ -147,6 +147,27 @@ def test_cut_weights(home, content):
     assert finding.status == "problem" and finding.fix.startswith("imagereward fetch Test")
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"[" * 200_000,
+        b'{"a":' * 200_000,
+        (
+            "{" + ",".join(f'"t{i}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}' for i in range(10**6)) + "}"
+        ).encode(),
+    ],
+    ids=["deep", "deep objects", "a million entries"],
+)
+def test_headers_that_are_traps_are_a_finding_and_no_crash(home, header, monkeypatch):
+    """`doctor` names the file, `fetch` wants it anew."""
+    (home / "test.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    finding = check(model())
+    assert finding.status == "problem" and finding.fix.startswith("imagereward fetch Test")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelNotFoundError, match=r"no sound test\.safetensors"):
+        weights.fetch(model(), download_root=home)
+
+
 def test_online_asks_the_source(home, content, monkeypatch):
     (home / "test.safetensors").write_bytes(content)
     monkeypatch.setattr(hub, "ask", lambda source: hub.Remote("url", digest=("sha256", "f" * 64)))
