@@ -23,6 +23,8 @@ LENGTH = 4096  # entries of one list or object
 MARKS = 4_000_000  # commas and brackets; counted before parsing, so also those within texts
 DIGITS = 400  # of one number; more take Python long to read
 
+FORMS = ("runs", "estimate")  # routes whose `settings` say themselves, by the field's name, what is wrong with a text
+
 _held = 0
 
 
@@ -38,8 +40,9 @@ class BodyError(ValueError):
 class Reading:
     """The body of one request, counted among all that are held until the block ends."""
 
-    def __init__(self, request: Request, allowed: int):
-        self._request, self._allowed, self._size = request, allowed, 0
+    def __init__(self, request: Request, path: str):
+        self._request, self._allowed, self._size = request, limit(path), 0
+        self._form = path.rsplit("/", 1)[-1] in FORMS
 
     def __enter__(self) -> Reading:
         return self
@@ -69,7 +72,7 @@ class Reading:
         if not data:
             return Checked(self._request, b"", None)
         try:
-            return Checked(self._request, b"{}", await run_in_threadpool(parse, data))
+            return Checked(self._request, b"{}", await run_in_threadpool(parse, data, self._form))
         except BodyError as error:
             raise HTTPException(status_code=422, detail=f"the body {error}") from error
 
@@ -115,8 +118,11 @@ class Checked(Request):
         return self._checked_data
 
 
-def parse(data: bytes | bytearray) -> Any:
-    """JSON as plain data: strings that UTF-8 can hold, finite numbers, nothing deep or huge. Raises BodyError."""
+def parse(data: bytes | bytearray, form: bool = False) -> Any:
+    """JSON as plain data: strings that UTF-8 can hold, finite numbers, nothing deep or huge. Raises BodyError.
+
+    form: the texts under `settings` may be any; FastAPI never repeats these, and the form names the field.
+    """
     if data.count(b",") + data.count(b"[") + data.count(b"{") > MARKS:
         raise BodyError("holds too many values")
     try:
@@ -129,28 +135,32 @@ def parse(data: bytes | bytearray) -> Any:
         raise
     except ValueError as error:  # bytes that are not UTF-8, too
         raise BodyError(f"is not JSON ({error})") from error
-    _check(found)
+    settings = found.get("settings") if form and isinstance(found, dict) else None
+    _check(found, free=settings if isinstance(settings, dict) else None)
     return found
 
 
-def _check(found: Any) -> None:
-    waiting, seen = [(found, 0)], 0
+def _check(found: Any, free: Any) -> None:
+    """free: the object whose texts are left to its reader."""
+    waiting, seen = [(found, 0, True)], 0
     while waiting:
-        value, depth = waiting.pop()
+        value, depth, strict = waiting.pop()
+        strict = strict and (free is None or value is not free)
         seen += 1
         if seen > VALUES:
             raise BodyError(f"holds more than {VALUES} values")
         if isinstance(value, str):
-            _check_text(value)
+            if strict:
+                _check_text(value)
         elif isinstance(value, (list, dict)):
             if depth >= DEPTH:
                 raise BodyError("is nested too deeply")
             if len(value) > LENGTH:
                 raise BodyError(f"holds a list of {len(value)} entries; {LENGTH} are the most")
             if isinstance(value, dict):
-                waiting.extend((key, depth + 1) for key in value)
+                waiting.extend((key, depth + 1, strict) for key in value)
             inner = value.values() if isinstance(value, dict) else value
-            waiting.extend((item, depth + 1) for item in inner)
+            waiting.extend((item, depth + 1, strict) for item in inner)
 
 
 def _check_text(text: str) -> None:

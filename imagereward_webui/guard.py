@@ -201,7 +201,7 @@ class GuardedRoute(APIRoute):
                 _log_once(why)
                 raise HTTPException(status_code=403, detail=why)
             await self.admit(request)
-            with bodies.Reading(request, bodies.limit(self.path)) as body:
+            with bodies.Reading(request, self.path) as body:
                 checked = await body.checked()
                 return await handle(checked)
 

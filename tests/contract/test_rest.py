@@ -308,6 +308,26 @@ def test_no_body_is_a_server_error(client, body):
         assert "Traceback" not in answer.text
 
 
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        ("prompts", {"settings": {"a": "\ud800"}}),
+        ("runs", {"settings": {"prompts": "a"}, "keep_going": "\ud800"}),
+        ("runs", {"settings": "\ud800"}),
+        ("runs", {"settings": ["\ud800"]}),
+        ("runs", {"else": "\ud800"}),
+        ("estimate", {"settings": {"\ud800": "\ud800"}}),
+        ("estimate", {"settings": {"prompts": ["\udc00"]}}),
+    ],
+)
+def test_half_a_surrogate_pair_is_no_server_error(client, host, route, body):
+    """An answer that repeated it could not be encoded. The form's own settings are named by their field instead."""
+    client = testclient.TestClient(client.app, raise_server_exceptions=False)
+    headers = {"Content-Type": "application/json", "X-ImageReward-Token": host.part("guard").TOKEN}
+    answer = client.post(f"{V1}/refl/{route}", content=json.dumps(body), headers=headers)
+    assert answer.status_code == 422, answer.text
+
+
 def test_bodies_are_limited_before_they_are_read(client, host, monkeypatch):
     monkeypatch.setattr(host.part("bodies"), "LIMIT", 1 << 20)
     sent = []
