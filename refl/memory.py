@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import lora
@@ -22,7 +23,7 @@ from .backend import Backend, open_model, vae_config
 from .checkpoints.modules import empty
 from .config import ReFLConfig
 from .distributed import Processes
-from .errors import CheckpointError, ReFLError
+from .errors import CheckpointError
 from .families import Family
 from .resolved import ResolvedConfig
 
@@ -55,14 +56,32 @@ class MemoryEstimate:
         return {**dataclasses.asdict(self), "fits": self.fits, "text": self.sentence()}
 
 
-class StorageTracker(TorchDispatchMode):
-    """Counts the bytes of living storages. Each is seen when an operation returns it, and dies with its last tensor."""
+def _objects_last() -> bool:
+    """Whether a storage keeps its Python object as long as it lives itself."""
+    tensor = torch.zeros(1)
+    return tensor.untyped_storage() is tensor.untyped_storage()
 
-    def __init__(self) -> None:
+
+class StorageTracker(TorchDispatchMode):
+    """Counts the bytes of living storages. Each is seen when an operation returns it, and dies with its last tensor.
+
+    Before torch 2.2 a storage's Python object dies before the storage does, so its end cannot be waited for. There the
+    dead are looked for whenever the sum is about to exceed the peak, which gives the same figures more slowly.
+    """
+
+    def __init__(self, lasting: bool | None = None) -> None:
         super().__init__()
-        self.now = 0
         self.peak = 0
+        self._sum = 0
         self._seen: dict[int, int] = {}
+        self._weak: dict[int, StorageWeakRef] = {}
+        self._lasting = _objects_last() if lasting is None else lasting
+
+    @property
+    def now(self) -> int:
+        """Bytes alive."""
+        self._bury()
+        return self._sum
 
     def add(self, tensor: Tensor) -> None:
         """Start counting the storage of a tensor."""
@@ -71,12 +90,22 @@ class StorageTracker(TorchDispatchMode):
         if key in self._seen:
             return
         self._seen[key] = storage.nbytes()
-        self.now += storage.nbytes()
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._drop, key)
+        self._sum += storage.nbytes()
+        if self._lasting:
+            weakref.finalize(storage, self._drop, key)
+        else:
+            self._weak[key] = StorageWeakRef(storage)
+            if self._sum > self.peak:
+                self._bury()
+        self.peak = max(self.peak, self._sum)
 
     def _drop(self, key: int) -> None:
-        self.now -= self._seen.pop(key, 0)
+        self._sum -= self._seen.pop(key, 0)
+
+    def _bury(self) -> None:
+        for key in [key for key, reference in self._weak.items() if reference.expired()]:
+            del self._weak[key]
+            self._drop(key)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -186,16 +215,6 @@ def estimate(
         tracker.peak = tracker.now
         engine = Engine(short, backend, reward, [""], lambda prompts: row.expand(len(prompts)), Processes("cpu"))  # type: ignore[arg-type]
         weights = tracker.now
-        known = sum(
-            parameter.untyped_storage().nbytes()
-            for net in (backend.unet, backend.vae)
-            for parameter in net.parameters()
-        )
-        if weights < known:  # torch before 2.2 forgets storages that still live
-            raise ReFLError(
-                f"torch {torch.__version__} cannot count memory: an estimate needs torch 2.2 or newer; the run itself"
-                " does not"
-            )
         tracker.peak = tracker.now
         _fake_update(engine)
         tensors = tracker.peak

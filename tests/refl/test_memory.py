@@ -42,14 +42,27 @@ def test_single_file_sizes_are_read_from_the_file(settings):
     assert more.tensors > found.tensors
 
 
-def test_tracker_counts_what_lives():
-    with StorageTracker() as tracker:
+@pytest.mark.parametrize("lasting", [None, False])  # False: as on torch 2.1, whose storages' objects die early
+def test_tracker_counts_what_lives(lasting):
+    with StorageTracker(lasting) as tracker:
         a = torch.zeros(1000)
         view = a[:10]
         b = a + 1
         assert tracker.now == 8000 and view.numel() == 10
         del b
         assert tracker.now == 4000 and tracker.peak == 8000
+
+
+@pytest.mark.parametrize("lasting", [None, False])
+def test_tracker_sees_what_only_the_graph_holds(lasting):
+    """Activations that a backward pass will need live although no name in Python does."""
+    with StorageTracker(lasting) as tracker:
+        weight = torch.zeros(1000, requires_grad=True)
+        loss = (weight.exp().exp() * 1.0).sum()
+        assert tracker.now >= 3 * 4000  # the weight and the two results of exp
+        loss.backward()
+        del loss
+        assert tracker.now <= 2 * 4000 + 100  # the weight and its gradient
 
 
 def test_unet_calls_and_fit():
