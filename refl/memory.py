@@ -153,7 +153,7 @@ def _fake_backend(
 def _filled(net: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A meta module with (fake) tensors in its place, frozen. Adapters are fp32 whatever the base is."""
     state = {}
-    for key, tensor in net.state_dict().items():
+    for key, tensor in net.state_dict(keep_vars=True).items():  # else each is detached, and counted, on torch 2.1
         kind = torch.float32 if ".lora_" in key else dtype if tensor.is_floating_point() else tensor.dtype
         state[key] = torch.empty(tensor.shape, dtype=kind)
     net.load_state_dict(state, assign=True)

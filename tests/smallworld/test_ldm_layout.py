@@ -106,3 +106,34 @@ def test_the_yaml_describes_the_networks(pipeline):
         pipeline.scheduler.config.beta_end,
     )
     assert len(params["first_stage_config"]["params"]["ddconfig"]["ch_mult"]) == 4
+
+
+@pytest.mark.parametrize("targets", ["attention", "all"])
+def test_a_lora_of_tiny_sd_loads_in_diffusers(tmp_path, targets):
+    """Its names are the hosts'; diffusers finds their places when it is told the UNet's configuration."""
+    pytest.importorskip("peft")
+    from refl import lora
+    from refl.backend import load_backend
+    from refl.checkpoints.write import save_tensors
+    from refl.ldm import UNetLayout
+    from smallworld.pipeline import load_pipeline
+
+    backend = load_backend(TINY_SD)
+    lora.inject(backend.unet, 4, 4.0, targets, 0)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in backend.unet.named_parameters():
+        if ".lora_B." in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.05
+    layout = UNetLayout.of(backend.unet.config)
+    assert backend.family.needs_ldm_names(layout)
+    save_tensors(lora.kohya_state(backend.unet, layout, True, torch.float32), tmp_path / "l.safetensors")
+    cond = backend.text.encode(["a red circle"], 64)
+    x, t = torch.randn(1, 4, 8, 8, generator=generator), torch.tensor([500])
+    pipe = load_pipeline()
+    with torch.no_grad():
+        expected = backend.predict(x, t, cond)
+        before = pipe.unet(x, t, encoder_hidden_states=cond.context).sample
+        pipe.load_lora_weights(str(tmp_path / "l.safetensors"), unet_config=pipe.unet.config)
+        found = pipe.unet(x, t, encoder_hidden_states=cond.context).sample
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert float((before - expected).abs().max()) > 1e-2
