@@ -6,11 +6,12 @@ import dataclasses
 import errno
 import json
 import shutil
+import zlib
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from imagereward_core.runs import read_events, read_settings, read_status
 from refl import Trainer, checkpoint
@@ -140,14 +141,27 @@ def test_the_best_state_lost_is_said_and_the_last_one_exported(settings):
 # --- an unfinished run of an earlier version -------------------------------------------------------------------------
 
 
+def with_drawn_text_encoder(source, target):
+    """The tiny model with a text encoder drawn by name, whose numbers no library's initialisation decides."""
+    state = load_file(source)
+    for key, tensor in state.items():
+        if key.startswith("cond_stage_model."):
+            generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
+            noise = 0.1 * torch.randn(tensor.shape, generator=generator)
+            state[key] = 1 + noise if "norm" in key and key.endswith("weight") else noise
+    save_file(state, str(target), {"modelspec.title": "tiny"})
+    return target
+
+
 @pytest.fixture()
 def old(tmp_path, models):
     """The folder of a run that was stopped after three of four updates, as version eb51ad8 wrote it for the tab."""
     folder = tmp_path / "runs" / "20260101-120000-tiny-sd1"
     shutil.copytree(FIXTURES / "unfinished_run_of_eb51ad8", folder)
+    model = with_drawn_text_encoder(models["sd1"], tmp_path / "tiny-sd1.safetensors")
     for name in ("config.json", "asked.json", "status.json", "events.jsonl"):
         text = (folder / name).read_text()
-        for word, path in (("MODEL", models["sd1"]), ("BPE", models["bpe"]), ("RUN", folder)):
+        for word, path in (("MODEL", model), ("BPE", models["bpe"]), ("RUN", folder)):
             text = text.replace(f'"{word}', f'"{path}')
         (folder / name).write_text(text)
     return folder
