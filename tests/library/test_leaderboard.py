@@ -119,8 +119,21 @@ def test_nothing_is_said_below_three_shared_prompts():
     two = [(prompt, level, prompt + 5.0 * level + 0.1 * prompt * level) for prompt in (0, 1) for level in (0, 1)]
     alone = [(prompt, 0, 1.0) for prompt in range(10, 30)]
     assert table_of([*two, *alone]) is None
+    assert table_of([*two, *alone, *((prompt, 1, 2.0) for prompt in range(40, 60))]) is None
     third = [(2, 0, 0.3), (2, 1, 5.1)]
     assert [row.level for row in table_of([*two, *third]).effects] == [1, 0]
+
+
+def test_a_pair_has_the_degrees_of_freedom_of_its_rarer_level():
+    rng = np.random.default_rng(11)
+    rows = [(prompt, level, rng.normal()) for prompt in range(40) for level in (0, 1)]
+    rows += [(prompt, 2, rng.normal()) for prompt in range(4)]
+    table = table_of(rows)
+    df = {row.level: row.df for row in table.effects}
+    assert df[2] + 1 < df[0]
+    for pair in table.pairs:
+        expected = 2 * stats.t.sf(abs(pair.difference) / pair.se, min(df[pair.first], df[pair.second]))
+        assert pair.p_alone == pytest.approx(expected, rel=1e-9) and pair.p >= pair.p_alone
 
 
 def test_nothing_at_all():
