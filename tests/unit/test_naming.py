@@ -8,7 +8,7 @@ from imagereward_core import naming, registry
 from imagereward_core.errors import ConfigError
 
 
-@pytest.mark.parametrize("key", ["ImageReward", "HPSv2-1", "My score/v2", "ab"])
+@pytest.mark.parametrize("key", ["ImageReward", "HPSv2-2", "My score/v2", "ab"])
 def test_keys_that_can_be_used(key):
     assert naming.check_key(key) == registry.check_own_key(key) == key
 

@@ -81,10 +81,10 @@ def fake_loader(log):
 def test_one_by_one_loads_anew_and_together_keeps():
     for policy, loads in (("one by one", 4), ("together", 2)):
         log: list[str] = []
-        panel = Panel(["x", "yy"], policy=policy, load=fake_loader(log))
+        panel = Panel(["xx", "yyy"], policy=policy, load=fake_loader(log))
         results = [panel.score("cat", sets.images()[:3]) for _ in range(2)]
         assert len(log) == loads and results[0] == results[1]
-        assert [list(score.by_scorer) for score in results[0].scores] == [["x", "yy"]] * 3
+        assert [list(score.by_scorer) for score in results[0].scores] == [["xx", "yyy"]] * 3
         panel.unload()
         panel.score("cat", sets.images()[:1])
         assert len(log) == loads + 2
