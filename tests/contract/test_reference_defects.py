@@ -56,13 +56,19 @@ def test_everything_filtered_is_an_empty_gallery(dropdown):
     assert processed.images == [] and '"prompt": "a cat"' in processed.js()
 
 
+def told(error):
+    """What the client reads: an HTTPException's detail, which its text holds in newer versions of starlette only."""
+    return str(getattr(error, "detail", error))
+
+
 @pytest.mark.parametrize("limit", ["", "abc", "0,5", None, math.nan])
 @pytest.mark.parametrize("is_api", [True, False])
 def test_bad_limit_is_answered_before_anything_is_generated(host, limit, is_api):
     sampled = []
     host.on_sample.append(lambda p, n: sampled.append(n))
-    with pytest.raises(Exception, match="Lower score limit") as caught:
+    with pytest.raises(Exception) as caught:  # noqa: B017 - of another type in the API than in the page
         host.run(host.job(script=TITLE, script_args=[True, limit], is_api=is_api))
+    assert "Lower score limit" in told(caught.value)
     assert sampled == [] and host.files() == []
     assert getattr(caught.value, "status_code", None) == (422 if is_api else None)
 
@@ -70,8 +76,9 @@ def test_bad_limit_is_answered_before_anything_is_generated(host, limit, is_api)
 @pytest.mark.parametrize("script_args", [[], [True]])
 def test_missing_limit_is_answered_too(host, script_args):
     """The API assigns the list as a slice: a short one shifts the arguments of every later script."""
-    with pytest.raises(Exception, match="script_args needs exactly two values") as caught:
+    with pytest.raises(Exception) as caught:  # noqa: B017
         host.run(host.job(script=TITLE, script_args=script_args))
+    assert "script_args needs exactly two values" in told(caught.value)
     assert caught.value.status_code == 422 and host.files() == []
 
 
