@@ -15,8 +15,9 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, HTTPException
 from pydantic import BaseModel
 
-from . import core, host, infotext
+from . import host, infotext
 from .core import RM, errors, logger, naming, plain_prompt, registry
+from .core import module as core_module
 from .fields import FIELDS
 from .guard import GuardedRoute
 from .lifecycle import available, holder
@@ -72,7 +73,7 @@ def open_image(text: str, position: int) -> Any:
     except (binascii.Error, ValueError) as error:
         raise _refuse(position, "not base64 (paths and URLs are not accepted)") from error
     try:
-        image = Image.open(io.BytesIO(data), formats=core.module("preprocess").formats())
+        image = Image.open(io.BytesIO(data), formats=core_module("preprocess").formats())
     except Exception as error:  # Pillow raises many kinds, one per file format
         raise _refuse(position, f"not an image ({type(error).__name__})") from error
     if image.width * image.height > MAX_PIXELS:
