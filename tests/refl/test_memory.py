@@ -15,6 +15,7 @@ GIB = 2**30
 
 
 @pytest.mark.newest
+@pytest.mark.newest
 @pytest.mark.parametrize(
     ("model", "changes", "expected"),
     [

@@ -29,6 +29,7 @@ Trainer(args=load_config({config!r}), rewards=colour_mix(), judges=[]).train()
 """
 
 
+@pytest.mark.newest
 def test_two_processes_equal_one_with_the_doubled_batch(settings, tmp_path):
     pytest.importorskip("accelerate")
     from refl import Trainer

@@ -82,6 +82,7 @@ def test_same_seed_same_numbers_other_seed_other_numbers(settings, tmp_path):
     assert a == b and a != c
 
 
+@pytest.mark.newest
 def test_stop_and_resume_equals_a_straight_run(settings, tmp_path):
     run(settings)
     parts = dataclasses.replace(settings, output_dir=str(tmp_path / "parts"), anchor="samples", anchor_samples=4)
@@ -135,6 +136,7 @@ def steps_done(folder):
     )
 
 
+@pytest.mark.newest
 def test_killed_run_resumes_to_identical_numbers(settings, tmp_path):
     straight = dataclasses.replace(
         settings, output_dir=str(tmp_path / "straight"), max_train_steps=8, checkpointing_steps=3, eval_steps=4
@@ -152,6 +154,7 @@ def test_killed_run_resumes_to_identical_numbers(settings, tmp_path):
     assert not list((Path(killed.output_dir) / "checkpoints").glob(".step-*"))
 
 
+@pytest.mark.newest
 def test_two_processes_cannot_train_in_one_folder(settings, tmp_path):
     child = start_child(settings, tmp_path, max_train_steps=1000)
     try:
@@ -210,6 +213,7 @@ def test_stop_now_leaves_without_saving(settings):
     assert not thread.is_alive() and resumable(folder) is None
 
 
+@pytest.mark.newest
 def test_child_ends_with_its_parent(settings, tmp_path):
     """The host holds the child's standard input; when the host dies it closes, and the child saves and ends."""
     config = tmp_path / "run.json"
@@ -325,6 +329,7 @@ def collapsing(settings, sound, **changes):
     return Trainer(args=config, rewards=colour_mix(), judges=[judge])
 
 
+@pytest.mark.newest
 def test_stop_rule_ends_a_collapsing_run_and_exports_the_best(settings):
     result = collapsing(settings, 3, stop_rule="stop").train()
     assert result.state == "stop_rule" and result.step == 3
@@ -364,6 +369,7 @@ def test_stop_rule_pauses_with_the_reason_and_the_best_so_far(settings):
     assert results[0].state == "stopped" and results[0].step == 3 and results[0].exported.is_file()
 
 
+@pytest.mark.newest
 def test_training_raises_the_reward_it_is_trained_on(settings):
     """On held-out prompts, by more than three standard errors; the tiny model's untrained VAE leaves little to gain."""
     result = run(
