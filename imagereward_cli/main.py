@@ -11,8 +11,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-from imagereward_core.printable import harmless
-
 from imagereward_core import __version__
 from imagereward_core.errors import (
     DownloadError,
@@ -24,6 +22,7 @@ from imagereward_core.errors import (
 )
 from imagereward_core.exit_codes import INTERRUPTED, MODEL, OK, PIPE_CLOSED, USAGE
 from imagereward_core.log import logger
+from imagereward_core.printable import harmless
 
 LAYOUT = "\n\t"  # of messages that are lists
 # name → (module, one line of help). The one place to add a command.

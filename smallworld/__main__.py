@@ -10,11 +10,10 @@ import sys
 import time
 from pathlib import Path
 
-from imagereward_core.printable import harmless
-
 from imagereward_core.atomic import write_json
 from imagereward_core.errors import DataError, ImageRewardError
 from imagereward_core.exit_codes import FAILED, INTERRUPTED, OK
+from imagereward_core.printable import harmless
 from imagereward_core.prompt_files import read_prompts
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from imagereward_core.printable import harmless
-
 from imagereward_core.errors import ConfigError
 from imagereward_core.exit_codes import OK
+from imagereward_core.printable import harmless
 from imagereward_train.tables.judges import SCRIPTED, Judge, labels, load_judge
 from imagereward_train.tables.scoring import World
 

@@ -8,11 +8,10 @@ import argparse
 import dataclasses
 import sys
 
-from imagereward_core.printable import harmless
-
 from imagereward_core import registry
 from imagereward_core.doctor import examine
 from imagereward_core.exit_codes import MODEL, OK
+from imagereward_core.printable import harmless
 
 from . import options, output
 

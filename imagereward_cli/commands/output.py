@@ -17,10 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from imagereward_core.printable import drives_terminal, harmless
-
 from imagereward_core.atomic import write_bytes
 from imagereward_core.errors import ConfigError
+from imagereward_core.printable import drives_terminal, harmless
 
 FORMULA = ("=", "+", "-", "@")
 
