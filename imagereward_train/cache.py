@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from imagereward_core.errors import ImageError
+from imagereward_core.hashing import tensors_digest
 from imagereward_core.preprocess import normalize, open_image, resize_and_crop
 
 from .items import Item
@@ -155,9 +156,5 @@ class FeatureCache:
 
 
 def fingerprint(net: RewardModel) -> str:
-    """sha256 of the backbone's weights, in the order of their names."""
-    digest = hashlib.sha256(net.config.to_json().encode())
-    for name, tensor in sorted(net.blip.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    """sha256 of the backbone's sizes and weights."""
+    return tensors_digest(net.blip.state_dict(), start=net.config.to_json())

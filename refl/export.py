@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from imagereward_core.atomic import replacing_folder
+from imagereward_core.hashing import tensors_digest
+from imagereward_core.runs import derived_name
 from imagereward_core.version import VERSION
 
 from . import checkpoint, lora, setup
@@ -23,9 +24,19 @@ from .ldm import UNetLayout
 from .runfiles import read_json
 
 
+def result_folder(config: ReFLConfig) -> Path:
+    """Where the result goes."""
+    return Path(config.export_dir or config.output_dir)
+
+
 def result_name(config: ReFLConfig, source: Path) -> str:
-    """File name of the result, without extension."""
-    return config.output_name or f"{source.stem if source.is_file() else source.name}-refl"
+    """File name of the result, without extension: the one asked for, else the checkpoint's with -refl."""
+    return config.output_name or derived_name(source.stem if source.is_file() else source.name)
+
+
+def result_suffix(config: ReFLConfig) -> str:
+    """What follows the name: nothing for a folder."""
+    return "" if config.output == "diffusers" else ".safetensors"
 
 
 def check_output(config: ReFLConfig, source: Path) -> None:
@@ -38,9 +49,7 @@ def check_output(config: ReFLConfig, source: Path) -> None:
         raise ConfigError("output single-file needs a single-file checkpoint to start from; use output diffusers")
     if config.output == "diffusers" and source.is_file():
         raise ConfigError("output diffusers needs a diffusers folder to start from; use output single-file")
-    target = Path(config.export_dir or config.output_dir) / (
-        result_name(config, source) + ("" if config.output == "diffusers" else ".safetensors")
-    )
+    target = result_folder(config) / (result_name(config, source) + result_suffix(config))
     if target.resolve() == source.resolve():
         raise ConfigError(
             f"the result would replace {source}, the checkpoint it starts from: give output_name another name"
@@ -56,7 +65,7 @@ def export(config: ReFLConfig, backend: Backend, folder: Path, step: int) -> Pat
         target = folder / f"{name}.safetensors"
         ldm_names = backend.family.needs_ldm_names(layout)
         state = lora.kohya_state(backend.unet, layout, ldm_names)
-        save_tensors(state, target, {**metadata(config, backend, name, step), "sshs_model_hash": tensor_hash(state)})
+        save_tensors(state, target, {**metadata(config, backend, name, step), "sshs_model_hash": tensors_digest(state)})
         return target
     merged = lora.merged_state(backend.unet) if config.tune == "lora" else dict(backend.unet.state_dict())
     if config.output == "single-file":
@@ -67,23 +76,18 @@ def export(config: ReFLConfig, backend: Backend, folder: Path, step: int) -> Pat
 
 
 def _diffusers_folder(backend: Backend, unet: dict[str, Tensor], target: Path) -> Path:
-    temporary = target.with_name(f".{target.name}.tmp")
+    dtype = backend.unet.dtype if isinstance(backend.unet.dtype, torch.dtype) else torch.float32
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(backend.source, temporary, ignore=shutil.ignore_patterns("unet"))
-        (temporary / "unet").mkdir()
-        shutil.copy(backend.source / "unet" / "config.json", temporary / "unet" / "config.json")
-        dtype = backend.unet.dtype if isinstance(backend.unet.dtype, torch.dtype) else torch.float32
-        save_tensors(
-            {key: tensor.to("cpu", dtype) for key, tensor in unet.items()},
-            temporary / "unet" / "diffusion_pytorch_model.safetensors",
-            {"format": "pt"},
-        )
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(temporary, target)
+        with replacing_folder(target) as fresh:
+            shutil.copytree(backend.source, fresh, ignore=shutil.ignore_patterns("unet"), dirs_exist_ok=True)
+            (fresh / "unet").mkdir()
+            shutil.copy(backend.source / "unet" / "config.json", fresh / "unet" / "config.json")
+            save_tensors(
+                {key: tensor.to("cpu", dtype) for key, tensor in unet.items()},
+                fresh / "unet" / "diffusion_pytorch_model.safetensors",
+                {"format": "pt"},
+            )
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise SaveError(f"cannot write {target}: {error}") from error
     return target
 
@@ -119,15 +123,6 @@ def metadata(config: ReFLConfig, backend: Backend, name: str, step: int) -> dict
         "refl.config": config.to_json(),
     }
     return {key: str(value) for key, value in data.items() if value is not None}
-
-
-def tensor_hash(state: dict[str, Tensor]) -> str:
-    """SHA-256 over the tensors in order of name; identifies the weights whatever the metadata says."""
-    digest = hashlib.sha256()
-    for key in sorted(state):
-        digest.update(key.encode())
-        digest.update(state[key].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def export_state(folder: Path, step: int | None, changes: dict[str, Any]) -> Path:

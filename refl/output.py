@@ -15,23 +15,17 @@ from . import checkpoint
 from .backend import Backend
 from .config import ReFLConfig
 from .errors import ConfigError, SaveError
-from .export import check_output, export
+from .export import check_output, export, result_folder, result_name, result_suffix
 from .runfiles import own_errors
 
 
-def folder_of(config: ReFLConfig) -> Path:
-    """Where the result goes."""
-    return Path(config.export_dir or config.output_dir)
-
-
 def wanted_name(config: ReFLConfig) -> str:
-    """The name asked for, else the checkpoint's with -refl."""
-    source = Path(config.pretrained_model_name_or_path)
-    return config.output_name or runs.derived_name(source.stem if source.is_file() else source.name)
+    """The result's name, if it is free."""
+    return result_name(config, Path(config.pretrained_model_name_or_path))
 
 
 def _taken(config: ReFLConfig) -> Callable[[str], bool]:
-    return runs.taken_names(folder_of(config), suffix="" if config.output == "diffusers" else ".safetensors")
+    return runs.taken_names(result_folder(config), suffix=result_suffix(config))
 
 
 def check_start(config: ReFLConfig, *, name_is_new: bool) -> None:
@@ -40,12 +34,12 @@ def check_start(config: ReFLConfig, *, name_is_new: bool) -> None:
     name_is_new: nobody has promised this name to the run yet, and the run begins here.
     """
     with own_errors():
-        for folder, what in ((config.output_dir, "the run's files"), (folder_of(config), "the result")):
+        for folder, what in ((config.output_dir, "the run's files"), (result_folder(config), "the result")):
             runs.check_writable(folder, what)
     if name_is_new and config.output_name and _taken(config)(config.output_name):
         raise ConfigError(
-            f"output_name: there is a {config.output_name} in {folder_of(config)} already, and it is never replaced:"
-            " give another name, or none"
+            f"output_name: there is a {config.output_name} in {result_folder(config)} already, and it is never"
+            " replaced: give another name, or none"
         )
 
 
@@ -62,7 +56,7 @@ def check_room(config: ReFLConfig, backend: Backend, parameters: int) -> None:
         runs.check_space(
             [
                 (states, max(0, each * kept - there), f"{kept} saved states"),
-                (folder_of(config), result, "the result"),
+                (result_folder(config), result, "the result"),
             ]
         )
 
@@ -75,7 +69,7 @@ def _size(path: Path) -> int:
 def write(config: ReFLConfig, backend: Backend, step: int) -> tuple[Path, str]:
     """(file or folder, a note if it had to be named otherwise). The UNet holds the weights to write."""
     check_output(config, backend.source)
-    folder, name = folder_of(config), wanted_name(config)
+    folder, name = result_folder(config), wanted_name(config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with lock_for(folder):  # two runs that end together do not choose the same name
@@ -103,7 +97,7 @@ def write_again(folder: Path, step: int | None, changes: dict[str, Any]) -> tupl
     config = dataclasses.replace(config, export_dir=os.fspath(config.export_dir or folder))
     check_start(config, name_is_new="output_name" in changes)
     name = wanted_name(config)
-    with lock_for(folder_of(config)):
+    with lock_for(result_folder(config)):
         free = runs.free_name(name, _taken(config))
         path = export_state(folder, step, {**changes, "output_name": free, "export_dir": config.export_dir})
     return path, "" if free == name else f"There is a {name} already: the result is called {free}."

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imagereward_core.errors import ConfigError
+from imagereward_core.hashing import tensors_digest
 from imagereward_core.weights.find import is_path
 
 from ..items import Item
@@ -95,16 +96,8 @@ def scorer_judge(scorer: Scorer, precision: str, name: str = "") -> Judge:
 
 
 def weights_digest(scorer: Scorer) -> str:
-    """sha256 over the loaded tensors in the order of their names: the same weights in another file format hash the
-    same.
-    """
-    import torch
-
-    digest = hashlib.sha256()
-    for name, tensor in sorted(scorer.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    """sha256 of the loaded weights, with their shapes and types: the same in whatever file format they came."""
+    return tensors_digest(scorer.state_dict(), shapes=True)
 
 
 def load_judge(

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from imagereward_core import atomic
-from imagereward_core.hashing import file_digest
+from imagereward_core.hashing import file_digest, tensors_digest
 from imagereward_core.locks import lock_for
 
 
@@ -87,6 +87,20 @@ def test_a_reader_on_windows_is_waited_for(tmp_path, monkeypatch):
 def test_digests(tmp_path):
     (tmp_path / "a").write_bytes(b"hello world")
     assert file_digest(tmp_path / "a", "md5") == "5eb63bbbe01eeed093cb22bb8f5acdc3"
+
+
+def test_digest_of_tensors_hashes_names_and_bytes_in_the_order_of_names():
+    import hashlib
+
+    import torch
+
+    b, a = torch.tensor(1.5), torch.arange(6, dtype=torch.int16).reshape(2, 3).T
+    raw = a.contiguous().numpy().tobytes(), b.numpy().tobytes()
+    assert tensors_digest({"b": b, "a": a}) == hashlib.sha256(b"a" + raw[0] + b"b" + raw[1]).hexdigest()
+    assert tensors_digest({"a": a}, start="{}") == hashlib.sha256(b"{}a" + raw[0]).hexdigest()
+    described = b"a (3, 2) torch.int16" + raw[0]
+    assert tensors_digest({"a": a}, shapes=True) == hashlib.sha256(described).hexdigest()
+    assert len(tensors_digest({"half": torch.ones(2, dtype=torch.bfloat16)})) == 64  # numpy has no bfloat16
 
 
 def test_one_lock_by_every_name(tmp_path):
