@@ -131,7 +131,7 @@ def _meta_modules(
     """
     net = empty("UNet2DConditionModel", unet)
     if config.tune == "lora":
-        lora.inject(net, config.lora_rank, config.lora_alpha or float(config.lora_rank), config.lora_targets, 0)
+        lora.inject(net, config.lora_rank, config.lora_alpha, config.lora_targets, 0)
     tiny = empty("AutoencoderTiny", {}) if config.taesd else None
     return net, empty("AutoencoderKL", vae), tiny
 
@@ -252,23 +252,17 @@ class _FakeNoise:
 
 def _unet_calls(config: ResolvedConfig) -> int:
     """Evaluations of the UNet per update on one process, a backward pass counted as two."""
-    guided = 2 if (config.guidance_scale or 1) > 1 else 1
-    steps = config.num_inference_steps or 20
-    mean = (
-        ((config.min_step or 0) + (config.max_step or 0)) / 2
-        if config.algorithm.startswith("refl")
-        else steps - config.draft_steps
-    )
-    grads = (
-        config.draft_steps
-        if config.algorithm == "draft-k"
-        else 1 + config.lv_repeats
-        if config.algorithm == "draft-lv"
-        else 1
-    )
-    per_grad = guided + 2 + (1 if config.gradient_checkpointing else 0) + (1 if config.anchor == "kl" else 0)
+    forward = 2 if config.guidance_scale > 1 else 1  # with and without the prompt
+    if config.algorithm.startswith("refl"):
+        without_gradient = (config.min_step + config.max_step) / 2  # the step is drawn: its mean
+    else:
+        without_gradient = config.num_inference_steps - config.draft_steps
+    with_gradient = {"draft-k": config.draft_steps, "draft-lv": 1 + config.lv_repeats}.get(config.algorithm, 1)
+    # a step with gradient: forward, backward, forward again where activations were not kept, and the frozen UNet's
+    per_gradient = forward + 2 + int(config.gradient_checkpointing) + int(config.anchor == "kl")
     anchor = 4 if config.anchor in ("pretrain", "samples") else 0
-    return round(config.samples_per_step * (mean * guided + grads * per_grad + anchor))
+    per_sample = without_gradient * forward + with_gradient * per_gradient + anchor
+    return round(config.samples_per_step * per_sample)
 
 
 def estimate_config(config: ReFLConfig) -> MemoryEstimate:
