@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import zipfile
 from pathlib import Path
 
+from imagereward_core.atomic import replace
 from imagereward_core.errors import DownloadError
 from imagereward_core.progress import Bar
 from imagereward_core.registry import Source
@@ -53,7 +53,7 @@ def unpack(source: Source, root: Path, name: str) -> Path:
         and entries[0].name in (target.name, archive.stem)
     ):
         inner = entries[0]
-    os.replace(inner, target)
+    replace(inner, target)
     shutil.rmtree(fresh, ignore_errors=True)
     archive.unlink()  # gigabytes that are no longer needed
     return target

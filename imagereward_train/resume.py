@@ -14,6 +14,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from imagereward_core import runs
+from imagereward_core.atomic import replace, sync
 from imagereward_core.errors import ConfigError, TrainingError
 
 from .config import TrainConfig
@@ -64,6 +66,7 @@ def only_run(config: TrainConfig) -> Iterator[None]:
         return
     folder = Path(config.savepath)
     folder.mkdir(parents=True, exist_ok=True)
+    # in the folder itself and not in this machine's (core's lock_for): containers share the one and not the other
     lock = FileLock(os.fspath(folder / ".run.lock"), timeout=0)
     try:
         lock.acquire()
@@ -92,13 +95,12 @@ def save_state(folder: Path, accelerator: Any, position: Position, config: Train
             ema.save(fresh / "ema.safetensors")
         (fresh / "run.json").write_text(json.dumps(values), encoding="utf-8")
         for file in (path for path in fresh.rglob("*") if path.is_file()):  # FSDP keeps its shards in folders
-            with open(file, "rb+") as handle:
-                os.fsync(handle.fileno())
+            sync(file)
         if old.exists():
             shutil.rmtree(old)
         if target.exists():
-            os.replace(target, old)
-        os.replace(fresh, target)
+            replace(target, old)
+        replace(fresh, target)
         if old.exists():
             shutil.rmtree(old)
     accelerator.wait_for_everyone()
@@ -106,7 +108,7 @@ def save_state(folder: Path, accelerator: Any, position: Position, config: Train
 
 def find_state(config: TrainConfig) -> tuple[Path, Position] | None:
     """The state to go on from, or None for a new run. ConfigError if the run in savepath had other settings, or if
-    there is one and `resume` is off.
+    there is one and `resume` is off; RunDamaged if it cannot be read.
     """
     folder = Path(config.savepath)
     state = next((folder / name for name in ("state", "state.old") if (folder / name / "run.json").is_file()), None)
@@ -116,7 +118,9 @@ def find_state(config: TrainConfig) -> tuple[Path, Position] | None:
         return None
     if not config.resume:
         raise ConfigError(f"{folder} already holds a run: set resume to continue it, or choose another savepath")
-    saved = json.loads((state / "run.json").read_text(encoding="utf-8"))
+    saved = runs.read_object(state / "run.json", finite=False)
+    if not saved or not isinstance(saved.get("config"), dict) or not isinstance(saved.get("position"), dict):
+        raise runs.RunDamaged(f"{state / 'run.json'} is damaged: it lacks the run's settings or where it was")
     now = json.loads(json.dumps(config.to_dict()))
     changed = {
         key: (saved["config"].get(key), now[key])

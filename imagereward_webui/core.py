@@ -24,6 +24,7 @@ def module(name: str) -> ModuleType:
 if TYPE_CHECKING:
     import imagereward_core as RM
     from imagereward_core import errors, metadata, naming, prompt_files, registry, runs
+    from imagereward_core.atomic import replace
     from imagereward_core.errors import ConfigError, ImageRewardError
     from imagereward_core.log import logger
     from imagereward_core.metadata.infotext import with_settings
@@ -35,6 +36,7 @@ else:
     metadata, prompt_files, runs = module("metadata"), module("prompt_files"), module("runs")
     ConfigError, ImageRewardError = errors.ConfigError, errors.ImageRewardError
     logger = module("log").logger
+    replace = module("atomic").replace
     with_settings = module("metadata.infotext").with_settings
     plain_prompt = module("prompts").plain_prompt
     presets = module("runs.presets")
@@ -52,6 +54,7 @@ __all__ = [
     "presets",
     "prompt_files",
     "registry",
+    "replace",
     "runs",
     "with_settings",
 ]

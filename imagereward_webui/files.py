@@ -6,12 +6,11 @@ costs an image. Only a file that this job saw being written for that very image 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from .core import logger
+from .core import logger, replace
 from .fields import LOW_DISCARD, LOW_KEEP
 from .results import Entry
 
@@ -89,5 +88,5 @@ class FileKeeper:
             return
         folder = path.parent / self.subfolder
         folder.mkdir(exist_ok=True)
-        os.replace(path, unused_path(folder / path.name))
+        replace(path, unused_path(folder / path.name))
         self._moved.add(str(path))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import host
-from .core import logger
+from .core import logger, replace
 from .files import unused_path
 from .request import ScoreRequest
 
@@ -133,7 +133,7 @@ def grid_saved(params: Any) -> None:
         return  # left by a job that was interrupted before its grid
     target = unused_path(Path(params.filename).with_suffix(".csv"))
     try:
-        os.replace(path, target)
+        replace(path, target)
         _placed[:] = [target]
     except OSError as error:
         logger.warning("%s stays where it is: %s", path, error)

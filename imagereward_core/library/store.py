@@ -21,6 +21,7 @@ from typing import Any
 
 from filelock import Timeout
 
+from ..atomic import replace
 from ..errors import LibraryError
 from ..locks import lock_for
 from ..log import logger
@@ -228,10 +229,10 @@ def set_aside(place: str | os.PathLike[str]) -> Path | None:
             if not _damaged(path):
                 return None
             aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
-            os.replace(path, aside)
+            replace(path, aside)
             for suffix in COMPANIONS:
                 with suppress(FileNotFoundError):
-                    os.replace(f"{path}{suffix}", f"{aside}{suffix}")
+                    replace(Path(f"{path}{suffix}"), Path(f"{aside}{suffix}"))
     except (OSError, Timeout) as error:
         raise LibraryError(
             f"{path} is damaged and cannot be set aside ({error}): close the programs that use it, or move it away"

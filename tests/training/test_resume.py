@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from imagereward_core.errors import ConfigError, TrainingError
+from imagereward_core.runs import RunDamaged
 from imagereward_train import TrainConfig, train
 from imagereward_train.resume import find_state
 
@@ -124,3 +125,12 @@ def test_config_is_written_beside_the_run(tmp_path):
     config = quick(tmp_path, train_iters=1)
     train(config)
     assert TrainConfig.from_dict(json.loads((tmp_path / "run/config.json").read_text())) == config
+
+
+@pytest.mark.parametrize("torn", ['{"position": {"upd', "[]", "{}", '{"config": {}, "position": 3}'])
+def test_a_torn_description_of_the_state_is_named(tmp_path, torn):
+    state = tmp_path / "run" / "state"
+    state.mkdir(parents=True)
+    (state / "run.json").write_text(torn, encoding="utf-8")
+    with pytest.raises(RunDamaged, match=r"run\.json is damaged"):
+        find_state(quick(tmp_path, savepath=str(tmp_path / "run"), resume=True))
