@@ -15,6 +15,7 @@ from pathlib import Path
 
 from . import registry
 from .errors import ImageRewardError, ModelNotFoundError
+from .image_files import FORMATS
 from .registry import ModelInfo, Source
 from .version import VERSION
 
@@ -95,11 +96,11 @@ def optional_packages() -> Iterator[Finding]:
 
 
 def image_formats() -> Finding:
-    """Which of the formats that hold scores Pillow can decode here."""
+    """Which image formats Pillow can decode here."""
     from PIL import Image
 
     Image.init()
-    missing = [name for name in ("PNG", "JPEG", "WEBP", "AVIF") if name not in Image.OPEN]
+    missing = [name for name in FORMATS if name not in Image.OPEN]
     if missing:
         return Finding(
             "image formats",
@@ -107,7 +108,7 @@ def image_formats() -> Finding:
             f"this Pillow cannot read {', '.join(missing)}",
             f'{sys.executable} -m pip install "Pillow>=11.3"',
         )
-    return Finding("image formats", "ok", "PNG, JPEG, WebP and AVIF can be read")
+    return Finding("image formats", "ok", f"{', '.join(FORMATS)} can be read")
 
 
 def vocabulary() -> Finding:

@@ -11,9 +11,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-SUFFIXES = frozenset(
-    (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".avifs", ".gif", ".bmp", ".tif", ".tiff")
-)
+# Every format that is opened here, by Pillow's name of it: the suffixes of its files.
+FORMATS = {
+    "PNG": (".png", ".apng"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "WEBP": (".webp",),
+    "AVIF": (".avif", ".avifs"),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+}
+SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 GRID_FILE = re.compile(r"(xyz?_)?grid-|prompt_matrix-", re.IGNORECASE)  # as web UIs name contact sheets
 GRID_FOLDER = re.compile(r".+-grids", re.IGNORECASE)  # txt2img-grids, img2img-grids
 

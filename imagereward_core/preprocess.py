@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .errors import ImageError
+from .image_files import FORMATS
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP (Radford et al. 2021)
 STD = (0.26862954, 0.26130258, 0.27577711)
-FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")  # Pillow's names of what `image_files.SUFFIXES` lists
 HUGE = 1 << 24  # pixels of the resized image above which only the part that survives the crop is resampled
 
 
@@ -31,7 +31,7 @@ def open_image(source: Any, exif_transpose: bool = False) -> Image.Image:
     """A PIL image from a PIL image, a path, a numpy array [H, W], [H, W, 1|3|4] of uint8, or the bytes of an encoded
     file, also as a binary file object, which is read from its beginning; first frame of animations.
 
-    Files are of the formats in `FORMATS`; others are not tried, as Pillow hands some to programs outside (EPS).
+    Files are of the formats in `image_files.FORMATS`; others are not tried: Pillow hands EPS to another program.
     `exif_transpose` turns the image as its camera says; the published model was trained without, so it is off.
     Raises ImageError with the path and the cause for whatever cannot be read.
     """

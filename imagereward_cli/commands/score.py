@@ -21,6 +21,7 @@ from imagereward_core.errors import ConfigError, ImageRewardError
 from imagereward_core.exit_codes import INTERRUPTED, OK, SOME_FAILED
 from imagereward_core.files import FileScore, ScoreJob, score_files
 from imagereward_core.image_files import find_images, natural
+from imagereward_core.metadata.formats import NAMES
 
 from . import options, output, remembering
 
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--write",
         action="store_true",
-        help="put the score into the image's metadata (PNG, JPEG, WebP, AVIF; pixels stay as they are)",
+        help=f"put the score into the image's metadata ({NAMES}; pixels stay as they are)",
     )
     parser.add_argument("--rescore", action="store_true", help="compute again what has a score already")
     parser.add_argument(

@@ -1,8 +1,9 @@
 """The text that web UIs keep inside image files, read and written without touching a pixel: one file per container.
 
-Every format module has `SUFFIXES`, `matches(data)` and `read_texts(data)`; those that can hold a score also have
-`read_text(data)` and `write_text(data, text)` for the infotext alone. They work on the whole file as bytes, leave every
-byte they need not change as it is, and raise MetadataError for what they do not understand.
+Every format module has `matches(data)` and `read_texts(data)`; those that can hold a score also have `read_text(data)`
+and `write_text(data, text)` for the infotext alone. They work on the whole file as bytes, leave every byte they need
+not change as it is, and raise MetadataError for what they do not understand. A file is known by its first bytes;
+which suffixes it may have, `image_files.FORMATS` says.
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ from ...errors import MetadataError
 from ..limits import MOST_ITEMS, MOST_PARTS
 from . import exif
 
-SUFFIXES = (".avif", ".avifs")
 BRANDS = (b"avif", b"avis")
 
 
@@ -220,7 +219,7 @@ def _added(meta: _Meta, payload: bytes) -> bytes:
             _count_up(content, 4, 4 if content[0] else 2)
             content += _box(b"infe", b"\x02\0\0\0" + struct.pack(">HH", new, 0) + b"Exif\0")
         elif box.kind == b"iloc":
-            content += _location(meta, content, new, len(payload))
+            content += _location(content, new, len(payload))
         elif box.kind == b"iref":
             content += _reference(new, primary, 4 if content[0] else 2)
         parts.append(_box(box.kind, bytes(content)))
@@ -243,7 +242,7 @@ def _added(meta: _Meta, payload: bytes) -> bytes:
     return bytes(data)
 
 
-def _location(meta: _Meta, content: bytearray, number: int, length: int) -> bytes:
+def _location(content: bytearray, number: int, length: int) -> bytes:
     """Counts one item more in `content` (a whole `iloc`) and returns its entry, its offset still 0."""
     version, sizes = content[0], int.from_bytes(content[4:6], "big")
     offset_size, length_size, base_size, index_size = (sizes >> shift & 15 for shift in (12, 8, 4, 0))

@@ -9,7 +9,6 @@ from ..limits import MOST_PARTS
 from . import places
 from .charset import decode
 
-SUFFIXES = (".gif",)
 EXTENSION, COMMENT = 0x21, 0xFE
 HEADER = 13  # signature, screen descriptor
 

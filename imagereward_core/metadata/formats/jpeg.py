@@ -11,7 +11,6 @@ from ..limits import MOST_PARTS
 from . import exif, places
 from .charset import decode
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 APP0, APP1, COMMENT, SCAN = 0xE0, 0xE1, 0xFE, 0xDA
 FILL = re.compile(rb"\xff+")
 

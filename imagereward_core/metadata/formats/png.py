@@ -14,7 +14,6 @@ from ..limits import LARGEST_TEXT, MOST_PARTS
 from . import exif, places
 from .charset import decode_latin
 
-SUFFIXES = (".png", ".apng")
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 KEYWORD = b"parameters"
 TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")

@@ -10,7 +10,6 @@ from ...errors import MetadataError
 from ..limits import MOST_PARTS
 from . import exif
 
-SUFFIXES = (".webp",)
 HAS_EXIF, HAS_ALPHA = 0x08, 0x10  # flags in the VP8X header
 
 
