@@ -22,7 +22,7 @@ class Field:
 
     `attr` is the attribute of `ScoreRequest` and the API key, `label` what the user reads beside the widget,
     `infotext` the key in the settings line (None: never written), `kind` one of bool, int, float, choice or
-    name, `low`/`high` the inclusive range of a number.
+    name, `low`/`high` the inclusive range of a number, `row` where it stands in the accordion (0 is its head).
     """
 
     attr: str
@@ -34,11 +34,12 @@ class Field:
     low: float = -math.inf
     high: float = math.inf
     help: str = ""
+    row: int = 4
 
 
 # The order is the order of the script's arguments: API clients address them by position, so only ever append.
 FIELDS: tuple[Field, ...] = (
-    Field("enabled", "Score generated images", "bool", False),
+    Field("enabled", "Score generated images", "bool", False, row=0),
     Field(
         "scorer",
         "Scorer",
@@ -46,6 +47,7 @@ FIELDS: tuple[Field, ...] = (
         "ImageReward-v1.0",
         "ImageReward scorer",
         help="What judges the images. Each is loaded the first time it is used.",
+        row=1,
     ),
     Field(
         "filter_by",
@@ -55,6 +57,7 @@ FIELDS: tuple[Field, ...] = (
         "ImageReward filter",
         choices=(FILTER_NONE, FILTER_SCORE, FILTER_TOP),
         help="none: show everything. score: show images that reach the limit. top k: show the k best of the job.",
+        row=2,
     ),
     Field(
         "limit",
@@ -65,8 +68,9 @@ FIELDS: tuple[Field, ...] = (
         low=-100.0,
         high=100.0,
         help="An image passes when its score is at least this.",
+        row=2,
     ),
-    Field("top_k", "Images to keep (top k)", "int", 4, "ImageReward top k", low=1, high=1000),
+    Field("top_k", "Images to keep (top k)", "int", 4, "ImageReward top k", low=1, high=1000, row=2),
     Field("sort", "Best first", "bool", False, "ImageReward sort", help="Order the gallery by score."),
     Field(
         "low_images",
@@ -75,6 +79,7 @@ FIELDS: tuple[Field, ...] = (
         LOW_KEEP,
         "ImageReward low images",
         choices=(LOW_KEEP, LOW_MOVE, LOW_DISCARD),
+        row=3,
     ),
     Field(
         "wanted",
@@ -85,8 +90,9 @@ FIELDS: tuple[Field, ...] = (
         low=0,
         high=1000,
         help="Needs the score filter. Goes on with further batches and further seeds until enough images pass.",
+        row=3,
     ),
-    Field("max_batches", "Batches at most", "int", 8, "ImageReward max batches", low=1, high=1000),
+    Field("max_batches", "Batches at most", "int", 8, "ImageReward max batches", low=1, high=1000, row=3),
     Field("unload", "Unload the scorer after each job", "bool", False, "ImageReward unload"),
     Field(
         "over",

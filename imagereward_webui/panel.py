@@ -12,7 +12,7 @@ import gradio as gr
 
 from . import host, infotext, session
 from .core import logger
-from .fields import BY_ATTR, FIELDS, Field
+from .fields import FIELDS, Field
 from .lifecycle import available, holder
 from .request import DROPDOWN_FILTER_LABEL, DROPDOWN_LIMIT_LABEL
 
@@ -29,17 +29,12 @@ def accordion(elem_id: ElemId) -> tuple[list[Any], list[Any], list[str]]:
         for problem in PROBLEMS:
             gr.HTML(f"<p class='imagereward-problem'>{html.escape(problem)}</p>")
         widgets = {"enabled": enabled}
-        with gr.Row():
-            widgets["scorer"] = _widget("scorer", elem_id)
-            _refresh(widgets["scorer"], elem_id("scorer_refresh"))
-        for row in (("filter_by", "limit", "top_k"), ("low_images", "wanted", "max_batches")):
+        for row in sorted({field.row for field in FIELDS[1:]}):
             with gr.Row():
-                for attr in row:
-                    widgets[attr] = _widget(attr, elem_id)
-        with gr.Row():
-            widgets["sort"] = _widget("sort", elem_id)
-            widgets["unload"] = _widget("unload", elem_id)
-            widgets["over"] = _widget("over", elem_id)
+                for field in (field for field in FIELDS[1:] if field.row == row):
+                    widgets[field.attr] = _widget(field, elem_id)
+                    if field.kind == "name":
+                        _refresh(widgets[field.attr], elem_id(f"{field.attr}_refresh"))
         unload_button(elem_id)
     inputs = [widgets[field.attr] for field in FIELDS]
     fields = [(widgets[field.attr], _paste(field)) for field in FIELDS]
@@ -96,9 +91,8 @@ def _paste(field: Field) -> infotext.PasteKey:
     return infotext.PasteKey(infotext.paste_name(field), read)
 
 
-def _widget(attr: str, elem_id: ElemId) -> Any:
-    field = BY_ATTR[attr]
-    common = {"label": field.label, "value": field.default, "elem_id": elem_id(attr)}
+def _widget(field: Field, elem_id: ElemId) -> Any:
+    common = {"label": field.label, "value": field.default, "elem_id": elem_id(field.attr)}
     if field.help:
         common["tooltip"] = field.help  # a keyword that the hosts add to every component
     if field.kind == "bool":

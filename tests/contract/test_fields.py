@@ -48,3 +48,12 @@ def test_labels_are_unique_over_both_scripts(host):
 def test_schema_lists_the_table(host, table):
     schema = host.part("api").schema()
     assert [arg["name"] for arg in schema["args"]] == [f.attr for f in table]
+
+
+def test_a_row_of_the_table_is_all_that_the_accordion_needs(host, table, monkeypatch):
+    panel = host.part("panel")
+    more = host.part("fields").Field("dummy", "A dummy", "int", 3, "ImageReward dummy")
+    monkeypatch.setattr(panel, "FIELDS", (*table, more))
+    inputs, fields, names = panel.accordion(lambda name: name)
+    assert (inputs[-1].label, inputs[-1].value, inputs[-1].elem_id) == ("A dummy", 3, "dummy")
+    assert len(inputs) == len(fields) == len(names) == len(table) + 1
