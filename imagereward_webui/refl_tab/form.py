@@ -34,7 +34,7 @@ MAX_PROMPTS = 20_000
 @dataclass(frozen=True)
 class Field:
     """One form field. kind: choice, int, float, text, lines or bool. `codec` makes its settings of the run, and its
-    value of a run's settings.
+    value of a run's settings. `multiple`: what an int must be a multiple of.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Field:
     choices: tuple[str, ...] = ()
     low: float = 0
     high: float = math.inf
+    multiple: int = 1
     help: str = ""
 
     def describe(self) -> dict[str, Any]:
@@ -124,6 +125,7 @@ FIELDS: tuple[Field, ...] = (
         0,
         low=0,
         high=2048,
+        multiple=64,
         help="0: what the model was made for",
     ),
     Field(
@@ -243,6 +245,6 @@ def _number(field: Field, value: Any) -> float:
         return number
     if number != int(number):
         raise SettingError(f"{field.label}: must be a whole number, found {number:g}")
-    if field.name == "resolution" and number % 64:
-        raise SettingError(f"{field.label}: must be a multiple of 64, found {number:g}")
+    if number % field.multiple:
+        raise SettingError(f"{field.label}: must be a multiple of {field.multiple}, found {number:g}")
     return int(number)
