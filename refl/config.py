@@ -9,7 +9,7 @@ from pathlib import Path
 from imagereward_core.runs.presets import PRESETS
 
 from .errors import ConfigError
-from .resolved import ResolvedConfig, resolve
+from .resolved import USUAL_SD, USUAL_SDXL, ResolvedConfig, resolve
 from .settings import ALGORITHMS, ANCHORS, OUTPUTS, PREDICTIONS, SCHEDULES, Settings
 
 __all__ = ["ALGORITHMS", "ANCHORS", "OUTPUTS", "PREDICTIONS", "PRESETS", "SCHEDULES", "ReFLConfig", "load_config"]
@@ -22,8 +22,10 @@ class ReFLConfig(Settings):
     """
 
     def resolved(self, is_sdxl: bool = False, device_type: str = "cpu") -> ResolvedConfig:
-        """All settings decided and checked, for a model of this kind on a device of this type."""
-        return resolve(self, is_sdxl, device_type)
+        """All settings decided and checked, while no checkpoint has been opened; else `resolve` takes its family's
+        `usual`.
+        """
+        return resolve(self, USUAL_SDXL if is_sdxl else USUAL_SD, device_type)
 
 
 def load_config(path: str | os.PathLike[str]) -> ReFLConfig:

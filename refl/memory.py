@@ -25,7 +25,7 @@ from .config import ReFLConfig
 from .distributed import Processes
 from .errors import CheckpointError
 from .families import Family
-from .resolved import ResolvedConfig
+from .resolved import ResolvedConfig, resolve
 
 GIB = 2**30
 OVERHEAD = 1.25 * GIB
@@ -276,5 +276,5 @@ def estimate_config(config: ReFLConfig) -> MemoryEstimate:
     kind = model.family
     free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
     device = "cuda" if torch.cuda.is_available() and not config.device.startswith("cpu") else "cpu"
-    resolved = config.resolved(kind.is_sdxl, device)
+    resolved = resolve(config, kind.usual, device)
     return estimate(resolved, kind, model.unet_config, vae_config(model, config.vae), free=free)

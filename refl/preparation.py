@@ -23,7 +23,7 @@ from .export import check_output
 from .journal import Journal
 from .log import logger
 from .metrics import Evaluation
-from .resolved import ResolvedConfig
+from .resolved import ResolvedConfig, resolve
 from .rewards import DifferentiableScorer, RewardMix
 from .runfiles import own_errors
 
@@ -97,7 +97,7 @@ class Preparation:
 
     def _settle_config(self) -> None:
         """The model is known now, and with it every default."""
-        self.config = self.asked.resolved(self.backend.family.is_sdxl, self.processes.device.type)
+        self.config = resolve(self.asked, self.backend.family.usual, self.processes.device.type)
         self.asked = ReFLConfig(**self.config.decided())
         if self.processes.is_main:
             self._write_settings(dataclasses.asdict(self.asked), Name.CONFIG)

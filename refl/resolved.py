@@ -12,7 +12,6 @@ from imagereward_core.runs import check_name
 from .errors import ConfigError
 from .settings import Settings
 
-USUAL_GUIDANCE, USUAL_GUIDANCE_SDXL = 7.0, 5.0  # what users sample with
 ALL = sys.maxsize
 
 POSITIVE = (
@@ -39,6 +38,17 @@ NOT_NEGATIVE = ("lr_warmup_steps", "anchor_weight", "anchor_ratio", "min_step", 
 
 
 @dataclass(frozen=True)
+class Usual:
+    """What a family's users sample with: pixels of a side, and CFG scale. Each of `families` has one."""
+
+    resolution: int = 512
+    guidance: float = 7.0
+
+
+USUAL_SD, USUAL_SDXL = Usual(), Usual(1024, 5.0)
+
+
+@dataclass(frozen=True)
 class ResolvedConfig(Settings):
     """`Settings` without None. What "none given" means has a value of its own: `max_train_samples` ALL, `snr_gamma` 0
     (no weighting), `clip_skip` 0 (as the checkpoint's family has it), and `anchor_weight` 0 with `anchor_measured`:
@@ -51,17 +61,17 @@ class ResolvedConfig(Settings):
     num_inference_steps: int = 20
     min_step: int = 14
     max_step: int = 17
-    guidance_scale: float = USUAL_GUIDANCE
+    guidance_scale: float = USUAL_SD.guidance
     eta: float = 0.0
     anchor: str = "kl"
     anchor_weight: float = 1.0
     lora_alpha: float = 16.0
     seed: int = 0
-    resolution: int = 512
+    resolution: int = USUAL_SD.resolution
     learning_rate: float = 1e-4
     snr_gamma: float = 0.0
     mixed_precision: str = "no"
-    eval_guidance_scale: float = USUAL_GUIDANCE
+    eval_guidance_scale: float = USUAL_SD.guidance
     anchor_measured: bool = False
 
     def decided(self) -> dict[str, Any]:
@@ -78,10 +88,10 @@ class ResolvedConfig(Settings):
 
     def resolved(self, is_sdxl: bool = False, device_type: str = "cpu") -> ResolvedConfig:
         """The same settings, unless some were replaced by None: those are decided anew."""
-        return resolve(Settings(**self.decided()), is_sdxl, device_type)
+        return resolve(Settings(**self.decided()), USUAL_SDXL if is_sdxl else USUAL_SD, device_type)
 
 
-def resolve(asked: Settings, is_sdxl: bool = False, device_type: str = "cpu") -> ResolvedConfig:
+def resolve(asked: Settings, usual: Usual = USUAL_SD, device_type: str = "cpu") -> ResolvedConfig:
     """Decide what was left open and check everything. ConfigError names the setting that is wrong.
 
     The algorithm `refl` follows the paper to the letter: T = 40, one of the last ten steps, no guidance, DDPM, lambda
@@ -89,7 +99,7 @@ def resolve(asked: Settings, is_sdxl: bool = False, device_type: str = "cpu") ->
     """
     _check_asked(asked)
     values = {item.name: getattr(asked, item.name) for item in dataclasses.fields(Settings)}
-    for name, default in _defaults(asked, is_sdxl, device_type).items():
+    for name, default in _defaults(asked, usual, device_type).items():
         if values[name] is None:
             values[name] = default
     if values["anchor_weight"] is None:
@@ -97,36 +107,32 @@ def resolve(asked: Settings, is_sdxl: bool = False, device_type: str = "cpu") ->
         values["anchor_weight"] = 0.0 if values["anchor_measured"] or values["anchor"] == "none" else 1.0
     if values["eval_guidance_scale"] is None:  # pictures are judged as users will sample them
         trained = values["guidance_scale"]
-        values["eval_guidance_scale"] = trained if trained > 1 else _usual_guidance(is_sdxl)
+        values["eval_guidance_scale"] = trained if trained > 1 else usual.guidance
     config = ResolvedConfig(**values)
     _check_resolved(config)
     return config
 
 
-def _defaults(asked: Settings, is_sdxl: bool, device_type: str) -> dict[str, Any]:
+def _defaults(asked: Settings, usual: Usual, device_type: str) -> dict[str, Any]:
     paper = asked.is_paper
     steps = (40 if paper else 20) if asked.num_inference_steps is None else asked.num_inference_steps
     return {
         "num_inference_steps": steps,
         "min_step": steps * 3 // 4 if paper else min(int(steps * 0.7), max(steps - 3, 0)),
         "max_step": steps - 1 if paper else max(steps - 3, 0),
-        "guidance_scale": 1.0 if paper else _usual_guidance(is_sdxl),
+        "guidance_scale": 1.0 if paper else usual.guidance,
         "eta": 1.0 if paper else 0.0,
         "grad_scale": 1e-3 if paper else 1.0,
         "anchor": "pretrain" if asked.anchor_data else "kl",
         "lora_alpha": float(asked.lora_rank),
         "seed": 0,
-        "resolution": 1024 if is_sdxl else 512,
+        "resolution": usual.resolution,
         "learning_rate": 1e-5 if asked.tune == "full" else 1e-4,
         "mixed_precision": "bf16" if device_type == "cuda" else "no",
         "max_train_samples": ALL,
         "snr_gamma": 0.0,
         "clip_skip": 0,
     }
-
-
-def _usual_guidance(is_sdxl: bool) -> float:
-    return USUAL_GUIDANCE_SDXL if is_sdxl else USUAL_GUIDANCE
 
 
 def _check_asked(config: Settings) -> None:

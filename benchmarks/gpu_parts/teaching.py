@@ -63,12 +63,13 @@ def measure(machine: Machine, key: str, resolution: int, changes: dict[str, Any]
     from refl.engine import Engine
     from refl.families import family
     from refl.memory import estimate
+    from refl.resolved import resolve
 
     kind = family(key)
     if machine.dry:
         resolution = 64
     asked = ReFLConfig(resolution=resolution, gradient_accumulation_steps=1, lora_rank=16, **changes)
-    config = asked.resolved(kind.is_sdxl, machine.device.type)
+    config = resolve(asked, kind.usual, machine.device.type)
     unet, vae = dict(kind.unet), dict(kind.vae)
     if machine.dry:
         unet |= TINY_UNET

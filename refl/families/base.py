@@ -19,6 +19,7 @@ from imagereward_core.clip_bpe import END_TEXT, ClipTokenizer
 from ..clip_text import ClipText
 from ..conditioning import Conditioning
 from ..ldm import UNetLayout
+from ..resolved import Usual
 from ..schedule import NoiseSchedule
 
 
@@ -64,18 +65,12 @@ class Family(ABC):
     latent_channels: int
     text: tuple[TextPart, ...]
     clip_skip: int
-    resolution: int
-    guidance: float
+    usual: Usual
     lora_metadata: dict[str, str]
     scheduler: dict[str, Any]
     unet: dict[str, Any]
     vae: dict[str, Any]
     prediction: str = "epsilon"
-
-    @property
-    def is_sdxl(self) -> bool:
-        """Whether `ReFLConfig.resolved` takes SDXL's defaults."""
-        return self.key == "sdxl"
 
     @abstractmethod
     def recognises(self, folder: FolderFacts) -> bool:

@@ -11,6 +11,7 @@ from imagereward_core.clip_bpe import ClipTokenizer
 
 from ..clip_text import ClipText
 from ..conditioning import Conditioning
+from ..resolved import USUAL_SD
 from .base import FolderFacts, TextPart
 from .unet import SCHEDULER, SD_BLOCKS, VAE, UNetFamily
 
@@ -54,8 +55,7 @@ FAMILY = SD1(
     latent_channels=4,
     text=(TextPart("cond_stage_model.transformer."),),
     clip_skip=1,
-    resolution=512,
-    guidance=7.0,
+    usual=USUAL_SD,
     lora_metadata={
         "ss_base_model_version": "sd_v1",
         "ss_v2": "False",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from imagereward_core.clip_bpe import ClipTokenizer
 
 from ..clip_text import ClipText
+from ..resolved import USUAL_SD
 from ..schedule import NoiseSchedule
 from .base import FolderFacts, TextPart
 from .sd1 import SDPrompts
@@ -49,8 +50,7 @@ FAMILY = SD2(
     latent_channels=4,
     text=(TextPart("cond_stage_model.model.", "gelu", "!"),),
     clip_skip=2,
-    resolution=512,
-    guidance=7.0,
+    usual=USUAL_SD,
     lora_metadata={
         "ss_base_model_version": "sd_v2",
         "ss_v2": "True",

@@ -15,6 +15,7 @@ from ..clip_text import ClipText
 from ..conditioning import Conditioning
 from ..errors import CheckpointError
 from ..ldm import UNetLayout
+from ..resolved import USUAL_SDXL
 from .base import FolderFacts, TextPart
 from .unet import SCHEDULER, VAE, UNetFamily
 
@@ -106,8 +107,7 @@ FAMILY = SDXL(
         TextPart("conditioner.embedders.1.model.", "gelu", "!", projection=True),
     ),
     clip_skip=2,
-    resolution=1024,
-    guidance=5.0,
+    usual=USUAL_SDXL,
     lora_metadata={
         "ss_base_model_version": "sdxl_base_v1-0",
         "ss_v2": "False",

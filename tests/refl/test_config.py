@@ -13,7 +13,9 @@ import refl
 from refl.cli import main
 from refl.config import PRESETS, ReFLConfig, load_config
 from refl.errors import ConfigError
+from refl.families import FAMILIES
 from refl.options import UNUSED_REFERENCE_FLAGS, add_options, config_from_argv
+from refl.resolved import Usual, resolve
 
 # Every flag of the reference's ReFL script.
 REFERENCE_FLAGS = [
@@ -224,6 +226,15 @@ ALTERNATIVES = [
     {"tune": "full", "max_train_samples": 5, "snr_gamma": 5.0, "clip_skip": 2, "seed": 7, "lora_rank": 3},
     {"guidance_scale": 1.0, "num_inference_steps": 3},
 ]
+
+
+def test_what_is_left_open_is_the_familys_usual():
+    used = resolve(ReFLConfig(), Usual(resolution=768, guidance=3.5))
+    assert (used.resolution, used.guidance_scale, used.eval_guidance_scale) == (768, 3.5, 3.5)
+    assert FAMILIES["sd1"].usual == FAMILIES["sd2"].usual == Usual(512, 7.0)
+    assert FAMILIES["sdxl"].usual == Usual(1024, 5.0)
+    asked = ReFLConfig(resolution=640, guidance_scale=2.0)
+    assert resolve(asked, Usual(768, 3.5)).resolution == 640 and resolve(asked, Usual(768, 3.5)).guidance_scale == 2.0
 
 
 @pytest.mark.parametrize("changes", ALTERNATIVES)
