@@ -38,12 +38,18 @@ class Control:
     A run of several processes obeys between updates only: there all of them agree on what was asked.
     """
 
-    def __init__(
-        self, folder: RunFolder | None = None, *, alone: bool = True, sleep: Callable[[float], None] = time.sleep
-    ):
-        self.folder, self.alone, self._sleep = folder, True, sleep
+    def __init__(self, *, sleep: Callable[[float], None] = time.sleep):
+        self.folder: RunFolder | None = None
+        self.alone = True
+        self._sleep = sleep
         self._stop: StopReason | None = None
         self._waiting: Command | None = None
+
+    def listen_to(self, folder: RunFolder | None, *, alone: bool) -> None:
+        """From now on, take commands from this run's folder (None in all processes but the first). alone: whether this
+        is the run's only process.
+        """
+        self.folder, self.alone = folder, alone
 
     def stop(self, reason: StopReason) -> None:
         """Save and end as soon as it is safe."""

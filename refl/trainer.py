@@ -81,7 +81,7 @@ class Trainer:
         self.processes = Processes(self.asked.device)
         with RunFolder(self.asked.output_dir) if self.processes.is_main else nullcontext() as folder:
             self.journal = Journal(folder)
-            self.control.folder, self.control.alone = folder, self.processes.count == 1
+            self.control.listen_to(folder, alone=self.processes.count == 1)
             with self.journal.reporting():
                 result = self._run()
             message = " ".join(filter(None, (result.reason, *self.journal.notes)))
