@@ -79,7 +79,7 @@ def key_problem(key: str) -> str:
             " with a letter or digit"
         )
     folded = " ".join(key.lower().split())
-    for name in (folded, f"{folded} model", f"{folded} prompt"):
+    for name in pair_keys(folded):
         if name in HOST_KEYS or name in SETTING_KEYS or name.startswith(HOST_PREFIXES):
             return f"{key!r} is a setting of the web UI's own ({name}): a score there would be taken for it"
     if folded == BROWSER_KEY:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .core import naming
 from .infotext import BROWSER_KEY, browser_score, format_score
 from .results import Entry
 
@@ -32,19 +33,20 @@ class ScoreText:
         browser: bool = False,
     ):
         self.key, self._model, self._scale, self._decimals = key, model, scale, decimals
+        self._model_key = naming.pair_keys(key)[1]
         self._entries, self._browser = entries, browser
         self.silent = False  # from now on no infotext is an image's: the host joins its grid, or the job is over
 
     def pairs(self) -> dict[str, Writer]:
         """What goes into `p.extra_generation_params`."""
-        pairs: dict[str, Writer] = {self.key: self.score, f"{self.key} model": self.model}
+        pairs: dict[str, Writer] = {self.key: self.score, self._model_key: self.model}
         if self._browser:
             pairs[BROWSER_KEY] = self.browser
         return pairs
 
     def values(self, score: float) -> dict[str, str]:
         """The same pairs as plain text, for an infotext that exists already."""
-        values = {self.key: format_score(score, self._decimals), f"{self.key} model": self._model()}
+        values = {self.key: format_score(score, self._decimals), self._model_key: self._model()}
         ranked = browser_score(score, self._scale) if self._browser else None
         return values if ranked is None else {**values, BROWSER_KEY: ranked}
 

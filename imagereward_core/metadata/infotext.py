@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from ..errors import MetadataError
+from ..naming import pair_keys
 from ..prompts import plain_prompt
 
 ENOUGH = 3  # pairs that make a line a settings line
@@ -119,7 +120,7 @@ def get_score(text: str, key: str = "ImageReward") -> StoredScore | None:
     "".
     """
     info = parse_infotext(text)
-    raw, model, prompt = info.get(key), info.get(f"{key} model"), info.get(f"{key} prompt")
+    raw, model, prompt = (info.get(name) for name in pair_keys(key))
     if raw is None and key == "ImageReward" and (old := OLD_SCORE.search(f"\n{info.trailer}")):
         raw = old.group().partition(":")[2]
     try:
@@ -150,7 +151,7 @@ def with_score(text: str, score: StoredScore, size: tuple[int, int] | None = Non
         head = own
     if score.key == "ImageReward":
         tail = OLD_SCORE.sub("", tail)
-    kept = without(line, {score.key, f"{score.key} model", f"{score.key} prompt"})
+    kept = without(line, set(pair_keys(score.key)))
     pairs = [f"{score.key}: {format_score(score.value)}", f"{score.key} model: {quote(score.model or 'unknown')}"]
     if not line and size is not None:
         pairs.insert(0, f"Size: {size[0]}x{size[1]}")

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from itertools import islice
 
+from ..naming import pair_keys
 from ..registry import MODELS
 from .infotext import ENOUGH, NEGATIVE, pairs_in, sections, without
 
@@ -83,7 +84,7 @@ def _scores(line: str) -> set[str]:
         if not re.fullmatch(NUMBER, value.strip()):
             continue
         if key in SCORE_KEYS or f"{key} model" in values:
-            found |= {key, f"{key} model", f"{key} prompt", f"{key} note"}
+            found |= {*pair_keys(key), f"{key} note"}
     return found | {f"{key} note" for key in SCORE_KEYS}
 
 
