@@ -17,8 +17,6 @@ from .clip import L14_ACT
 from .heads import HeadScorer, with_backbone
 from .loading import requested
 
-HIDDEN = (1024, 128, 64, 16)
-
 
 class AestheticScorer(HeadScorer):
     """About 1 (poor) to 10 (excellent)."""

@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import registry, weights
+from .. import weights
 from ..errors import WeightsError
 from ..preprocess import check_batch, to_rgb, unit_pixels
-from .base import Scorer, building
+from .base import building
+from .heads import WithHead
 from .loading import Request, requested, section, without_prefix
 from .towers.siglip import PREFIX, PROBE, VisionTower, build_siglip, siglip_sizes
 
@@ -42,28 +43,13 @@ class AestheticHead(nn.Module):
         return features
 
 
-class AestheticV25Scorer(Scorer):
+class AestheticV25Scorer(WithHead):
     """About 1 (poor) to 10 (excellent); above 5.5 is good, its authors say."""
 
     net: VisionTower
 
-    def __init__(self, net: VisionTower, head: nn.Module, info: registry.ModelInfo, device: torch.device, **sizes: int):
-        super().__init__(net, info, device, **sizes)
-        self.head = head
-
-    def parts(self) -> dict[str, nn.Module]:
-        return {"": self.net, "head": self.head}
-
-    def heads(self) -> list[nn.Module]:
-        return [self.head]
-
     def encode_images(self, pixels: Tensor) -> Tensor:
         return F.normalize(self.net(pixels).float(), dim=-1)
-
-    def combine(self, prompts: Sequence[str], images: Tensor) -> Tensor:
-        with torch.autocast(images.device.type, enabled=False):
-            scores = self.head(images)[:, 0]
-        return scores.expand(len(prompts)) if len(scores) == 1 else scores
 
     def pixels_from_image(self, image: Any) -> Tensor:
         from PIL import Image

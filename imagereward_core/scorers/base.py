@@ -226,7 +226,7 @@ def score_runs(
             stack.enter_context(scorer.remembering_prompts())
         for chunk, pixels in first._batches(runs, images):
             features = first.encode_images(pixels)
-            for row, run in _groups(chunk, prompts):
+            for row, run in _groups(chunk):
                 for start in range(0, len(run), first.batch_size):
                     part = run[start : start + first.batch_size]
                     for scorer, found in zip(scorers, scores):
@@ -242,7 +242,7 @@ def _same(a: Any, b: Any) -> bool:
     )
 
 
-def _groups(chunk: list[list[int]], prompts: list[str]) -> Iterator[tuple[slice, list[int]]]:
+def _groups(chunk: list[list[int]]) -> Iterator[tuple[slice, list[int]]]:
     """(feature rows, pairs) that can be combined in one call: a whole batch of single pairs, or one image's many
     prompts.
     """

@@ -1,4 +1,4 @@
-"""Scorers that are a small head on CLIP ViT-L/14's image features: one backbone serves them all."""
+"""Scorers that are a small head on image features; those on CLIP ViT-L/14's share one backbone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import registry, weights
+from .base import Scorer
 from .clip import ClipScorer, has_towers, image_size, load_clip_net, tower_net
 from .loading import Request
 from .towers.clip import hub_state
@@ -16,8 +17,8 @@ TOWERS = ("text_model.", "vision_model.", "text_projection.", "visual_projection
 HeadBuilder = Callable[[dict[str, Tensor], torch.device, str], nn.Module]
 
 
-class HeadScorer(ClipScorer):
-    """A head on the normalised image features; it never reads the prompt. The head stays fp32."""
+class WithHead(Scorer):
+    """A head on a tower's normalised image features; it never reads the prompt. The head stays fp32."""
 
     def __init__(self, net: nn.Module, head: nn.Module, info: registry.ModelInfo, device: torch.device, **sizes: int):
         super().__init__(net, info, device, **sizes)
@@ -33,6 +34,10 @@ class HeadScorer(ClipScorer):
         with torch.autocast(images.device.type, enabled=False):
             scores = self.head(images)[:, 0]  # images are normalised features [B, D], fp32
         return scores.expand(len(prompts)) if len(scores) == 1 else scores
+
+
+class HeadScorer(WithHead, ClipScorer):
+    """On CLIP ViT-L/14's."""
 
 
 def with_backbone(request: Request, act: str, build_head: HeadBuilder) -> tuple[nn.Module, nn.Module, int]:
