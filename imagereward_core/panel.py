@@ -26,7 +26,6 @@ POLICIES = ("auto", "together", "one by one")
 SPARE = 1.5  # memory wanted for each byte of weights: activations, and the file while it is read
 AUTHORS = "the authors'"
 OWN = "own scores"
-RANKS = "ranks within the prompt"
 
 
 @dataclass(frozen=True)
