@@ -33,8 +33,8 @@ def available(folder: Path) -> list[str]:
     known = {_stem(Path(source.local_name)) for info in registry.MODELS for source in info.sources}
     files: dict[str, str] = {}
     with contextlib.suppress(OSError):  # no folder yet: nothing to list
-        for path in sorted(folder.iterdir(), key=lambda path: (path.suffix != ".pt", len(path.name))):
-            if path.suffix in SUFFIXES and _stem(path) not in known:
+        for path in sorted(folder.iterdir(), key=lambda path: (path.suffix.lower() != ".pt", len(path.name))):
+            if path.suffix.lower() in SUFFIXES and _stem(path) not in known:
                 files.setdefault(_stem(path), path.name)
     return [*RM.available_models(), *RM.available_scores(), *sorted(files.values())]
 

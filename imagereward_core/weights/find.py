@@ -46,7 +46,9 @@ def folders(download_root: Any = None, models_dir: Any = None) -> list[Path]:
 def is_path(name: str | os.PathLike[str]) -> bool:
     """Whether `name` is meant as a file and not as a name of the registry."""
     text = os.fspath(name)
-    return not isinstance(name, str) or os.path.isfile(text) or text.endswith(SUFFIXES) or "/" in text or os.sep in text
+    if not isinstance(name, str) or os.path.isfile(text):
+        return True
+    return text.lower().endswith(SUFFIXES) or "/" in text or os.sep in text
 
 
 def resolve(path: str | os.PathLike[str], *, half: bool = False) -> Path:

@@ -205,6 +205,12 @@ def test_missing_weights_are_downloaded_with_progress(host, tmp_path, monkeypatc
     assert made == ("BLIP", {"device": "cpu", "precision": "auto", "models_dir": tmp_path})
 
 
+def test_a_models_suffix_may_be_in_capitals(host, tmp_path):
+    for name in ("MINE.SAFETENSORS", "Yours.PT", "Yours.safetensors"):
+        (tmp_path / name).touch()
+    assert host.part("lifecycle").available(tmp_path)[-2:] == ["MINE.SAFETENSORS", "Yours.PT"]
+
+
 def test_only_known_names_are_loaded(host, tmp_path):
     lifecycle = host.part("lifecycle")
     (tmp_path / "mine.safetensors").touch()

@@ -123,7 +123,7 @@ def test_paths_and_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "CLIP").mkdir()
     (tmp_path / "mine").write_bytes(b"x")
-    for path in ("a.pt", "a.safetensors", "mine", os.path.join("a", "b"), tmp_path, tmp_path / "a"):
+    for path in ("a.pt", "a.safetensors", "A.SAFETENSORS", "mine", os.path.join("a", "b"), tmp_path, tmp_path / "a"):
         assert weights.is_path(path)
     for name in ("CLIP", "ImageReward-v1.0", "no-such-model"):
         assert not weights.is_path(name)
