@@ -15,6 +15,7 @@ from typing import Any
 from imagereward_core import prompt_files
 from imagereward_core.errors import DataError
 from imagereward_core.image_files import SUFFIXES as IMAGE_SUFFIXES
+from imagereward_core.image_files import is_image_name
 
 from .items import Item, Pair, pairs_of
 
@@ -220,7 +221,7 @@ def folders(path: Path, reading: Reading) -> None:
                 reading.problem(f"folder {folder.name}", f"ranking.json must map image files to ranks: {error}")
                 continue
         else:
-            names = sorted(entry.name for entry in folder.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES)
+            names = sorted(entry.name for entry in folder.iterdir() if is_image_name(entry))
             found = [re.match(r"(\d+)(?=[_.\-])", name) for name in names]
             if not names or not all(found):
                 bad = [name for name, match in zip(names, found) if not match]

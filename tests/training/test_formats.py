@@ -160,6 +160,13 @@ def test_pairs_as_prompt_files_are_read(tmp_path, name, text):
         assert (item.prompt, item.names, item.pairs) == ("a fox", ("1.png", "2.png"), ((0, 1),))
 
 
+def test_hidden_files_are_no_images_of_a_folder(tmp_path):
+    for name in ("1_x.png", "2_y.png", "._1_x.png"):  # macOS puts the last one on disks of other systems
+        picture(tmp_path / "a red house" / name)
+    (item,) = read_items(tmp_path).items
+    assert item.names == ("1_x.png", "2_y.png")
+
+
 def test_folder_per_prompt(tmp_path):
     for name in ("1_x.png", "2-y.png", "2.png"):
         picture(tmp_path / "a red house" / name)
