@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from imagereward_core.errors import DataError, ImageError, MetadataError
-from imagereward_core.image_files import SUFFIXES
+from imagereward_core.image_files import find_images
 from imagereward_core.metadata import FoundPrompt, prompt_of
 from imagereward_core.preprocess import open_image
 from imagereward_core.prompt_files import UnknownColumns, describe, prompts_of, read_prompts
@@ -116,12 +116,10 @@ def _hub(name: str, column: str) -> list[str]:
 
 def captioned_images(folder: str | os.PathLike[str]) -> list[tuple[Path, str]]:
     """(image file, prompt in plain words) for each image in the folder and below that has one: that of the text file
-    beside it, else the one it was made from.
+    beside it, else the one it was made from. Linked folders are followed, grids left out, as `imagereward score` does.
     """
     result = []
-    for path in sorted(Path(folder).rglob("*")):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or not path.is_file():
-            continue
+    for path in sorted(find_images([folder], recursive=True, note=logger.info)):
         try:
             found = prompt_of(path, caption_first=True)
         except MetadataError as error:

@@ -89,6 +89,25 @@ def test_prompts_from_a_folder_of_generated_images(tmp_path):
     assert infotext_prompt(tmp_path / "f.png") == ""
 
 
+def test_a_folder_is_searched_as_scoring_searches_it(tmp_path):
+    """Linked folders are followed (outputs moved to another disk), contact sheets are no pictures of a prompt."""
+    settings = "Steps: 20, Sampler: Euler a, Seed: 1, Size: 64x64"
+    outputs, disk = tmp_path / "outputs", tmp_path / "disk"
+    for folder in (outputs / "txt2img-grids", disk):
+        folder.mkdir(parents=True)
+    picture(outputs / "00001.png", f"a red fox\n{settings}")
+    picture(outputs / "grid-0001.png", f"a grid\n{settings}")
+    picture(outputs / "txt2img-grids" / "00002.png", f"a grid\n{settings}")
+    picture(disk / "00003.png", f"two cats\n{settings}")
+    try:
+        (outputs / "linked").symlink_to(disk, target_is_directory=True)
+        (disk / "back").symlink_to(outputs, target_is_directory=True)
+    except OSError:
+        pytest.skip("links cannot be made here")
+    assert [caption for _, caption in captioned_images(outputs)] == ["a red fox", "two cats"]
+    assert load_prompts(str(outputs)) == ["a red fox", "two cats"]
+
+
 def test_captions_are_the_cores_answer(tmp_path, caplog):
     """One reader of prompts for scoring and for training: plain words, every format, no settings, no foreign text."""
     settings = "Steps: 20, Sampler: Euler a, Seed: 1, Size: 64x64"
