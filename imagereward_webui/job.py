@@ -120,10 +120,12 @@ class Job:
 
     def enough(self) -> bool:
         """Whether a job that repeats should end: enough images passed, or the user pressed Skip (Interrupt ends it
-        anyway).
+        anyway), or scoring failed and the batches of a job that does not repeat are made.
         """
         if not self.repeats:
             return False
+        if self.broken:  # no image can pass any more
+            return len({iteration for iteration, _ in self.entries}) >= self._restore["n_iter"]
         passed = [
             e for e in self.entries.values() if e.score is not None and self.request.passes(e.score, self.decimals)
         ]

@@ -2,6 +2,7 @@
 
 import sys
 
+import pytest
 from PIL import Image
 
 from .conftest import TITLE
@@ -234,6 +235,16 @@ def test_gives_up_after_the_allowed_batches(generate):
         seeds=1, batch_size=2, accordion={"filter_by": "score", "limit": 0.3, "wanted": 3, "max_batches": 3}
     )
     assert processed.all_seeds == [153] and "1 of 6 generated" in processed.comments
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_scoring_that_fails_stops_the_search(generate, loader, batches):
+    """Nothing can pass any more: what comes is the job as it was asked for, without the search."""
+    loader.failure = RuntimeError("disk on fire")
+    wanted = {"filter_by": "score", "limit": 0.2, "wanted": 3, "max_batches": 9}
+    processed = generate(seeds=2 * batches, batch_size=2, accordion=wanted)
+    assert processed.all_seeds == list(range(148, 148 + 2 * batches))
+    assert processed.comments.count("not scored: disk on fire") == 1
 
 
 def test_skip_stops_the_search(host, generate):
