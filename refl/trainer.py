@@ -170,7 +170,7 @@ class Trainer:
     def _fit(self) -> RunResult:
         config = self.config
         started, done = time.monotonic(), self.step
-        self.journal.say(State.TRAINING, max_steps=config.max_train_steps)
+        self.journal.say(State.TRAINING, max_steps=config.max_train_steps, message="")
         try:
             if self._evaluation_is_due():
                 outcome = self._after_update()
@@ -341,7 +341,7 @@ class Trainer:
         command = self.control.wait_for_end_of_pause()
         if command is Command.RESUME:
             self._move(self.processes.device)
-            self.journal.say(State.TRAINING)
+            self.journal.say(State.TRAINING, message="")
         return command
 
     def _move(self, device: torch.device) -> None:

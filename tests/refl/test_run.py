@@ -15,9 +15,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from imagereward_core.runs import State
 from refl import Trainer, checkpoint
 from refl.checkpoint import resumable
 from refl.errors import CheckpointError, ConfigError, RewardError, RunBusyError, SaveError, TrainingDiverged
+from refl.journal import Journal
 from refl.metrics import MIXED, paired_change
 from refl.rewards import Component, RewardMix
 from refl.runfiles import read_events, read_json, send
@@ -198,6 +200,28 @@ def test_pause_sample_resume_and_stop(settings):
     assert resumable(folder) == results[0].step and results[0].exported is None  # nothing was evaluated yet
 
 
+def test_training_does_not_say_what_was_going_on_before(settings, monkeypatch):
+    """Every status that says "training" is about training: nothing of the base model's pictures, nor of a pause that
+    the stop rule asked for and that was ended.
+    """
+    folder, said = Path(settings.output_dir), []
+    say = Journal.say
+
+    def watched(journal, state, **changes):
+        say(journal, state, **changes)
+        status = read_json(folder / "status.json")
+        said.append((status["state"], status.get("message", "")))
+        if state is State.PAUSED:
+            send(folder, "resume")
+
+    monkeypatch.setattr(Journal, "say", watched)
+    collapsing(settings, 1, stop_rule="pause", max_train_steps=2).train()
+    training = [message for state, message in said if state == "training"]
+    assert training[0] == "" and [message for state, message in said if state == "paused"][0].startswith("Paused: ")
+    after = said[[state for state, _ in said].index("paused") + 1 :]
+    assert [message for state, message in after if state == "training"][0] == ""
+
+
 def test_stop_now_leaves_without_saving(settings):
     folder = Path(settings.output_dir)
     trainer = Trainer(
@@ -323,7 +347,7 @@ def steps_of(path):
 
 
 def collapsing(settings, sound, **changes):
-    config = dataclasses.replace(settings, eval_steps=1, max_train_steps=10, learning_rate=3e-3, **changes)
+    config = dataclasses.replace(settings, eval_steps=1, learning_rate=3e-3, **{"max_train_steps": 10, **changes})
     judge = FallsAfter("falling")
     judge.sound = sound * -(-settings.held_out * settings.eval_seeds // 4)  # one call per batch of four pictures
     return Trainer(args=config, rewards=colour_mix(), judges=[judge])
