@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from imagereward_core.atomic import replacing
 from refl.backend import load_backend, open_model, probe_prediction
 from refl.checkpoints.folder import read_part
 from refl.checkpoints.prediction import probe
@@ -42,7 +43,9 @@ def folder(models, tmp_path) -> Path:
 
 
 def rewrite(file: Path, change) -> None:
-    save_file({key: tensor.contiguous() for key, tensor in change(load_file(file)).items()}, str(file))
+    changed = {key: tensor.contiguous() for key, tensor in change(load_file(file)).items()}
+    with replacing(file) as temporary:  # tensors read from the file may be a map of it: it must live on
+        save_file(changed, str(temporary))
 
 
 def same_unet(backend, models) -> bool:
