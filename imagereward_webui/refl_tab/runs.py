@@ -22,7 +22,7 @@ from typing import Any
 
 from ..core import logger
 from ..core import runs as protocol
-from .summaries import ENDED_SILENTLY, damaged, described, last_step, replaced, settings_of
+from .summaries import ENDED_HINT, damaged, described, ended_silently, last_step, replaced, settings_of
 
 RunError = protocol.RunError
 Command, EventKind, Name, State = protocol.Command, protocol.EventKind, protocol.Name, protocol.State
@@ -113,8 +113,9 @@ class Runs:
         status = protocol.read_status(path) or protocol.Status(State.STARTING)
         alive = child.poll() is None if child is not None else self.clock() - status.heartbeat < protocol.STALE
         if status.state.active and not alive:
-            message, hint = ENDED_SILENTLY
-            return replaced(status, state=State.DIED, message=status.message or message, hint=status.hint or hint)
+            how = ended_silently(None if child is None else child.returncode)
+            message = f"{status.message.rstrip('. ')}. Then {how}" if status.message else how
+            return replaced(status, state=State.DIED, message=message, hint=status.hint or ENDED_HINT)
         return status
 
     def show(self, run_id: str, after: int = 0) -> dict[str, Any]:
@@ -274,7 +275,7 @@ class Runs:
                     self._announced.add(run["id"])
                 elif run["id"] in self._announced and run["state"] != State.QUEUED:
                     self._announced.discard(run["id"])
-                    self._children.pop(run["id"], None)
+                    self._bury(run)
                     self._over.append(run)
             taken = {run["device"] for run in runs if run["active"]}
             queued = [run for run in reversed(runs) if run["state"] == State.QUEUED and run["device"] not in taken]
@@ -289,6 +290,19 @@ class Runs:
             return bool(self._serving or self._over) or any(
                 run["active"] or run["state"] == State.QUEUED for run in runs
             )
+
+    def _bury(self, run: Mapping[str, Any]) -> None:
+        """Let go of an ended run's process. If it left an active state behind, its end is written down: its heartbeat
+        is fresh, and without the process nothing else tells that it is over.
+        """
+        child = self._children.pop(run["id"], None)
+        if child is None or run["state"] != State.DIED:
+            return
+        told = {name: run[name] for name in ("step", "message", "hint", "result")}
+        try:
+            protocol.write_status(self.folder / run["id"], State.DIED, **told)
+        except RunError as error:  # the disk is full: the heartbeat goes stale in a while
+            logger.warning("the end of run %s cannot be written down: %s", run["id"], error)
 
     def _serve(self, device: str, ended: Sequence[dict[str, Any]], first: dict[str, Any] | None) -> None:
         """Take back what ended runs were lent, then lend it to the next. May wait long for the host."""

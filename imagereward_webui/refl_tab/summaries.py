@@ -19,10 +19,13 @@ KINDS = {  # what a summary needs of the settings
     "output_name": str,
     "export_dir": str,
 }
-ENDED_SILENTLY = (
-    "the training process ended without a word: see the log",
-    "Resume continues from the last saved state.",
-)
+ENDED_HINT = "Resume continues from the last saved state."
+
+
+def ended_silently(code: int | None) -> str:
+    """What is said of a process that left an active state behind. code: subprocess's, None if it was not our child."""
+    how = "" if code is None else f" (signal {-code})" if code < 0 else f" (exit code {code})"
+    return f"the training process ended without a word{how}: see the log"
 
 
 def described(run_id: str, settings: Mapping[str, Any], status: Any, resumable: bool) -> dict[str, Any]:

@@ -293,7 +293,18 @@ def test_dead_child_is_reported_and_can_be_resumed(page):
     run = start(client, seed=13)
     wait(lambda: state(client, run) == "died")
     data = client.get(f"{URL}/runs/{run}").json()
-    assert "ended without a word" in data["message"] and "killed" in data["log"] and not data["active"]
+    assert "ended without a word (exit code 1)" in data["message"] and "killed" in data["log"] and not data["active"]
+
+
+def test_a_dead_child_stays_dead_though_its_heartbeat_is_fresh(page):
+    """Once it is told, nothing may wait until the heartbeat is stale: neither the queue nor Resume."""
+    client, runs, _ = page
+    run = start(client, seed=13)
+    waiting = start(client)
+    wait(lambda: run not in runs._children and run not in runs._announced)  # seen at work, dead, and buried
+    assert state(client, run) == "died" and not runs.summary(run)["active"]
+    assert "(exit code 1)" in runs.summary(run)["message"]
+    wait(lambda: state(client, waiting) == "training", seconds=10)  # less than what makes a heartbeat stale
 
 
 def test_runs_are_found_again_after_a_restart(page):
