@@ -262,7 +262,7 @@
         const note = make("small", {textContent: "Held-out prompts, a row each; a column is a seed, the same at every evaluation. Good: the reward rises while diversity, judges and pictures hold up."});
         const run = box("run");
         run.append(box("state", "h3"), box("progress", "progress"), box("message", "p"), controls, box("result"), box("curves"), note, box("wall"), details);
-        const read = async (name, text) => (await json("/prompts", "POST", {name, text})).prompts;
+        const read = async (name, base64) => (await json("/prompts", "POST", {name, base64})).prompts;
         const form = refl.buildForm(options, read, (error) => say(error.message, true));
         root.replaceChildren(box("libraries"), form, buttons, box("say", "p"), make("h3", {textContent: "Runs"}), box("runs"), run);
         showLibraries(options.libraries);

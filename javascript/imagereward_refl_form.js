@@ -28,7 +28,7 @@
         return refl.make("input", {type, id, value, step: field.kind === "float" ? "any" : "1"});
     }
 
-    // `read(name, text)` resolves to the prompts in a file; `failed(error)` shows what went wrong.
+    // `read(name, base64)` resolves to the prompts in a file; `failed(error)` shows what went wrong.
     function buildForm(options, read, failed) {
         fields = {};
         const form = refl.make("div", {className: "imagereward-refl-form"});
@@ -44,13 +44,24 @@
         const file = refl.make("input", {type: "file", accept: ".txt,.json,.jsonl,.csv,.tsv"});
         file.addEventListener("change", async () => {
             try {
-                fields.prompts.input.value = (await read(file.files[0].name, await file.files[0].text())).join("\n");
+                const content = await base64Of(file.files[0]);
+                fields.prompts.input.value = (await read(file.files[0].name, content)).join("\n");
             } catch (error) {
                 failed(error);
             }
         });
         fields.prompts.input.after(file);
         return form;
+    }
+
+    // A file's bytes: only they tell its encoding.
+    async function base64Of(file) {
+        const bytes = new Uint8Array(await file.arrayBuffer());
+        let text = "";
+        for (let start = 0; start < bytes.length; start += 0x8000) {
+            text += String.fromCharCode(...bytes.subarray(start, start + 0x8000));
+        }
+        return btoa(text);
     }
 
     function values() {

@@ -149,7 +149,7 @@ def keep_converted(path: str | os.PathLike[str], state: dict[str, Tensor], metad
     Raises WeightsError only if the checkpoint turns out damaged while it is read.
     """
     path = Path(path)
-    if path.suffix not in PICKLED or inspect(path)[0] == "safetensors":
+    if path.suffix.lower() not in PICKLED or inspect(path)[0] == "safetensors":
         return
     for precision in SUFFIX:
         target = converted_path(path, precision)

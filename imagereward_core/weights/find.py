@@ -119,7 +119,9 @@ def fetch(
         sizes[index] = path.stat().st_size
         if progress:
             progress(sum(sizes[: index + 1]), sum(sizes))
-        paths.append(convert_file(path, convert) if convert and Path(source.local_name).suffix in PICKLED else path)
+        paths.append(
+            convert_file(path, convert) if convert and Path(source.local_name).suffix.lower() in PICKLED else path
+        )
     return paths
 
 
@@ -144,7 +146,7 @@ def _in_place(path: Path, half: bool, foreign: bool = True) -> Path | None:
     """`path`, or the conversion beside it that suits; None if neither is there. `foreign`: also safetensors not made
     from `path`.
     """
-    if path.suffix not in PICKLED:
+    if path.suffix.lower() not in PICKLED:
         return path if path.is_file() else None
     preferred, other = (
         converted_path(path, precision) for precision in (("fp16", "fp32") if half else ("fp32", "fp16"))
@@ -164,7 +166,7 @@ def _in_place(path: Path, half: bool, foreign: bool = True) -> Path | None:
 def _sound(path: Path | None) -> Path | None:
     if path is None:
         return None
-    problem = _problem(path, path.suffix)
+    problem = _problem(path, path.suffix.lower())
     if problem:
         logger.warning("%s %s; fetching it again", path, problem)
     return None if problem else path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 import subprocess
 import threading
@@ -45,10 +47,11 @@ class RunBody(BaseModel):
 
 
 class PromptsBody(BaseModel):
-    """A file's name and its text."""
+    """A file's name with its bytes in base64, as the page sends them, or with its text."""
 
     name: str
-    text: str
+    text: str = ""
+    base64: str | None = None
 
 
 class CommandBody(BaseModel):
@@ -96,8 +99,17 @@ def libraries() -> dict:
 
 @router.post("/prompts")
 def prompts(body: PromptsBody) -> dict:
-    """The prompts in a file's text."""
-    return {"prompts": _guarded(lambda: prompt_files.prompts_in(body.name, body.text))}
+    """The prompts in a file. Its bytes say the encoding; a text has been decoded by somebody already."""
+    return {"prompts": _guarded(lambda: prompt_files.prompts_in(body.name, _content(body)))}
+
+
+def _content(body: PromptsBody) -> bytes | str:
+    if body.base64 is None:
+        return body.text
+    try:
+        return base64.b64decode(body.base64, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise SettingError(f"{body.name}: its content is not base64") from error
 
 
 @router.post("/estimate", dependencies=[Depends(Alone("an estimate"))])

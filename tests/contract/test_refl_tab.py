@@ -2,6 +2,7 @@
 the child is a small program that keeps the run folder's protocol.
 """
 
+import base64
 import json
 import subprocess
 import sys
@@ -212,6 +213,16 @@ def test_two_rewards_and_an_anchor_of_own_images(page, tmp_path):
 def test_prompts_of_a_file(page, name, text, found):
     client, _, _ = page
     assert client.post(f"{URL}/prompts", json={"name": name, "text": text}).json() == {"prompts": found}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_a_files_bytes_say_its_encoding(page, encoding):
+    client, _, _ = page
+    content = base64.b64encode("prompt\nun café\n".encode(encoding)).decode()
+    answer = client.post(f"{URL}/prompts", json={"name": "a.csv", "base64": content})
+    assert answer.json() == {"prompts": ["un café"]}
+    answer = client.post(f"{URL}/prompts", json={"name": "a.csv", "base64": "?"})
+    assert answer.status_code == 422 and "a.csv: its content is not base64" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(
