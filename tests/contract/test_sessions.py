@@ -276,7 +276,7 @@ def test_a_file_that_cannot_be_moved_is_named_and_stays(host, generate):
     def full(source, target):
         raise OSError(28, "No space left on device")
 
-    host.part("files").os = types.SimpleNamespace(replace=full)
+    host.part("files").replace = full
     accordion = {"filter_by": "score", "limit": 9, "low_images": "move to subfolder"}
     processed = generate(seeds=1, batch_size=1, accordion=accordion)
     assert images_on_disk(host) == ["images/148.png"]

@@ -18,7 +18,7 @@ TOLERANCE = 1e-5
 # transformers before 4.45 (not PyTorch's), differs from its record by as much.
 ROUNDING = {"mps": 2e-5}
 EAGER = 3e-5
-OLD_PILLOW = 5e-5  # Pillow 9 resizes one of the pictures to other last digits than the Pillow of the record
+OLD_PILLOW = 5e-5  # Pillow before 13 resizes one of the pictures to other last digits than the Pillow of the record
 
 
 def needs_siglip():
@@ -41,7 +41,7 @@ def tolerance(name):
     pytorchs = any("sdpa" in part.lower() for part in vars(modeling_clip)) or hasattr(
         modeling_clip, "ALL_ATTENTION_FUNCTIONS"
     )
-    if name == "aesthetic_v25" and int(PIL.__version__.partition(".")[0]) < 10:
+    if name == "aesthetic_v25" and int(PIL.__version__.partition(".")[0]) < 13:
         return OLD_PILLOW
     cosine_times_100 = name in ("pickscore", "mps")
     return EAGER if cosine_times_100 and not pytorchs else ROUNDING.get(name, TOLERANCE)
