@@ -112,6 +112,8 @@ class Trainer:
 
     def _setup(self) -> None:
         self._interruptible = True
+        if self.control.stopping is StopReason.SIGNAL:  # it came while the run's folder was being opened
+            raise StopRequested
         self.journal.say(State.PREPARING)
         made = Preparation(self.asked, self.processes, self.control, self.journal, self._given)
         made.run(self._pause_point)
