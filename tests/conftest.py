@@ -8,6 +8,7 @@ import importlib.abc
 import json
 import os
 import pathlib
+import signal
 import sys
 
 import pytest
@@ -17,6 +18,8 @@ GOLDEN = ROOT / "tests" / "golden"  # our own: made by the references on seeded 
 SHARED = pathlib.Path(os.environ.get("IMAGEREWARD_SHARED", ROOT.parent / "shared"))
 
 sys.path.insert(0, str(ROOT))
+# A shell starts what it puts into the background with Ctrl-C ignored, and children inherit that: not in a test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class _Hidden(importlib.abc.MetaPathFinder):
