@@ -16,8 +16,8 @@ def clone(tmp_path):
     target = tmp_path / "clone"
     for name in ("scripts", "imagereward_webui", "imagereward_core"):
         shutil.copytree(EXTENSION / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
-    before = {key: module for key, module in sys.modules.items() if key.startswith("imagereward_core")}
-    for key in before:
+    before = {key: module for key, module in sys.modules.items() if key.startswith("imagereward_")}
+    for key in before:  # the packages above the core too: they hold its classes, and come back together
         del sys.modules[key]
     yield target
     for key in [key for key in sys.modules if key.startswith("imagereward_")]:
