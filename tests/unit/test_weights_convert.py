@@ -365,6 +365,7 @@ def test_origin_is_recorded(pickled):
     }
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.3"), reason="torch 2.3 loads sympy on its meta device")
 def test_loading_brings_in_no_compiler(tmp_path, tiny_file):
     """torch's compiler and sympy cost a second and 100 MB; some functions load them when they run on the meta
     device.
