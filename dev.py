@@ -174,8 +174,12 @@ class HostLane(threading.Thread):
             if python is None:
                 self.notes.append(f"{host.name}: no Python {host.python} here, not tested")
                 continue
+            if not environments.make_room(host):
+                needed, free = (f"{size / 2**30:.0f} GB" for size in (environments.ROOM, environments.room()))
+                self.failed.append(f"tests in the environment of {host.name}: it needs {needed} of disk, {free} are free")
+                continue
             if not environments.make(host, python, folder / f"{host.name}-install.log"):
-                self.notes.append(f"{host.name}: its packages could not be installed, not tested")
+                self.failed.append(f"installing the environment of {host.name}")
                 self.logs.append(folder / f"{host.name}-install.log")
                 continue
             log = folder / f"{host.name}-tests.log"

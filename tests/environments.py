@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN, EXE = ("Scripts", ".exe") if os.name == "nt" else ("bin", "")
 # Independent readers and oracles of the tests. They ask for newer libraries than hosts pin; what is used here does not.
 NO_DEPENDENCIES = ("sd-parsers==0.6", "clip-anytorch==2.6.0")
+ROOM = 12 * 2**30  # bytes free that one host's environment and its tests ask for: torch alone is 3 to 6 GB
 TESTS = ("tests/unit", "tests/contract", "tests/architecture", "tests/parity", "tests/refl")
 
 
@@ -105,6 +106,21 @@ def make(host: HostEnvironment, python: list[str], log: Path) -> bool:
                 return False
     stamp.write_text(host.key, encoding="utf-8")
     return True
+
+
+def room() -> int:
+    """Bytes free where the environments are made."""
+    return shutil.disk_usage(ROOT).free
+
+
+def make_room(keep: HostEnvironment) -> bool:
+    """Where the disk is nearly full, remove the other hosts' environments, which are made anew when they are asked for;
+    False if that is not enough.
+    """
+    for host in HOSTS:
+        if room() < ROOM and host != keep:
+            shutil.rmtree(host.folder, ignore_errors=True)
+    return room() >= ROOM or (keep.folder / ".installed").is_file()
 
 
 def run(host: HostEnvironment, log: Path, **changes: str) -> int:
