@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .core import RM, ImageRewardError, errors, logger, registry
+from .core import RM, ImageRewardError, errors, logger, naming, registry
 from .core import module as core_module
 from .options import POLICY_AUTO, POLICY_CPU, POLICY_KEEP, POLICY_UNLOAD
 
-SUFFIXES = (".safetensors", ".pt")
+SUFFIXES = naming.MODEL_SUFFIXES
 SMALL_GPU_GB = 12
 ROOM = 1_500_000_000  # bytes: a full-size scorer in fp16 and its activations
 
@@ -53,7 +53,7 @@ def load_scorer(
     names = available(folder)
     if name not in names:
         raise errors.ModelNotFoundError(
-            f"there is no scorer {name!r}; there are: {', '.join(names)}. Reward models (.safetensors, .pt) go into"
+            f"there is no scorer {name!r}; there are: {', '.join(names)}. Reward models ({', '.join(SUFFIXES)}) go into"
             f" {folder}."
         )
     models, scores = RM.available_models(), RM.available_scores()

@@ -146,7 +146,7 @@ def model_path(name: str) -> Path | None:
     """The file if `--model` names one, None if it is a name of the registry."""
     if name.lower() in (known.lower() for known in registry.names()):
         return None
-    looks_like_one = os.path.isfile(name) or name.lower().endswith((".pt", ".pth", ".safetensors"))
+    looks_like_one = os.path.isfile(name) or name.lower().endswith(naming.MODEL_SUFFIXES)
     return Path(name) if looks_like_one else None
 
 

@@ -145,34 +145,46 @@ def with_score(text: str, score: StoredScore, size: tuple[int, int] | None = Non
     if _is_json_object(text):
         raise MetadataError("the image's parameters are another program's JSON, which has no place for a score")
     head, line, tail = sections(text)
-    own = parse_infotext(text).prompt
     if not text.strip():
-        own = score.prompt if takes_prompt and score.prompt is not None and _survives(score.prompt) else ""
-        head = own
+        prompt = score.prompt or ""
+        own = head = prompt if takes_prompt and _survives(prompt) else ""
+    else:
+        own = parse_infotext(text).prompt
+        head = head if line else head.rstrip()
+    if head and not line:
+        head += "\n"
     if score.key == "ImageReward":
         tail = OLD_SCORE.sub("", tail)
     kept = without(line, set(pair_keys(score.key)))
-    pairs = [f"{score.key}: {format_score(score.value)}", f"{score.key} model: {quote(score.model or 'unknown')}"]
-    if not line and size is not None:
-        pairs.insert(0, f"Size: {size[0]}x{size[1]}")
-    if score.prompt is not None and score.prompt != plain_prompt(own):
-        pairs.append(f"{score.key} prompt: {quote(score.prompt)}")
-    elif _count(", ".join([kept, *pairs])) < ENOUGH:
-        pairs.append(f"{score.key} prompt: {quote(score.prompt if score.prompt is not None else plain_prompt(own))}")
-    settings = ", ".join(([kept] if kept else []) + pairs)
-    if not line:
-        head = head.rstrip() + "\n" if text.strip() else f"{head}\n" if head else ""
-    result = head + settings + tail
-    written = get_score(result, score.key)
-    if (
-        written is None
-        or format_score(written.value) != format_score(score.value)
-        or score.prompt not in (None, written.prompt)
-    ):
+    pairs = _pairs_of(score, plain_prompt(own), _count(kept), None if line else size)
+    result = head + ", ".join([kept, *pairs] if kept else pairs) + tail
+    if not _reads_back(result, score):
         raise MetadataError(
             f"a score cannot be added to these settings so that it is read back the same: {line[-200:]!r}"
         )
     return result
+
+
+def _pairs_of(score: StoredScore, own: str, beside: int, size: tuple[int, int] | None) -> list[str]:
+    """A score's pairs as they are written. `own` is the prompt the text itself holds, `beside` the number of pairs that
+    stand in the line already, `size` the image's where it may be added.
+    """
+    value_key, model_key, prompt_key = pair_keys(score.key)
+    pairs = [f"{value_key}: {format_score(score.value)}", f"{model_key}: {quote(score.model or 'unknown')}"]
+    if size is not None:
+        pairs.insert(0, f"Size: {size[0]}x{size[1]}")
+    another = score.prompt is not None and score.prompt != own
+    if another or beside + len(pairs) < ENOUGH:
+        pairs.append(f"{prompt_key}: {quote(own if score.prompt is None else score.prompt)}")
+    return pairs
+
+
+def _reads_back(text: str, score: StoredScore) -> bool:
+    """Whether a reader finds this score in the text, value and prompt."""
+    written = get_score(text, score.key)
+    if written is None or format_score(written.value) != format_score(score.value):
+        return False
+    return score.prompt is None or score.prompt == written.prompt
 
 
 def with_settings(text: str, changes: Mapping[str, str | None]) -> str:
