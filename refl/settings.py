@@ -62,7 +62,11 @@ class Settings:
     negative_prompt: str = option("", "prompt of the unconditional branch")
     # rewards
     rewards: list[str] = option(["ImageReward-v1.0"], "rewards as NAME_OR_PATH or NAME_OR_PATH=WEIGHT")
-    judges: list[str] = option([], "scorers that are only watched, never trained on")
+    judges: list[str] = option(
+        [],
+        "scorers that are only watched, never trained on; default up to two of PickScore, CycleReward, CLIP and"
+        " Aesthetic that are on this machine; none: no judge",
+    )
     reward_target: float = option(2.0, "phi(r) = relu(target - r): samples above the target give no gradient")
     grad_scale: float | None = option(None, "factor on the reward loss; default 1 (algorithm refl: 0.001)")
     reward_precision: str = option("auto", "precision of reward models", choices=("auto", "fp32", "fp16", "bf16"))
@@ -97,10 +101,15 @@ class Settings:
         "", "folder of images with captions (.txt beside them or in their metadata) for the pre-training loss"
     )
     stop_rule: str = option(
-        "stop", "what happens when the reward rises while a judge falls", choices=("pause", "stop", "off")
+        "stop",
+        "what happens when a judge falls, a limit is passed or something cannot be measured",
+        choices=("pause", "stop", "off"),
     )
     min_diversity: float = option(0.7, "stop when seed diversity falls below this share of the base model's")
     max_eps_mse: float = option(1.75, "stop when the denoising error exceeds this multiple of the base model's")
+    max_inflation: float = option(
+        1.1, "stop when the network's output (as velocity) is longer than the base model's by more than this factor"
+    )
     # what is tuned
     tune: str = option("lora", "what is trained", choices=("lora", "full"))
     lora_rank: int = option(16, "rank of the LoRA")

@@ -197,7 +197,10 @@ def test_pause_sample_resume_and_stop(settings):
     send(folder, "stop")
     thread.join(60)
     assert results[0].state == "stopped" and status()["state"] == "stopped"
-    assert resumable(folder) == results[0].step and results[0].exported is None  # nothing was evaluated yet
+    result = results[0]
+    assert resumable(folder) == result.step and steps_of(result.exported) == result.step
+    assert "no evaluation has been made yet" in status()["message"]
+    assert "nothing vouches for" in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_training_does_not_say_what_was_going_on_before(settings, monkeypatch):
