@@ -79,8 +79,9 @@ class Journal:
         try:
             yield
         except torch.cuda.OutOfMemoryError as error:
-            self._failed(error, MEMORY_HINT)
-            raise ReFLError(f"the GPU ran out of memory: {error}. {MEMORY_HINT}") from error
+            refused = ReFLError(f"the GPU ran out of memory: {error}")
+            self._failed(refused, MEMORY_HINT)
+            raise refused from error
         except ReFLError as error:
             self._failed(error, error.hint)
             raise
@@ -97,6 +98,7 @@ class Journal:
             raise
 
     def _failed(self, error: BaseException, hint: str) -> None:
-        logger.error("%s", error)
+        logger.error("%s%s", error, f" - {hint}" if hint else "", exc_info=error if hint == DEFECT_HINT else None)
+        error.told = True  # type: ignore[attr-defined]  # the command line need not repeat it
         self.event(EventKind.ERROR, error=type(error).__name__, message=str(error), hint=hint)
         self.say(State.FAILED, message=str(error), hint=hint)

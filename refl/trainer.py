@@ -24,12 +24,14 @@ from .distributed import Processes
 from .engine import UpdateStats
 from .errors import CheckpointError, ConfigError, ReFLError
 from .journal import Journal
-from .log import logger
+from .log import kept_in, logger
 from .metrics import Evaluation, StopRule
 from .preparation import Given, Preparation
 from .report import write_report
 from .rewards import DifferentiableScorer, RewardMix
 from .runfiles import RunFolder
+
+KEPT = ("algorithm", "tune", "lora_rank", "lora_alpha", "lora_targets")  # settings that a saved state belongs to
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,11 @@ class Trainer:
         with RunFolder(self.asked.output_dir) if self.processes.is_main else nullcontext() as folder:
             self.journal = Journal(folder)
             self.control.listen_to(folder, alone=self.processes.count == 1)
-            with self.journal.reporting():
-                result = self._run()
-            message = " ".join(filter(None, (result.reason, *self.journal.notes)))
-            self.journal.say(State(result.state), message=message, result=str(result.exported or ""))
+            with kept_in(folder.path / Name.LOG) if folder else nullcontext():
+                with self.journal.reporting():
+                    result = self._run()
+                message = " ".join(filter(None, (result.reason, *self.journal.notes)))
+                self.journal.say(State(result.state), message=message, result=str(result.exported or ""))
             return result
 
     def _run(self) -> RunResult:
@@ -150,6 +153,12 @@ class Trainer:
 
     def _take_over(self, state: checkpoint.TrainingState, torn: list[str]) -> None:
         info, samples = state.info, self.config.samples_per_step * self.processes.count
+        for name, value in info.get("kept", {}).items():
+            if value != getattr(self.config, name):
+                raise ConfigError(
+                    f"this run was begun with {name} {value} and cannot go on with {getattr(self.config, name)}: keep"
+                    " it, or begin another run"
+                )
         if info.get("seed") != self.config.seed or info.get("samples") != samples:
             raise ConfigError(
                 "a resumed run must keep seed, train_batch_size, gradient_accumulation_steps and the number of"
@@ -392,6 +401,7 @@ class Trainer:
             "seed": self.config.seed,
             "samples": self.config.samples_per_step * self.processes.count,
             "calibration": self.rewards.calibration(),
+            "kept": {name: getattr(self.config, name) for name in KEPT},
             "history": [dataclasses.asdict(item) for item in self.history],
             "best": self.best,
         }
