@@ -27,7 +27,7 @@ from PIL import Image  # noqa: E402
 
 from refl import ReFLConfig, Trainer  # noqa: E402
 from refl.metrics import paired_change  # noqa: E402
-from refl.rewards import load_judges, load_rewards  # noqa: E402
+from refl.rewards import load_rewards, load_scorer  # noqa: E402
 from smallworld.demo import ORACLE  # noqa: E402
 from smallworld.oracle import Oracle, judge  # noqa: E402
 from smallworld.world import parse_caption, sample_scene  # noqa: E402
@@ -162,7 +162,9 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
         config = settings(args, captions(400), changes, folder)
         rewards = load_rewards([str(args.reward)], "cpu")
-        judges = [Cleanliness(), OracleJudge(), *load_judges([str(args.second)] if args.second else [], "cpu")]
+        judges: list[Any] = [Cleanliness(), OracleJudge()]
+        if args.second:
+            judges.append(load_scorer(str(args.second), "cpu", "auto", "", "judge"))
         started = time.monotonic()
         outcome = Trainer(args=config, rewards=rewards, judges=judges).train()
         base, last = outcome.evaluations[0], outcome.evaluations[-1]

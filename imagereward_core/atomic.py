@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,16 +32,18 @@ def replacing(target: str | os.PathLike[str], *, durable: bool = False, mode: in
     """A path beside `target` to write a file at; it takes the target's place at the end of the block, and is removed
     if the block raises.
 
-    durable: the bytes have reached the disk before the old file goes. mode: permissions; default those of a new file.
+    durable: the bytes have reached the disk before the old file goes. mode: permissions; default those of any new file
+    here, whatever the writer gave its own (safetensors: the owner's alone).
     Raises OSError as the operating system does; the target is then as it was.
     """
     target = Path(target)
     _tidy(target.parent)
     temporary = target.parent / f".imagereward-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    usual = _new_mode(temporary) if mode is None else mode
     try:
         yield temporary
-        if mode is not None:
-            os.chmod(temporary, mode)
+        if usual is not None:
+            os.chmod(temporary, usual)
         if durable:
             sync(temporary)
         replace(temporary, target)
@@ -49,6 +52,19 @@ def replacing(target: str | os.PathLike[str], *, durable: bool = False, mode: in
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _new_mode(path: Path) -> int | None:
+    """The permissions that a new file gets at `path`, by the process's umask and the folder's rules; None where there
+    are no such permissions.
+    """
+    if os.name != "posix":
+        return None
+    path.touch(exist_ok=False)
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    finally:
+        path.unlink()
 
 
 def replace(source: Path, target: Path) -> None:

@@ -47,6 +47,7 @@ class Position:
     best: float | None = None
     best_update: int = 0
     best_accuracy: float = 0.0  # on validation pairs
+    validations: int = 0  # of which the best was chosen
     without_improvement: int = 0
     stalled: int = 0
     skipped: int = 0  # updates in a row whose gradients overflowed (fp16)

@@ -296,6 +296,7 @@ class Trainer:
             raise TrainingError(
                 f"the validation loss is NaN at update {position.update}: lower lr, or set max_grad_norm 1"
             )
+        position.validations += 1
         value = -result.loss if config.best_by == "loss" else result.accuracy
         improved = position.best is None or value > position.best
         position.without_improvement = 0 if improved else position.without_improvement + 1
@@ -326,12 +327,13 @@ class Trainer:
                 "best_accuracy": self.position.best_accuracy,
                 "processes": self.accelerator.num_processes,
             }
-            pairs = sum(len(item.pairs) for item in self.data.valid)
-            if warning := no_better_than_chance(self.position.best_accuracy, pairs):
+            found = {"validation": (self.position.best_accuracy, sum(len(item.pairs) for item in self.data.valid))}
+            if self.data.test:
+                tested = result["test"] = self._test()
+                found["test"] = (tested["accuracy"], tested["pairs"])
+            if warning := no_better_than_chance(found, self.position.validations + len(found) - 1):
                 result["warning"] = warning
                 logger.warning("%s", warning)
-            if self.data.test:
-                result["test"] = self._test()
             write_text(self.folder / "result.json", json.dumps(result, indent=1) + "\n")
             if self.config.curve:
                 draw_curve(self.folder / "metrics.jsonl", self.folder / "curve.png")

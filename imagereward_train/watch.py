@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from statistics import NormalDist
 
 from imagereward_core.errors import TrainingError
 
@@ -48,14 +50,19 @@ class Watch:
             )
 
 
-def no_better_than_chance(accuracy: float, pairs: int) -> str:
-    """What to tell about a best checkpoint that a coin could match (one-sided 95 %, pairs taken as independent), or
-    "".
+def no_better_than_chance(found: Mapping[str, tuple[float, int]], looks: int = 1) -> str:
+    """What to tell about a best checkpoint that a coin could match, or "" (one-sided 95 %, pairs taken as independent).
+
+    found: accuracy and number of pairs of each set, "validation" and perhaps "test". looks: how many accuracies the
+    best was chosen from, each set's counted; the best of many coins is right more often than one (Sidak's correction).
     """
-    if pairs == 0 or accuracy > 0.5 + 1.645 * math.sqrt(0.25 / pairs):
+    z = NormalDist().inv_cdf(0.95 ** (1 / max(looks, 1)))
+    sets = {name: values for name, values in found.items() if values[1]}
+    if not sets or any(accuracy > 0.5 + z * math.sqrt(0.25 / pairs) for accuracy, pairs in sets.values()):
         return ""
+    told = " and ".join(f"{accuracy:.0%} of {pairs} {name} pairs" for name, (accuracy, pairs) in sets.items())
+    many = f" (the best of {looks} looks)" if looks > 1 else ""
     return (
-        f"the best checkpoint orders {accuracy:.0%} of {pairs} validation pairs rightly, which a coin could do too: its"
-        " scores mean nothing yet. Train longer, raise lr, lower dropout, start from trained weights, or judge on more"
-        " validation pairs"
+        f"the best checkpoint orders {told} rightly{many}, which a coin could do too: its scores mean nothing yet."
+        " Train longer, raise lr, lower dropout, start from trained weights, or judge on more validation pairs"
     )

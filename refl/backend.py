@@ -5,6 +5,7 @@ single files, offline, for the families of refl/families.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from .conditioning import Conditioning
 from .errors import CheckpointError
 from .families.base import Family, PromptEncoder
 from .schedule import NoiseSchedule
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?<!\.safetensors)(?<!\.ckpt)")
 
 
 @dataclass
@@ -82,8 +85,18 @@ def open_model(path: str | os.PathLike[str]) -> Checkpoint:
     """
     path = Path(path)
     if not path.exists():
-        raise CheckpointError(f"no such checkpoint: {path}")
+        raise CheckpointError(f"no such checkpoint: {path}{_if_hub_name(path)}")
     return Folder(path) if path.is_dir() else open_checkpoint(path)
+
+
+def _if_hub_name(path: Path) -> str:
+    """What to do where this reads like owner/name on the Hugging Face hub; empty elsewhere."""
+    if not HUB_NAME.fullmatch(path.as_posix()):
+        return ""
+    return (
+        f". If it is a model on the hub: nothing is fetched from there. `huggingface-cli download {path.as_posix()}"
+        f" --local-dir {path.name}` does, then give the folder {path.name}"
+    )
 
 
 def vae_config(model: Checkpoint, vae: str = "") -> dict[str, Any]:

@@ -24,7 +24,7 @@ from .log import logger
 
 FORMAT = 1
 WEIGHTS, EMA, OPTIMIZER = "weights.safetensors", "ema.safetensors", "optimizer.safetensors"
-INFO = {"seed": int, "samples": int, "calibration": dict, "history": list, "scaler": dict}
+INFO = {"seed": int, "samples": int, "calibration": dict, "history": list, "scaler": dict, "kept": dict}
 
 
 @dataclass

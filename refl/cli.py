@@ -17,7 +17,7 @@ from imagereward_core.runs import COMMANDS as RUN_COMMANDS
 from imagereward_core.runs import State
 
 from .errors import ReFLError
-from .log import logger
+from .log import FORM, logger
 from .options import add_options, config_from_namespace
 
 if TYPE_CHECKING:
@@ -34,12 +34,17 @@ def main(argv: list[str] | None = None) -> int:
     if not argv or (argv[0] not in COMMANDS and argv[0] not in ("-h", "--help")):
         argv.insert(0, "train")  # `accelerate launch -m refl --config run.json`
     args = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, format=FORM, stream=sys.stderr)
     try:
         return args.run(args)
     except ReFLError as error:
-        logger.error("%s%s", error, f" — {error.hint}" if error.hint else "")
+        if not getattr(error, "told", False):
+            logger.error("%s%s", error, f" - {error.hint}" if error.hint else "")
         return FAILED
+    except Exception as error:
+        if getattr(error, "told", False):  # with its traceback, as log.txt has it
+            return FAILED
+        raise
     except KeyboardInterrupt:  # before a run has begun
         logger.error("interrupted")
         return INTERRUPTED

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .errors import ConfigError, MissingDependency
+from .log import logger
 
 BUCKET = 1 << 24  # numbers averaged in one message
+# the other processes wait while the first one evaluates, exports or pauses; NCCL by itself gives up after 10 minutes
+PATIENCE = timedelta(hours=6)
 
 
 class Processes:
@@ -27,15 +31,23 @@ class Processes:
         self._accelerator: Any = None
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             try:
-                from accelerate import Accelerator
+                from accelerate import Accelerator, InitProcessGroupKwargs
             except ImportError as error:
                 raise MissingDependency(
                     f"training with several processes needs the library accelerate: {error}"
                 ) from error
-            self._accelerator = Accelerator(cpu=device == "cpu" or not torch.cuda.is_available())
+            self._accelerator = Accelerator(
+                cpu=device == "cpu" or not torch.cuda.is_available(),
+                kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+            )
             self.rank, self.count = self._accelerator.process_index, self._accelerator.num_processes
             self.device = self._accelerator.device
         else:
+            if os.environ.get("ACCELERATE_USE_CPU") and "MASTER_PORT" in os.environ:
+                logger.warning(
+                    "accelerate launch --cpu starts several processes with MPI only, and has started one: `torchrun"
+                    " --nproc_per_node 2 -m refl --config run.json` starts two"
+                )
             self.device = pick_device(device)
 
     @property

@@ -17,10 +17,10 @@ from .anchor import AnchorSet
 from .backend import Backend
 from .conditioning import Conditioning
 from .errors import SaveError
-from .losses import denoising_loss
+from .judges import Judge
 from .metrics import MIXED, Evaluation, contrast, diversity, saturation
 from .resolved import ResolvedConfig
-from .rewards import DifferentiableScorer, RewardMix
+from .rewards import RewardMix
 from .rollout import Rollout, SampleNoise, draw
 
 EVAL_STREAM = 5_555_555_555  # evaluation noise is the same for every training seed and never used in training
@@ -54,7 +54,7 @@ class Evaluator:
         table: Callable[[Sequence[str]], Conditioning],
         prompts: Sequence[str],
         rewards: RewardMix,
-        judges: Sequence[DifferentiableScorer],
+        judges: Sequence[Judge],
         device: torch.device,
         check: Callable[[], None] | None = None,
     ):
@@ -69,6 +69,7 @@ class Evaluator:
         self.batch = max(config.train_batch_size, 4)
         self.check = self.rollout.check
         self.probe: Probe | None = None
+        self.base_lengths: Tensor | None = None
 
     @torch.no_grad()
     def draw(self) -> tuple[Tensor, Tensor]:
@@ -93,6 +94,7 @@ class Evaluator:
         else:
             x0, captions = latents, self.prompts
         self.probe = Probe.of(x0, captions, len(self.backend.schedule))
+        self.base_lengths = None
 
     def score(self, images: Tensor) -> dict[str, Tensor]:
         """Scores of every reward and judge: name → [N]."""
@@ -105,32 +107,35 @@ class Evaluator:
                     self.prompts[start : start + self.batch],
                 )
                 scores = self.rewards.raw(prompts, block)
-                scores.update({judge.name: judge.differentiable(prompts, block).float().cpu() for judge in self.judges})
+                scores.update({judge.name: judge.score(prompts, block) for judge in self.judges})
                 parts.append(scores)
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     @torch.no_grad()
-    def denoising_error(self) -> float:
-        """Mean squared error of the UNet's prediction on the probe."""
+    def ask_probe(self) -> tuple[float, float]:
+        """(mean squared error of the network's prediction on the probe, mean length of its output there as velocity
+        over the base model's). The first answer after `hold_out` is the base model's.
+        """
         if self.probe is None:
             raise ValueError("hold_out was not called")
-        probe, values = self.probe, []
+        probe, schedule, errors, lengths = self.probe, self.backend.schedule, [], []
         for start in range(0, len(probe.x0), self.batch):
             self.check()
             rows = slice(start, start + self.batch)
-            part = denoising_loss(
-                self.rollout,
-                probe.x0[rows].to(self.device),
-                self.table(probe.captions[rows]),
-                probe.t[rows],
-                probe.noise[rows].to(self.device),
-            )
-            values.append(part.cpu())
-        return float(torch.cat(values).mean())
+            x0, noise, t = probe.x0[rows].to(self.device), probe.noise[rows].to(self.device), probe.t[rows]
+            x = schedule.add_noise(x0, noise, t)
+            output = self.backend.predict(x, t, self.table(probe.captions[rows]))
+            errors.append((output - schedule.target(x0, noise, t)).square().mean(dim=(1, 2, 3)).cpu())
+            lengths.append(schedule.velocity(x, output, t).flatten(1).norm(dim=1).cpu())
+        found = torch.cat(lengths)
+        if self.base_lengths is None:
+            self.base_lengths = found
+        return float(torch.cat(errors).mean()), float((found / self.base_lengths).mean())
 
     def evaluate(self, step: int, images: Tensor, scores: dict[str, Tensor]) -> Evaluation:
         """All metrics of drawn and scored pictures."""
         mixed = self.rewards.mix(scores)
+        error, inflation = self.ask_probe()
         trained_on = {part.name for part in self.rewards.components}
         return Evaluation(
             step=step,
@@ -139,7 +144,8 @@ class Evaluator:
             diversity=diversity(images, self.config.eval_seeds),
             saturation=saturation(images),
             contrast=contrast(images),
-            eps_mse=self.denoising_error(),
+            eps_mse=error,
+            inflation=inflation,
             scores={**{name: values.tolist() for name, values in scores.items()}, MIXED: mixed.tolist()},
             judges={name: float(values.mean()) for name, values in scores.items() if name not in trained_on},
         )

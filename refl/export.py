@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,6 +23,7 @@ from .config import ReFLConfig
 from .errors import ConfigError, SaveError
 from .ldm import UNetLayout
 from .runfiles import read_json
+from .settings import last_name
 
 
 def result_folder(config: ReFLConfig) -> Path:
@@ -70,7 +72,7 @@ def export(config: ReFLConfig, backend: Backend, folder: Path, step: int) -> Pat
     merged = lora.merged_state(backend.unet) if config.tune == "lora" else dict(backend.unet.state_dict())
     if config.output == "single-file":
         target = folder / f"{name}.safetensors"
-        write_back(backend.source, target, merged, layout, {"refl.config": config.to_json(), "refl.version": VERSION})
+        write_back(backend.source, target, merged, layout, our_metadata(config))
         return target
     return _diffusers_folder(backend, merged, folder / name)
 
@@ -92,11 +94,17 @@ def _diffusers_folder(backend: Backend, unet: dict[str, Tensor], target: Path) -
     return target
 
 
+def our_metadata(config: ReFLConfig) -> dict[str, str]:
+    """How the result was made, without the paths of this machine."""
+    return {"refl.config": json.dumps(config.shareable()), "refl.version": VERSION}
+
+
 def metadata(config: ReFLConfig, backend: Backend, name: str, step: int) -> dict[str, str]:
     """kohya's `ss_*` keys (the WebUIs read the version and the alias from them), modelspec 1.0.1, and our own
     settings.
     """
     now = datetime.now(timezone.utc)
+    aims = ", ".join(map(last_name, config.rewards))
     v_prediction = backend.schedule.prediction_type == "v_prediction"
     data: dict[str, Any] = {
         "ss_network_module": "networks.lora",
@@ -117,10 +125,9 @@ def metadata(config: ReFLConfig, backend: Backend, name: str, step: int) -> dict
         "modelspec.resolution": f"{config.resolution}x{config.resolution}",
         "modelspec.prediction_type": "v" if v_prediction else "epsilon",
         "ss_zero_terminal_snr": True if backend.schedule.zero_snr else None,
-        "modelspec.description": f"reward fine-tuning ({config.algorithm}) towards {', '.join(config.rewards)}",
+        "modelspec.description": f"reward fine-tuning ({config.algorithm}) towards {aims}",
         **backend.family.lora_facts(backend.schedule),
-        "refl.version": VERSION,
-        "refl.config": config.to_json(),
+        **our_metadata(config),
     }
     return {key: str(value) for key, value in data.items() if value is not None}
 

@@ -35,6 +35,7 @@ class Journal:
         self.folder = folder
         self.step = 0
         self.notes: list[str] = []
+        self.standing = ""
 
     def event(self, kind: EventKind, **data: Any) -> None:
         """Append an event."""
@@ -43,6 +44,8 @@ class Journal:
 
     def say(self, state: State, **changes: Any) -> None:
         """Change the status; a change of state is an event, too."""
+        if state is State.TRAINING and changes.get("message") == "":
+            changes["message"] = self.standing
         if self.folder:
             if self.folder.state is not state:
                 self.event(EventKind.STATE, state=state.value)
@@ -53,6 +56,11 @@ class Journal:
         if text and text not in self.notes:
             self.notes.append(text)
             logger.warning("%s", text)
+
+    def stand_by(self, text: str) -> None:
+        """A note that is also the message of the status as long as there is nothing else to say."""
+        self.standing = text
+        self.note(text)
 
     def pictures(self, images: Tensor, seeds: int, name: str) -> None:
         """Save a contact sheet; pictures are not worth a run, so that a full disk costs them alone."""
@@ -71,8 +79,9 @@ class Journal:
         try:
             yield
         except torch.cuda.OutOfMemoryError as error:
-            self._failed(error, MEMORY_HINT)
-            raise ReFLError(f"the GPU ran out of memory: {error}. {MEMORY_HINT}") from error
+            refused = ReFLError(f"the GPU ran out of memory: {error}")
+            self._failed(refused, MEMORY_HINT)
+            raise refused from error
         except ReFLError as error:
             self._failed(error, error.hint)
             raise
@@ -89,6 +98,7 @@ class Journal:
             raise
 
     def _failed(self, error: BaseException, hint: str) -> None:
-        logger.error("%s", error)
+        logger.error("%s%s", error, f" - {hint}" if hint else "", exc_info=error if hint == DEFECT_HINT else None)
+        error.told = True  # type: ignore[attr-defined]  # the command line need not repeat it
         self.event(EventKind.ERROR, error=type(error).__name__, message=str(error), hint=hint)
         self.say(State.FAILED, message=str(error), hint=hint)

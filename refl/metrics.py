@@ -54,6 +54,7 @@ class Evaluation:
     saturation: float
     contrast: float
     eps_mse: float
+    inflation: float = math.nan  # length of the network's output as velocity, over the base model's; NaN: not measured
     scores: dict[str, list[float]] = field(default_factory=dict)
     judges: dict[str, float] = field(default_factory=dict)
 
@@ -83,20 +84,43 @@ def win_rate(before: list[float], after: list[float], tie: float = 1e-6) -> tupl
     return share, centre - half, centre + half
 
 
+CANNOT_JUDGE = "cannot judge"  # begins a verdict of what could not be measured
+
+
 @dataclass(frozen=True)
 class StopRule:
-    """Recognises over-optimisation: the reward rises while something it is not trained on breaks. And damage: it falls.
+    """Recognises over-optimisation and damage by what the reward is not: judges, seed diversity, denoising error, the
+    length of the network's output; and the reward where it falls. What could not be measured is a reason to stop, too.
 
-    A judge counts as fallen when its paired change is negative by more than two standard errors. On the small world a
+    A score counts as fallen when its paired change is negative by more than two standard errors. On the small world a
     collapsed run raised even a second reward model, while diversity and the denoising error gave it away; so those have
     fixed limits of their own.
     """
 
     min_diversity: float = 0.7
     max_eps_mse: float = 1.75
+    max_inflation: float = 1.1
 
     def verdict(self, base: Evaluation, now: Evaluation) -> str:
         """Why to stop, in plain words; empty if there is no reason."""
+        missing = self._missing(base, now)
+        reasons = [f"{CANNOT_JUDGE}: {', '.join(missing)} could not be measured"] if missing else []
+        return "; ".join([*reasons, *self._limits(base, now), *self._falls(base, now)])
+
+    @staticmethod
+    def _missing(base: Evaluation, now: Evaluation) -> list[str]:
+        """What is no number in one of the two evaluations."""
+        measured = {
+            "seed diversity": (base.diversity, now.diversity),
+            "the denoising error": (base.eps_mse, now.eps_mse),
+            "the length of the network's output": (base.inflation, now.inflation),
+            "the reward": paired_change(base.scores[MIXED], now.scores[MIXED]),
+        }
+        for name in now.judges:
+            measured[name] = paired_change(base.scores[name], now.scores[name])
+        return [name for name, values in measured.items() if not all(map(math.isfinite, values))]
+
+    def _limits(self, base: Evaluation, now: Evaluation) -> list[str]:
         reasons = []
         if now.diversity < self.min_diversity * base.diversity:
             reasons.append(
@@ -108,18 +132,36 @@ class StopRule:
                 f"the model is forgetting how to denoise: its error is {now.eps_mse / base.eps_mse:.1f} times the base"
                 f" model's (limit {self.max_eps_mse:g})"
             )
-        change, error = paired_change(base.scores[MIXED], now.scores[MIXED])
-        if change < -2 * error:
+        if now.inflation > self.max_inflation * base.inflation:
+            reasons.append(
+                f"the network's output grows: as velocity it is {now.inflation / base.inflation:.2f} times as long as"
+                f" the base model's (limit {self.max_inflation:g})"
+            )
+        return reasons
+
+    @staticmethod
+    def _falls(base: Evaluation, now: Evaluation) -> list[str]:
+        reasons = []
+        if fallen(base.scores[MIXED], now.scores[MIXED]):
             reasons.append(
                 f"the reward itself falls on held-out prompts ({base.reward:.2f} to {now.reward:.2f}): the learning"
                 " rate is too high"
             )
-        if now.reward > base.reward:
-            for name in now.judges:
-                change, error = paired_change(base.scores[name], now.scores[name])
-                if change < -2 * error:
-                    reasons.append(
-                        f"the reward rises ({base.reward:.2f} to {now.reward:.2f}) while {name}, which is not trained"
-                        f" on, falls by {-change:.3g}"
-                    )
-        return "; ".join(reasons)
+        for name in now.judges:
+            change, _ = paired_change(base.scores[name], now.scores[name])
+            if not fallen(base.scores[name], now.scores[name]):
+                continue
+            if now.reward > base.reward:
+                reasons.append(
+                    f"the reward rises ({base.reward:.2f} to {now.reward:.2f}) while {name}, which is not trained on,"
+                    f" falls by {-change:.3g}"
+                )
+            else:
+                reasons.append(f"{name}, which is not trained on, falls by {-change:.3g}")
+        return reasons
+
+
+def fallen(before: list[float], after: list[float]) -> bool:
+    """Whether paired scores fell by more than two standard errors."""
+    change, error = paired_change(before, after)
+    return change < -2 * error

@@ -21,10 +21,11 @@ from .engine import Engine, PromptTable
 from .evaluate import Evaluator
 from .export import check_output
 from .journal import Journal
+from .judges import Judge, check_measured, here, nobody
 from .log import logger
 from .metrics import Evaluation
 from .resolved import ResolvedConfig, resolve
-from .rewards import DifferentiableScorer, RewardMix
+from .rewards import DifferentiableScorer, RewardMix, names
 from .runfiles import own_errors
 
 
@@ -48,7 +49,7 @@ class Preparation:
     prompts: PromptSet
     backend: Backend
     rewards: RewardMix
-    judges: list[DifferentiableScorer]
+    judges: list[Judge]
     table: PromptTable
     engine: Engine
     evaluator: Evaluator
@@ -65,9 +66,9 @@ class Preparation:
         prompts = self.prompts = setup.read_prompts(self.config)
         self._load_model()
         self._settle_config()
-        self.rewards, self.judges = setup.scorers(
-            self.config, self.processes.device, self.given.rewards, self.given.judges
-        )
+        self.journal.say(State.PREPARING, message="loading rewards and judges")
+        self._load_scorers()
+        self.journal.say(State.PREPARING, message="encoding the prompts")
         setup.place(self.config, self.backend, self.processes.device)
         train_set, held_out_set = setup.anchor_images(self.config, self.backend)
         self.table = setup.encode_prompts(self.config, self.backend, self.processes, prompts, train_set, held_out_set)
@@ -97,10 +98,26 @@ class Preparation:
 
     def _settle_config(self) -> None:
         """The model is known now, and with it every default."""
-        self.config = resolve(self.asked, self.backend.family.usual, self.processes.device.type)
+        self.named = bool(self.asked.judges)
+        self.config = setup.with_judges(resolve(self.asked, self.backend.family.usual, self.processes.device.type))
         self.asked = ReFLConfig(**self.config.decided())
         if self.processes.is_main:
             self._write_settings(dataclasses.asdict(self.asked), Name.CONFIG)
+
+    def _load_scorers(self) -> None:
+        """Rewards, and in the process that evaluates the judges. That nobody judges is said while the run lasts, and at
+        its end.
+        """
+        config, device = self.config, self.processes.device
+        self.rewards = self.given.rewards or setup.rewards(config, device)
+        self.judges = []
+        if self.given.judges is not None:
+            self.judges = [Judge(scorer) for scorer in self.given.judges]
+            setup.check_judges(self.judges, self.rewards)
+        elif self.processes.is_main:
+            self.judges = setup.judges(config, device, self.rewards, named=self.named)
+            if not self.judges:
+                self.journal.stand_by(nobody(names(config.rewards), here(config.models_dir)))
 
     def _write_settings(self, values: dict[str, Any], name: str) -> None:
         with own_errors():
@@ -135,6 +152,7 @@ class Preparation:
         self.evaluator.hold_out(latents, held_out_set)
         scores = self.evaluator.score(images)
         self.rewards.calibrate(scores)
+        check_measured(self.judges, scores)
         self.base = self.evaluator.evaluate(0, images, scores)
         self.journal.pictures(images, self.config.eval_seeds, "step-000000")
 

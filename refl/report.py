@@ -17,7 +17,9 @@ from imagereward_core.runs import EventKind, Name
 from .config import ReFLConfig
 from .data import PromptSet
 from .errors import SaveError
+from .judges import here, nobody
 from .metrics import MIXED, Evaluation, paired_change, win_rate
+from .rewards import names
 from .runfiles import read_events
 
 STYLE = """
@@ -58,6 +60,7 @@ def write_report(
         ),
         f'<p class="note">{_text(reason)}</p>' if reason else "",
         _trained_on(prompts) if prompts else "",
+        _watched(base, config),
         "<h2>Result on held-out prompts, same seeds before and after</h2>",
         _table(base, result),
         "<h2>Curves</h2>",
@@ -87,6 +90,13 @@ def _trained_on(prompts: PromptSet) -> str:
     return f"<p>Trained on {_text(describe(prompts.train))}; held out {_text(describe(prompts.held_out))}</p>"
 
 
+def _watched(base: Evaluation, config: ReFLConfig) -> str:
+    """Who judged, or that nobody did."""
+    if base.judges:
+        return f"<p>Judges, which are not trained on: {_text(', '.join(base.judges))}.</p>"
+    return f'<p class="note">{_text(nobody(names(config.rewards), here(config.models_dir)))}</p>'
+
+
 def _table(base: Evaluation, result: Evaluation) -> str:
     rows = [
         "<table><tr><th>score</th><th>base</th><th>tuned</th><th>change ± s.e.</th><th>tuned wins (95 %"
@@ -106,6 +116,7 @@ def _table(base: Evaluation, result: Evaluation) -> str:
         ("saturation", "saturation"),
         ("contrast", "contrast"),
         ("denoising error", "eps_mse"),
+        ("length of the output", "inflation"),
     ):
         before_value, after_value = getattr(base, field), getattr(result, field)
         ratio = f"{after_value / before_value:.2f} ×" if before_value else ""
@@ -123,10 +134,11 @@ def _curves(steps: Sequence[dict], history: Sequence[Evaluation]) -> str:
     curves: list[tuple[str, list[tuple[float, float]]]] = [("reward of training samples", _series(steps, "reward"))]
     curves.append(("held-out reward", [(item.step, item.reward) for item in history]))
     for name in history[0].judges:
-        curves.append((f"judge: {name}", [(item.step, item.judges[name]) for item in history]))
+        curves.append((f"judge: {name}", [(item.step, item.judges.get(name, math.nan)) for item in history]))
     for label, field in (
         ("seed diversity", "diversity"),
         ("denoising error", "eps_mse"),
+        ("length of the output as velocity, over the base's", "inflation"),
         ("saturation", "saturation"),
         ("contrast", "contrast"),
     ):

@@ -165,6 +165,11 @@ def _check_resolved(config: ResolvedConfig) -> None:
         raise ConfigError(
             f"need 0 <= min_step <= max_step < num_inference_steps, found {config.min_step}, {config.max_step}, {steps}"
         )
+    if config.stop_rule != "off" and config.eval_seeds < 2:
+        raise ConfigError(
+            "eval_seeds must be at least 2, as seed diversity compares pictures of one prompt, found"
+            f" {config.eval_seeds}; to train unwatched, set stop_rule to off"
+        )
     if config.draft_steps > steps:
         raise ConfigError(f"draft_steps {config.draft_steps} exceeds num_inference_steps {steps}")
     if config.resolution < 8 or config.resolution % 8:

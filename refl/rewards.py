@@ -1,4 +1,4 @@
-"""Rewards and judges: the only file of this package that knows imagereward_core."""
+"""Rewards, and how a scorer of imagereward_core is loaded for a run."""
 
 from __future__ import annotations
 
@@ -114,29 +114,29 @@ def parse_reward(text: str) -> tuple[str, float]:
         return text, 1.0  # the equals sign is part of a path
 
 
-def load_rewards(names: Sequence[str], device: Any, precision: str = "auto", models_dir: str = "") -> RewardMix:
+def names(texts: Sequence[str]) -> list[str]:
+    """Names and paths of configured rewards, without their weights."""
+    return [parse_reward(text)[0] for text in texts]
+
+
+def load_rewards(texts: Sequence[str], device: Any, precision: str = "auto", models_dir: str = "") -> RewardMix:
     """The mix of the configured rewards. RewardError says which one cannot be had or has no gradient."""
     components = []
-    for text in names:
+    for text in texts:
         name, weight = parse_reward(text)
         scorer = load_scorer(name, device, precision, models_dir)
         if not scorer.info.differentiable:
             raise RewardError(f"reward {name} has no gradient: it can be a judge (--judges), not a reward")
         components.append(Component(scorer, weight, scorer.info.mean, scorer.info.std))
     if len({part.name for part in components}) < len(components):
-        raise ConfigError(f"rewards names a model twice: {', '.join(names)}")
+        raise ConfigError(f"rewards names a model twice: {', '.join(texts)}")
     return RewardMix(components)
 
 
-def load_judges(
-    names: Sequence[str], device: Any, precision: str = "auto", models_dir: str = ""
-) -> list[DifferentiableScorer]:
-    """Scorers that are watched and never trained on."""
-    return [load_scorer(name, device, precision, models_dir) for name in names]
-
-
-def load_scorer(name: str, device: Any, precision: str, models_dir: str) -> Any:
-    """One scorer of imagereward_core by registry name, path or `package.module:function`, frozen."""
+def load_scorer(name: str, device: Any, precision: str, models_dir: str, what: str = "reward") -> Any:
+    """One scorer of imagereward_core by registry name, path or `package.module:function`, frozen. what: what it is to
+    the run, for the RewardError.
+    """
     from imagereward_core.errors import ImageRewardError
     from imagereward_core.scorers import load_scorer as load
 
@@ -145,7 +145,7 @@ def load_scorer(name: str, device: Any, precision: str, models_dir: str) -> Any:
     try:
         scorer = load(name, own_code=True, device=device, precision=precision, models_dir=models_dir or None)
     except (ImageRewardError, ImportError) as error:
-        raise RewardError(f"reward {name}: {error}") from error
+        raise RewardError(f"{what} {name}: {error}") from error
     return scorer.eval().requires_grad_(False)
 
 

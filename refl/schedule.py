@@ -79,6 +79,13 @@ class NoiseSchedule:
         a, s = self.levels(t, x)
         return a * output + s * x
 
+    def velocity(self, x: Tensor, output: Tensor, t: Tensor) -> Tensor:
+        """The UNet's output at x_t as v = a e - s x_0, whatever it predicts."""
+        if self.prediction_type == "v_prediction":
+            return output
+        a, s = self.levels(t, x)
+        return (output - s * x) / a
+
     def step(
         self, x: Tensor, output: Tensor, t: Tensor, t_next: Tensor, eta: float = 0.0, noise: Tensor | None = None
     ) -> Tensor:

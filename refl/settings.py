@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -38,14 +39,17 @@ class Settings:
     """The fields that asked and resolved settings share."""
 
     # model
-    pretrained_model_name_or_path: str = option("", "checkpoint: .safetensors, .ckpt or a diffusers folder")
-    vae: str = option("", "VAE file, for checkpoints that hold none")
+    pretrained_model_name_or_path: str = option("", "checkpoint: .safetensors, .ckpt or a diffusers folder", path=True)
+    vae: str = option("", "VAE file, for checkpoints that hold none", path=True)
     taesd: str = option(
         "",
         "tiny autoencoder (TAESD) used for the gradient: a decoder's file or a diffusers folder; evaluation uses the"
         " real VAE",
+        path=True,
     )
-    clip_bpe: str = option("", "a merge list in place of CLIP's own vocabulary, for single files; rarely needed")
+    clip_bpe: str = option(
+        "", "a merge list in place of CLIP's own vocabulary, for single files; rarely needed", path=True
+    )
     prediction_type: str = option(
         "auto", "what the UNet predicts; auto asks the checkpoint's files, else probes the UNet", choices=PREDICTIONS
     )
@@ -53,7 +57,7 @@ class Settings:
         None, "text encoder layer counted from the end, as the WebUI counts; default 1 (SD 2.x, SDXL: 2)"
     )
     # data
-    train_data: str = option("", "prompts: .json, .jsonl, .txt, .csv, or a folder of generated images")
+    train_data: str = option("", "prompts: .json, .jsonl, .txt, .csv, or a folder of generated images", path=True)
     dataset_name: str = option("", "prompt data set on the Hugging Face hub")
     prompts: list[str] = option([], "prompts given directly")
     caption_column: str = option("text", "name of the prompt field in JSON, JSONL and CSV")
@@ -61,12 +65,17 @@ class Settings:
     held_out: int = option(16, "prompts kept for evaluation and never trained on")
     negative_prompt: str = option("", "prompt of the unconditional branch")
     # rewards
-    rewards: list[str] = option(["ImageReward-v1.0"], "rewards as NAME_OR_PATH or NAME_OR_PATH=WEIGHT")
-    judges: list[str] = option([], "scorers that are only watched, never trained on")
+    rewards: list[str] = option(["ImageReward-v1.0"], "rewards as NAME_OR_PATH or NAME_OR_PATH=WEIGHT", path=True)
+    judges: list[str] = option(
+        [],
+        "scorers that are only watched, never trained on; default up to two of PickScore, CycleReward, CLIP and"
+        " Aesthetic that are on this machine; none: no judge",
+        path=True,
+    )
     reward_target: float = option(2.0, "phi(r) = relu(target - r): samples above the target give no gradient")
     grad_scale: float | None = option(None, "factor on the reward loss; default 1 (algorithm refl: 0.001)")
     reward_precision: str = option("auto", "precision of reward models", choices=("auto", "fp32", "fp16", "bf16"))
-    models_dir: str = option("", "folder where reward models lie")
+    models_dir: str = option("", "folder where reward models lie", path=True)
     # algorithm
     algorithm: str = option("refl+", "how the gradient is taken", choices=ALGORITHMS)
     num_inference_steps: int | None = option(None, "denoising steps T; default 20 (algorithm refl: 40)")
@@ -94,13 +103,20 @@ class Settings:
     )
     anchor_samples: int = option(64, "anchor samples: how many pictures of the base model to train on")
     anchor_data: str = option(
-        "", "folder of images with captions (.txt beside them or in their metadata) for the pre-training loss"
+        "",
+        "folder of images with captions (.txt beside them or in their metadata) for the pre-training loss",
+        path=True,
     )
     stop_rule: str = option(
-        "stop", "what happens when the reward rises while a judge falls", choices=("pause", "stop", "off")
+        "stop",
+        "what happens when a judge falls, a limit is passed or something cannot be measured",
+        choices=("pause", "stop", "off"),
     )
     min_diversity: float = option(0.7, "stop when seed diversity falls below this share of the base model's")
     max_eps_mse: float = option(1.75, "stop when the denoising error exceeds this multiple of the base model's")
+    max_inflation: float = option(
+        1.1, "stop when the network's output (as velocity) is longer than the base model's by more than this factor"
+    )
     # what is tuned
     tune: str = option("lora", "what is trained", choices=("lora", "full"))
     lora_rank: int = option(16, "rank of the LoRA")
@@ -143,15 +159,26 @@ class Settings:
     eval_seeds: int = option(2, "images per held-out prompt, with fixed seeds")
     checkpointing_steps: int = option(10, "save a resumable state every so many updates")
     checkpoints_total_limit: int = option(2, "resumable states kept, besides the best")
-    resume_from_checkpoint: str = option("", "folder of a saved state, or latest")
-    output_dir: str = option("checkpoint/refl", "run folder: events, status, samples, states, report")
+    resume_from_checkpoint: str = option("", "folder of a saved state, or latest", path=True)
+    output_dir: str = option("checkpoint/refl", "run folder: events, status, samples, states, report", path=True)
     output: str = option("lora", "what is written at the end", choices=OUTPUTS)
     output_name: str = option("", "file name of the result without extension; default CHECKPOINT-refl")
-    export_dir: str = option("", "folder for the result; default the run folder")
+    export_dir: str = option("", "folder for the result; default the run folder", path=True)
 
     def to_json(self) -> str:
         """One JSON object; `from_json` is its inverse."""
         return json.dumps(dataclasses.asdict(self), indent=1)
+
+    def shareable(self) -> dict[str, Any]:
+        """The settings for a file that is passed on: of each path only the last name, which tells nothing of whose
+        machine it was.
+        """
+        values = dataclasses.asdict(self)
+        for item in dataclasses.fields(self):
+            if item.metadata.get("path"):
+                value = values[item.name]
+                values[item.name] = [last_name(text) for text in value] if isinstance(value, list) else last_name(value)
+        return values
 
     @classmethod
     def from_json(cls: type[S], text: str) -> S:
@@ -182,6 +209,11 @@ class Settings:
     def samples_per_step(self) -> int:
         """Samples of one update on one process."""
         return self.train_batch_size * self.gradient_accumulation_steps
+
+
+def last_name(path: str) -> str:
+    """What follows the last slash or backslash."""
+    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
 
 
 def _typed(name: str, kind: str, value: Any) -> Any:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from imagereward_core.runs import Name
+
+from . import checkpoint
+from . import judges as judging
 from . import rewards as reward_models
 from .anchor import AnchorSet, image_anchor
 from .backend import Backend, load_backend
@@ -15,10 +20,13 @@ from .config import ReFLConfig
 from .data import PromptSet, load_prompts, sample_prompt, split
 from .distributed import Processes
 from .engine import PromptTable
-from .errors import ConfigError
+from .errors import ConfigError, PromptDataError
+from .judges import Judge
+from .memory import estimate_config
 from .resolved import ResolvedConfig
-from .rewards import DifferentiableScorer, RewardMix
+from .rewards import RewardMix
 from .rollout import Rollout, SampleNoise, draw
+from .runfiles import read_json
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -34,9 +42,16 @@ def with_precision(asked: ReFLConfig, device: torch.device) -> ReFLConfig:
 
 
 def read_prompts(config: ResolvedConfig) -> PromptSet:
-    """The prompts to train on and those held out."""
+    """The prompts to train on and those held out. PromptDataError for too few to judge a run by."""
     prompts = load_prompts(config.train_data, config.prompts, config.dataset_name, config.caption_column)
-    return split(prompts, config.held_out, config.max_train_samples)
+    parts = split(prompts, config.held_out, config.max_train_samples)
+    if config.stop_rule != "off" and len(parts.held_out) < 2:
+        raise PromptDataError(
+            f"{len(prompts)} prompts with held_out {config.held_out} leave one prompt to judge the run by, which tells"
+            " chance from change no more: give at least 4 prompts and held_out 2, or train unwatched with --stop_rule"
+            " off"
+        )
+    return parts
 
 
 def load(config: ReFLConfig | ResolvedConfig) -> Backend:
@@ -65,25 +80,45 @@ def place(config: ResolvedConfig, backend: Backend, device: torch.device) -> Non
         backend.autocast = DTYPES[config.mixed_precision]
 
 
-def scorers(
-    config: ResolvedConfig,
-    device: torch.device,
-    rewards: RewardMix | None = None,
-    judges: Sequence[DifferentiableScorer] | None = None,
-) -> tuple[RewardMix, list[DifferentiableScorer]]:
-    """Rewards and judges, as given or as configured. ConfigError for a judge that is trained on."""
-    mix = rewards or reward_models.load_rewards(config.rewards, device, config.reward_precision, config.models_dir)
-    watched = (
-        list(judges)
-        if judges is not None
-        else reward_models.load_judges(config.judges, device, config.reward_precision, config.models_dir)
-    )
-    twice = {judge.name for judge in watched} & {part.name for part in mix.components}
+def rewards(config: ResolvedConfig, device: torch.device) -> RewardMix:
+    """The configured rewards."""
+    return reward_models.load_rewards(config.rewards, device, config.reward_precision, config.models_dir)
+
+
+def with_judges(config: ResolvedConfig) -> ResolvedConfig:
+    """The settings with judges in them: those that were named, those of the run that is resumed, else the default
+    ones that are on this machine.
+    """
+    if config.judges:
+        return config
+    if config.resume_from_checkpoint and checkpoint.saved(Path(config.output_dir) / Name.CHECKPOINTS):
+        stored = (read_json(Path(config.output_dir) / Name.CONFIG) or {}).get("judges")
+        kept = stored if isinstance(stored, list) and stored else [judging.NONE]
+        return dataclasses.replace(config, judges=[str(name) for name in kept])
+    chosen = judging.choose(reward_models.names(config.rewards), judging.here(config.models_dir))
+    return dataclasses.replace(config, judges=chosen)
+
+
+def judges(config: ResolvedConfig, device: torch.device, mix: RewardMix, *, named: bool) -> list[Judge]:
+    """The configured judges, on the device where the estimate leaves room for them. named: see judges.load. ConfigError
+    for one that is trained on.
+    """
+    room = None
+    if device.type == "cuda" and config.judges != [judging.NONE]:
+        needs = estimate_config(ReFLConfig(**config.decided()))
+        room = None if needs.free is None else needs.free - needs.total
+    found = judging.load(config.judges, device, config.reward_precision, config.models_dir, room, named=named)
+    check_judges(found, mix)
+    return found
+
+
+def check_judges(found: Sequence[Judge], mix: RewardMix) -> None:
+    """ConfigError for a judge that is trained on."""
+    twice = {judge.name for judge in found} & {part.name for part in mix.components}
     if twice:
         raise ConfigError(
             f"judges names {', '.join(sorted(twice))}, which is trained on: a judge must be another scorer"
         )
-    return mix, watched
 
 
 def anchor_images(config: ResolvedConfig, backend: Backend) -> tuple[AnchorSet | None, AnchorSet | None]:

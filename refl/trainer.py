@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -23,12 +24,14 @@ from .distributed import Processes
 from .engine import UpdateStats
 from .errors import CheckpointError, ConfigError, ReFLError
 from .journal import Journal
-from .log import logger
+from .log import kept_in, logger
 from .metrics import Evaluation, StopRule
 from .preparation import Given, Preparation
 from .report import write_report
 from .rewards import DifferentiableScorer, RewardMix
 from .runfiles import RunFolder
+
+KEPT = ("algorithm", "tune", "lora_rank", "lora_alpha", "lora_targets")  # settings that a saved state belongs to
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class Trainer:
         self._given = Given(backend, rewards, judges, name_reserved)
         self.control, self.journal = Control(), Journal()
         self._interruptible = False
+        self._held = ""  # why the stop rule asked for a pause
         self.step = 0
         self.history: list[Evaluation] = []
         self.best: tuple[int, float] | None = None
@@ -82,10 +86,11 @@ class Trainer:
         with RunFolder(self.asked.output_dir) if self.processes.is_main else nullcontext() as folder:
             self.journal = Journal(folder)
             self.control.listen_to(folder, alone=self.processes.count == 1)
-            with self.journal.reporting():
-                result = self._run()
-            message = " ".join(filter(None, (result.reason, *self.journal.notes)))
-            self.journal.say(State(result.state), message=message, result=str(result.exported or ""))
+            with kept_in(folder.path / Name.LOG) if folder else nullcontext():
+                with self.journal.reporting():
+                    result = self._run()
+                message = " ".join(filter(None, (result.reason, *self.journal.notes)))
+                self.journal.say(State(result.state), message=message, result=str(result.exported or ""))
             return result
 
     def _run(self) -> RunResult:
@@ -148,6 +153,12 @@ class Trainer:
 
     def _take_over(self, state: checkpoint.TrainingState, torn: list[str]) -> None:
         info, samples = state.info, self.config.samples_per_step * self.processes.count
+        for name, value in info.get("kept", {}).items():
+            if value != getattr(self.config, name):
+                raise ConfigError(
+                    f"this run was begun with {name} {value} and cannot go on with {getattr(self.config, name)}: keep"
+                    " it, or begin another run"
+                )
         if info.get("seed") != self.config.seed or info.get("samples") != samples:
             raise ConfigError(
                 "a resumed run must keep seed, train_batch_size, gradient_accumulation_steps and the number of"
@@ -187,6 +198,7 @@ class Trainer:
                 outcome = self._after_update()
                 if outcome:
                     return outcome
+                self.journal.say(State.TRAINING)
         except StopRequested:  # the unfinished update or evaluation is given up
             return self._stop()
         return self._finish(State.FINISHED, "")
@@ -230,13 +242,20 @@ class Trainer:
         self.history.append(result)
         config, verdict = self.config, ""
         if config.stop_rule != "off":
-            verdict = StopRule(config.min_diversity, config.max_eps_mse).verdict(self.base, result)
+            rule = StopRule(config.min_diversity, config.max_eps_mse, config.max_inflation)
+            verdict = rule.verdict(self.base, result)
+            verdict = "; ".join(filter(None, [verdict, *self._failures(result)]))
         improved = not verdict and (self.best is None or result.reward > self.best[1])
         if improved:
             self.best = (self.step, result.reward)
         self.journal.event(EventKind.EVALUATION, **result.summary(), verdict=verdict)
         self.journal.pictures(images, self.config.eval_seeds, f"step-{self.step:06d}")
         return verdict, improved
+
+    def _failures(self, result: Evaluation) -> list[str]:
+        """What the judges say that could not score this evaluation's pictures."""
+        failed = [judge for judge in self.judges if judge.failure and math.isnan(result.judges[judge.name])]
+        return [f"{judge.name} failed with {judge.failure}" for judge in failed]
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
@@ -253,14 +272,29 @@ class Trainer:
         return RunResult(state.value, self.step, reason, exported, self.history)
 
     def _stop(self) -> RunResult:
-        """Save the state. Whoever stops early wants what there is, so the best evaluated weights are exported too; not
-        after a signal, which leaves seconds: `python -m refl export` does it later.
+        """Save the state. Whoever stops early wants what there is, so the best evaluated weights are exported too, or
+        the present ones if none were; not after a signal, which leaves seconds.
         """
         self._save()
         reason = self.control.stopping or StopReason.COMMAND
-        wanted = self.best and self.processes.is_main and reason is not StopReason.SIGNAL
-        exported = self._export(self.best[0], State.STOPPED, "") if wanted and self.best else None
+        exported = None
+        if self.processes.is_main:
+            if self.step == 0:
+                self.journal.note("No update was complete, so there is nothing to write yet.")
+            elif reason is StopReason.SIGNAL:
+                self.journal.note("`python -m refl export` writes the result so far.")
+            else:
+                exported = self._export_stopped()
         return RunResult(State.STOPPED.value, self.step, reason.value, exported, self.history)
+
+    def _export_stopped(self) -> Path:
+        if self.best:
+            return self._export(self.best[0], State.STOPPED, "")
+        seen = any(item.step for item in self.history)
+        why = "no evaluation so far was sound" if seen else "no evaluation has been made yet"
+        reason = f"The result is update {self.step}, which nothing vouches for: {why}."
+        self.journal.note(reason)
+        return self._export(self.step, State.STOPPED, reason)
 
     def _hold(self, verdict: str) -> None:
         """The stop rule asks for a pause: the best weights so far are exported, and the run waits to be told what to
@@ -274,6 +308,7 @@ class Trainer:
         reason = f"Paused: {verdict}. {advice} Resume goes on all the same, Stop ends the run."
         self.journal.event(EventKind.STOP_RULE, reason=reason)
         self.journal.say(State.TRAINING, message=reason, result=str(exported))
+        self._held = reason
         self.control.ask(Command.PAUSE)
 
     def _rescue(self, state: State, reason: str) -> tuple[Path, str]:
@@ -328,6 +363,8 @@ class Trainer:
                 self.journal.pictures(self.evaluator.draw()[0], self.config.eval_seeds, f"step-{self.step:06d}-now")
         elif command is Command.PAUSE:
             command = self._pause()
+        if command in (Command.SAVE, Command.SAMPLE, Command.RESUME):
+            self.journal.say(State.TRAINING, message="")
         return command is Command.STOP
 
     def _pause_point(self, step: int) -> None:
@@ -339,11 +376,11 @@ class Trainer:
         """Free the GPU and wait. Returns RESUME or STOP, whichever ended the pause."""
         self._save()
         self._move(torch.device("cpu"))
-        self.journal.say(State.PAUSED)
+        self.journal.say(State.PAUSED, message=self._held)
+        self._held = ""
         command = self.control.wait_for_end_of_pause()
         if command is Command.RESUME:
             self._move(self.processes.device)
-            self.journal.say(State.TRAINING, message="")
         return command
 
     def _move(self, device: torch.device) -> None:
@@ -364,6 +401,7 @@ class Trainer:
             "seed": self.config.seed,
             "samples": self.config.samples_per_step * self.processes.count,
             "calibration": self.rewards.calibration(),
+            "kept": {name: getattr(self.config, name) for name in KEPT},
             "history": [dataclasses.asdict(item) for item in self.history],
             "best": self.best,
         }

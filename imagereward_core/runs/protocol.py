@@ -62,6 +62,16 @@ class Command(_Word):
     STOP_NOW = "stop_now"
 
 
+HEARD: dict[Command, str] = {
+    Command.PAUSE: "Pausing as soon as the present step is done.",
+    Command.RESUME: "Going on.",
+    Command.SAMPLE: "Drawing pictures as soon as the present step is done.",
+    Command.SAVE: "Saving as soon as the present step is done.",
+    Command.STOP: "Saving and stopping as soon as the present step is done.",
+    Command.STOP_NOW: "Stopping.",
+}
+"""What the status says from the moment a command is heard until it is obeyed."""
+
 COMMANDS = tuple(command.value for command in Command)
 
 

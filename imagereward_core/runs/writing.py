@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from .. import atomic
 from ..log import logger
 from .errors import RunBusy, RunDamaged, RunUnwritable
-from .protocol import COMMANDS, HEARTBEAT, Command, EventKind, Name, State
+from .protocol import COMMANDS, HEARD, HEARTBEAT, Command, EventKind, Name, State
 from .reading import read_command, read_object
 
 
@@ -75,6 +75,7 @@ class RunFolder:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._lock = FileLock(os.fspath(self.path / Name.LOCK), timeout=0)
+        self._acknowledged = 0
         self._warned = False
         self._fresh_line = False
 
@@ -113,7 +114,16 @@ class RunFolder:
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT):
+            self._acknowledge()
             self._write_status()
+
+    def _acknowledge(self) -> None:
+        """Say that a command has arrived while the run is too busy to obey it; once for each."""
+        number, command = read_command(self.path)
+        with self._guard:
+            if number > max(self._acknowledged, self._status["control_id"]) and command in COMMANDS:
+                self._acknowledged = number
+                self._status["message"] = HEARD[Command(command)]
 
     @property
     def state(self) -> State:
@@ -165,8 +175,9 @@ class RunFolder:
         number, command = read_command(self.path)
         if number <= self._status["control_id"]:
             return None
-        self.status(control_id=number)
         if command not in COMMANDS:
+            self.status(control_id=number)
             logger.warning("control.json asks for %r; known commands are %s", command, ", ".join(COMMANDS))
             return None
+        self.status(control_id=number, message=HEARD[Command(command)])
         return Command(command)

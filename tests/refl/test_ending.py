@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from imagereward_core.runs import read_status
 from refl import checkpoint
 
-from .processes import steps_done, training, wait_for
+from .processes import ROOT, environment, steps_done, training, wait_for
 from .test_rewards_and_metrics import reward_file  # noqa: F401  a fixture
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
@@ -108,9 +109,33 @@ def test_exit_codes_arrive_while_the_host_holds_the_pipe(config, settings, chang
     assert read_status(settings.output_dir).state == state
 
 
-def test_errors_have_their_exit_code_too(config, settings):
+def test_errors_have_their_exit_code_and_are_told_once(config, settings):
     path = config()
     path.write_text(json.dumps({**json.loads(path.read_text()), "pretrained_model_name_or_path": "/nothing"}))
     with training(path, "--follow-stdin", stdin=subprocess.PIPE) as child:
         assert child.wait(300) == 1
+        told = child.stderr.read().decode()
+    assert told.count("no such checkpoint") == 1 and "Choose another checkpoint" in told
     assert read_status(settings.output_dir).state == "failed"
+    log = (Path(settings.output_dir) / "log.txt").read_text(encoding="utf-8")
+    assert log.count("no such checkpoint: /nothing") == 1
+
+
+def test_a_defect_leaves_its_traceback_once(config, settings, tmp_path):
+    """Where the host has sent standard error to log.txt already, nothing is written twice either."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import refl.setup\ndef broken(*_): raise IndexError('a defect')\nrefl.setup.read_prompts = broken\n"
+    )
+    folder = Path(settings.output_dir)
+    folder.mkdir()
+    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    for kept in (False, True):
+        with open(folder / "log.txt" if kept else tmp_path / "err", "wb") as stream:
+            command = [sys.executable, "-m", "refl", "train", "--config", str(config())]
+            done = subprocess.run(
+                command, env={**environment(), "PYTHONPATH": path}, stderr=stream, check=False, cwd=ROOT, timeout=300
+            )
+        assert done.returncode == 1
+        for file in (folder / "log.txt", Path(stream.name)):
+            text = file.read_text(encoding="utf-8")
+            assert text.count("IndexError: a defect") == 1 and text.count("in broken") == 1, file

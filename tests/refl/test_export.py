@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,30 @@ def test_lora_at_strength_one_equals_the_merged_checkpoint(finished, models):
     assert changed == len(tensors) // 3 > 0
     a, b = load_backend(models["sd1"], clip_bpe=str(models["bpe"])), load_backend(merged, clip_bpe=str(models["bpe"]))
     assert float((outputs(a) - outputs(b)).abs().max()) > 1e-4
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_the_result_is_as_readable_as_its_siblings(finished):
+    """The safetensors library gives its files to their owner alone."""
+    _, folder = finished
+    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()}
+    (folder / "new").write_text("")
+    usual = (folder / "new").stat().st_mode & 0o777
+    assert {name: mode for name, mode in modes.items() if mode != usual and name != "run.lock"} == {}
+
+
+def test_a_result_does_not_tell_where_it_was_made(finished, models):
+    settings, folder = finished
+    merged = export_state(folder, None, {"output": "single-file", "output_name": "merged"})
+    for path in (folder / "tiny-sd1-refl.safetensors", merged):
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata()
+        assert str(folder.parent) not in json.dumps(metadata) and str(models["sd1"].parent) not in json.dumps(metadata)
+        assert json.loads(metadata["refl.config"])["pretrained_model_name_or_path"] == "tiny-sd1.safetensors"
+    shared = dataclasses.replace(
+        settings, rewards=["/home/me/mine.safetensors=0.5"], judges=["C:\\Users\\me\\judge.pt"]
+    ).shareable()
+    assert shared["rewards"] == ["mine.safetensors=0.5"] and shared["judges"] == ["judge.pt"]
 
 
 def test_write_back_touches_the_unet_only(finished, models):

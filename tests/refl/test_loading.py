@@ -216,6 +216,7 @@ def test_refusals_name_the_cause(models, tmp_path):
     )
     refused(refiner, "refiner")
     refused(tmp_path / "absent.safetensors", "no such checkpoint")
+    refused("runwayml/stable-diffusion-v1-5", "nothing is fetched", "huggingface-cli download runwayml/stable-diff")
     refused(tmp_path, "unet/config.json")
     save_file({"lora_unet_x.lora_down.weight": torch.zeros(1)}, str(tmp_path / "l.safetensors"))
     refused(tmp_path / "l.safetensors", "a LoRA")

@@ -82,3 +82,14 @@ def test_two_processes_equal_one_with_the_doubled_batch(settings, tmp_path):
         torch.testing.assert_close(
             weights[1][name], tensor, rtol=1e-2, atol=2e-5
         )  # Adam divides small gradients by their own size
+
+
+def test_accelerate_that_starts_one_process_on_the_cpu_is_told_of(monkeypatch, caplog):
+    """`accelerate launch --cpu --num_processes 2` starts one, with the port of two."""
+    from refl.distributed import Processes
+
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    assert Processes("cpu").count == 1 and "torchrun" not in caplog.text
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    assert Processes("cpu").count == 1 and "torchrun --nproc_per_node 2 -m refl" in caplog.text

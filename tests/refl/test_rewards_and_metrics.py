@@ -141,9 +141,10 @@ def test_win_rate_and_paired_change():
     assert (change, error) == (1.0, 0.0)
 
 
-def evaluation(step=0, reward=0.0, diversity=0.5, eps_mse=0.04, judge=(0.0, 1.0, 2.0)):
+def evaluation(step=0, reward=0.0, diversity=0.5, eps_mse=0.04, judge=(0.0, 1.0, 2.0), inflation=1.0):
     scores = {"judge": list(judge), MIXED: [reward] * len(judge)}
-    return Evaluation(step, reward, 1.0, diversity, 0.5, 0.5, eps_mse, scores, {"judge": sum(judge) / len(judge)})
+    means = {"judge": sum(judge) / len(judge)}
+    return Evaluation(step, reward, 1.0, diversity, 0.5, 0.5, eps_mse, inflation, scores, means)
 
 
 def test_stop_rule_names_each_reason():
@@ -154,9 +155,32 @@ def test_stop_rule_names_each_reason():
     fallen = rule.verdict(base, evaluation(10, reward=1.0, judge=(-1.0, 0.1, 1.0)))
     assert "judge, which is not trained on, falls" in fallen
     damaged = rule.verdict(base, evaluation(10, reward=-1.0, judge=(-1.0, 0.1, 1.0)))
-    assert "the reward itself falls" in damaged and "not trained on" not in damaged  # too fast, not over-optimised
+    assert "the reward itself falls" in damaged and "while judge" not in damaged  # too fast, not over-optimised
+    crashed = rule.verdict(base, evaluation(10, reward=0.0, judge=(-1.0, 0.1, 1.0)))
+    assert crashed == "judge, which is not trained on, falls by 0.967"  # whether or not the reward rises
+    assert "1.50 times as long" in rule.verdict(base, evaluation(10, reward=1.0, inflation=1.5))
     noisy = evaluation(10, reward=1.0, judge=(-3.0, 3.5, 2.0))
     assert rule.verdict(base, noisy) == ""  # within two standard errors
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing"),
+    [
+        ({"diversity": math.nan}, "seed diversity"),
+        ({"eps_mse": math.inf}, "the denoising error"),
+        ({"inflation": math.nan}, "the length of the network's output"),
+        ({"reward": math.nan}, "the reward"),
+        ({"judge": (0.0, math.nan, 2.0)}, "judge"),
+    ],
+)
+def test_what_cannot_be_measured_is_not_well(changes, missing):
+    verdict = StopRule().verdict(evaluation(), evaluation(10, **{"reward": 1.0, **changes}))
+    assert verdict.startswith(f"cannot judge: {missing} could not be measured")
+
+
+def test_one_picture_says_nothing_of_chance():
+    verdict = StopRule().verdict(evaluation(judge=(0.0,)), evaluation(10, reward=1.0, judge=(0.0,)))
+    assert verdict == "cannot judge: the reward, judge could not be measured"
 
 
 @pytest.mark.parametrize(("spread", "stops"), [(0.35, False), (0.2, True)])  # -1.5 and -2.6 standard errors

@@ -197,7 +197,10 @@ def test_pause_sample_resume_and_stop(settings):
     send(folder, "stop")
     thread.join(60)
     assert results[0].state == "stopped" and status()["state"] == "stopped"
-    assert resumable(folder) == results[0].step and results[0].exported is None  # nothing was evaluated yet
+    result = results[0]
+    assert resumable(folder) == result.step and steps_of(result.exported) == result.step
+    assert "no evaluation has been made yet" in status()["message"]
+    assert "nothing vouches for" in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_training_does_not_say_what_was_going_on_before(settings, monkeypatch):
@@ -269,8 +272,13 @@ def test_resume_refuses_other_settings(settings):
     run(settings, max_train_steps=1)
     with pytest.raises(ConfigError, match="must keep seed"):
         run(settings, resume_from_checkpoint="latest", seed=5)
-    with pytest.raises(CheckpointError, match="other LoRA settings"):
-        run(settings, resume_from_checkpoint="latest", lora_rank=8)
+    for changes, told in (
+        ({"lora_rank": 8}, "begun with lora_rank 4 and cannot go on with 8"),
+        ({"algorithm": "draft-lv"}, "begun with algorithm refl\\+ and cannot go on with draft-lv"),
+        ({"lora_targets": "all"}, "lora_targets attention"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            run(settings, resume_from_checkpoint="latest", **changes)
     with pytest.raises(CheckpointError, match="no saved training state"):
         run(settings, resume_from_checkpoint=str(Path(settings.output_dir) / "samples"))
 

@@ -199,8 +199,25 @@ def test_watch_messages(values, message):
 
 def test_a_coin_could_do_it_too():
     # 58 of 100: one-sided, at 95 %, a coin reaches 58.2
-    assert "orders 58% of 100 validation pairs" in no_better_than_chance(0.58, 100)
-    assert no_better_than_chance(0.59, 100) == "" and no_better_than_chance(0.58, 400) == ""
+    assert "orders 58% of 100 validation pairs" in no_better_than_chance({"validation": (0.58, 100)})
+    assert (
+        no_better_than_chance({"validation": (0.59, 100)}) == no_better_than_chance({"validation": (0.58, 400)}) == ""
+    )
+
+
+def test_the_best_of_many_coins_is_a_coin_still():
+    # of 10 looks at 100 pairs the best coin reaches 0.5 + 2.57 * 0.05 = 62.8 %
+    assert "62% of 100 validation pairs rightly (the best of 10 looks)" in no_better_than_chance(
+        {"validation": (0.62, 100)}, 10
+    )
+    assert no_better_than_chance({"validation": (0.63, 100)}, 10) == ""
+
+
+def test_the_test_set_counts_too():
+    both = {"validation": (0.55, 100), "test": (0.56, 100)}
+    assert "55% of 100 validation pairs and 56% of 100 test pairs" in no_better_than_chance(both, 2)
+    assert no_better_than_chance({**both, "test": (0.7, 100)}, 2) == ""
+    assert no_better_than_chance({"validation": (0.0, 0)}) == ""
 
 
 def test_a_run_that_learnt_nothing_says_so_at_the_end(tmp_path, caplog):

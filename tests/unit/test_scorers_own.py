@@ -74,13 +74,13 @@ def test_bench_judges_with_it(folder):
 
 
 def test_refl_takes_it_as_reward_and_judge(folder):
-    from refl.rewards import load_judges, load_rewards
+    from refl.rewards import load_rewards, load_scorer
 
     images = torch.rand(2, 3, 48, 48, requires_grad=True)
     rewards = load_rewards([f"{SPEC}=2"], "cpu")
     rewards.differentiable(["a", "b"], images).sum().backward()
     assert float(images.grad.abs().sum()) > 0
-    (judge,) = load_judges([SPEC], "cpu")
+    judge = load_scorer(SPEC, "cpu", "auto", "", "judge")
     assert judge.name == "Warmth"
     assert rewards.raw(["a", "b"], images)["Warmth"].shape == (2,)
 
