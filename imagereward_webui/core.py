@@ -9,9 +9,10 @@ it is needed (`weights` and `scorers` import torch).
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 CORE_NAME: str = getattr(sys.modules[__package__], "CORE_NAME", "imagereward_core")
 
@@ -41,11 +42,18 @@ else:
     plain_prompt = module("prompts").plain_prompt
     presets = module("runs.presets")
 
+
+def kind_of_file(path: str | os.PathLike[str]) -> Any:
+    """The core's `weights.formats.kind_of_file`, imported when it is asked for: the package needs torch."""
+    return module("weights.formats").kind_of_file(path)
+
+
 __all__ = [
     "RM",
     "ConfigError",
     "ImageRewardError",
     "errors",
+    "kind_of_file",
     "logger",
     "metadata",
     "module",

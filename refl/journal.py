@@ -48,6 +48,11 @@ class Journal:
                 self.event(EventKind.STATE, state=state.value)
             self.folder.status(state=state.value, step=self.step, **changes)
 
+    def progress(self, done: int, total: int) -> None:
+        """How far the work of the present state is."""
+        if self.folder:
+            self.folder.progress(done, total)
+
     def note(self, text: str) -> None:
         """Something to be read when the run has ended; nothing if the text is empty."""
         if text and text not in self.notes:

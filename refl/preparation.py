@@ -121,6 +121,7 @@ class Preparation:
         self.evaluator = Evaluator(
             self.config, self.backend, self.table, prompts.held_out, self.rewards, self.judges, device, check
         )
+        self.evaluator.progress = self.journal.progress
 
     def _check_room(self) -> None:
         parameters = sum(parameter.numel() for parameter in self.engine.params.values())
