@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from imagereward_core.log import logger
     from imagereward_core.metadata.infotext import with_settings
     from imagereward_core.prompts import plain_prompt
-    from imagereward_core.runs import presets
+    from imagereward_core.runs import drawing, measures, presets
 else:
     RM = importlib.import_module(CORE_NAME)
     errors, naming, registry = module("errors"), module("naming"), module("registry")
@@ -40,7 +40,7 @@ else:
     replace = module("atomic").replace
     with_settings = module("metadata.infotext").with_settings
     plain_prompt = module("prompts").plain_prompt
-    presets = module("runs.presets")
+    drawing, measures, presets = module("runs.drawing"), module("runs.measures"), module("runs.presets")
 
 
 def kind_of_file(path: str | os.PathLike[str]) -> Any:
@@ -52,9 +52,11 @@ __all__ = [
     "RM",
     "ConfigError",
     "ImageRewardError",
+    "drawing",
     "errors",
     "kind_of_file",
     "logger",
+    "measures",
     "metadata",
     "module",
     "naming",

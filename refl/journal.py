@@ -59,14 +59,16 @@ class Journal:
             self.notes.append(text)
             logger.warning("%s", text)
 
-    def pictures(self, images: Tensor, seeds: int, name: str) -> None:
-        """Save a contact sheet; pictures are not worth a run, so that a full disk costs them alone."""
+    def pictures(self, images: Tensor, seeds: int, name: str, **told: Any) -> None:
+        """Save a contact sheet; pictures are not worth a run, so that a full disk costs them alone. told: what its
+        event says besides.
+        """
         if self.folder is None:
             return
         path = self.folder.path / Name.SAMPLES / f"{name}.png"
         try:
             save_sheet(images, seeds, path)
-            self.event(EventKind.SAMPLES, path=f"{Name.SAMPLES}/{path.name}")
+            self.event(EventKind.SAMPLES, path=f"{Name.SAMPLES}/{path.name}", **told)
         except SaveError as error:
             logger.warning("%s", error)
 

@@ -137,7 +137,8 @@ class Preparation:
         scores = self.evaluator.score(images)
         self.rewards.calibrate(scores)
         self.base = self.evaluator.evaluate(0, images, scores)
-        self.journal.pictures(images, self.config.eval_seeds, "step-000000")
+        held_out = self.prompts.held_out  # a row each
+        self.journal.pictures(images, self.config.eval_seeds, "step-000000", prompts=held_out)
 
     def _place_anchor(self, prompts: PromptSet, train_set: AnchorSet | None) -> None:
         config = self.config

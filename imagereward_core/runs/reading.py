@@ -88,7 +88,8 @@ class Status:
     """status.json. Times are seconds since the epoch; `seconds_left` is None while the pace is unknown.
 
     done, total: how far the present state's own work is (pictures, or samples of an update), 0 of 0 where it has no
-    parts; since: when the state began. control_id: the newest command that was taken.
+    parts; since: when the state began. control_id: the newest command that was taken; control_start: the newest that
+    was for an earlier process.
     """
 
     state: State
@@ -102,6 +103,7 @@ class Status:
     total: int = 0
     since: float = 0.0
     control_id: int = 0
+    control_start: int = 0
 
 
 def read_status(folder: str | os.PathLike[str]) -> Status | None:
@@ -126,6 +128,7 @@ def read_status(folder: str | os.PathLike[str]) -> Status | None:
         total=_typed(data, "total", (int,), 0),
         since=_typed(data, "since", number, 0.0),
         control_id=_typed(data, "control_id", (int,), 0),
+        control_start=_typed(data, "control_start", (int,), 0),
     )
 
 

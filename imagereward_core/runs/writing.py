@@ -88,7 +88,7 @@ class RunFolder:
             raise RunBusy(f"another process is training in {self.path}") from error
         except (OSError, ValueError, NotImplementedError) as error:  # ValueError: a NUL in the name
             raise RunUnwritable(f"cannot write in the run folder {self.path}: {error}") from error
-        self._status["control_id"] = self._commands_before()
+        self._status["control_id"] = self._status["control_start"] = self._commands_before()
         self.status(state=State.STARTING)
         self._thread = threading.Thread(target=self._beat, name="imagereward-heartbeat", daemon=True)
         self._thread.start()

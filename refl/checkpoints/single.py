@@ -6,7 +6,6 @@ Nothing is unpickled beyond tensors, and nothing is asked of the network.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +27,6 @@ from . import modules
 from .base import Checkpoint, Claim, Part, prediction_claim, read, refuse_quantised
 from .sidecar import Sidecar, sidecar
 
-FEW_STEP = re.compile(r"(?<![a-z])(turbo|lightning|lcm|hyper-?sd(xl)?|schnell|dmd2?)(?![a-z])", re.IGNORECASE)
 BY_CONTEXT = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}  # width of the text a UNet's attention takes
 
 
@@ -162,9 +160,9 @@ def _incomplete(state: Mapping[str, Tensor], kind: kinds.Kind) -> str:
 
 def refuse_few_step(name: str, title: str, path: Path) -> None:
     """CheckpointError for a model that was distilled to few steps, as its name says."""
-    named = FEW_STEP.search(name) or FEW_STEP.search(title)
+    named = kinds.few_step(name, title)
     if named:
         raise CheckpointError(
-            f"{path} is a few-step model ({named[0]}): its denoising in 1 to 8 steps does not survive this training."
+            f"{path} is a few-step model ({named}): its denoising in 1 to 8 steps does not survive this training."
             " Choose the model it was made from"
         )
