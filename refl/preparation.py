@@ -97,7 +97,8 @@ class Preparation:
 
     def _settle_config(self) -> None:
         """The model is known now, and with it every default."""
-        self.config = resolve(self.asked, self.backend.family.usual, self.processes.device.type)
+        usual = self.backend.usual or self.backend.family.usual
+        self.config = resolve(self.asked, usual, self.processes.device.type)
         self.asked = ReFLConfig(**self.config.decided())
         if self.processes.is_main:
             self._write_settings(dataclasses.asdict(self.asked), Name.CONFIG)

@@ -22,7 +22,7 @@ from .. import clip_text
 from ..errors import CheckpointError
 from ..families import FAMILIES, TRAINABLE, Family
 from ..families.base import TextPart
-from ..ldm import UNET_PREFIX, VAE_PREFIX
+from ..ldm import UNET_PREFIX, VAE_PREFIX, UNetLayout
 from . import modules
 from .base import Checkpoint, Claim, Part, prediction_claim, read, refuse_quantised
 from .sidecar import Sidecar, sidecar
@@ -60,11 +60,14 @@ class SingleFile(Checkpoint):
         """The network's sizes, read off its tensors."""
         text = [self._text_state(part) for part in self.family.text]
         try:
-            return self.family.sizes(self.part(UNET_PREFIX), text, self.beside.numbers)
+            found = self.family.sizes(self.part(UNET_PREFIX), text, self.beside.numbers)
         except CheckpointError as error:
             if str(self.path) in str(error):
                 raise
             raise CheckpointError(f"{self.path} cannot be used as {self.family.name}: {error}") from error
+        # a .yaml of the published sizes says 64 whatever the model was trained at: it is of use for others alone
+        own = self.family.needs_ldm_names(UNetLayout.of(found))
+        return {**found, "sample_size": self.beside.latent_side} if own and self.beside.latent_side else found
 
     @cached_property
     def vae_config(self) -> dict[str, Any] | None:  # type: ignore[override]
