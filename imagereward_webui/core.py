@@ -9,9 +9,10 @@ it is needed (`weights` and `scorers` import torch).
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 CORE_NAME: str = getattr(sys.modules[__package__], "CORE_NAME", "imagereward_core")
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from imagereward_core.log import logger
     from imagereward_core.metadata.infotext import with_settings
     from imagereward_core.prompts import plain_prompt
-    from imagereward_core.runs import presets
+    from imagereward_core.runs import drawing, measures, presets
 else:
     RM = importlib.import_module(CORE_NAME)
     errors, naming, registry = module("errors"), module("naming"), module("registry")
@@ -39,14 +40,23 @@ else:
     replace = module("atomic").replace
     with_settings = module("metadata.infotext").with_settings
     plain_prompt = module("prompts").plain_prompt
-    presets = module("runs.presets")
+    drawing, measures, presets = module("runs.drawing"), module("runs.measures"), module("runs.presets")
+
+
+def kind_of_file(path: str | os.PathLike[str]) -> Any:
+    """The core's `weights.formats.kind_of_file`, imported when it is asked for: the package needs torch."""
+    return module("weights.formats").kind_of_file(path)
+
 
 __all__ = [
     "RM",
     "ConfigError",
     "ImageRewardError",
+    "drawing",
     "errors",
+    "kind_of_file",
     "logger",
+    "measures",
     "metadata",
     "module",
     "naming",

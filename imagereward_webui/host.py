@@ -254,6 +254,20 @@ def build_grid(p: Any, images: list[Any]) -> tuple[Any | None, str]:
     return (grid, text) if opts.return_grid else (None, "")
 
 
+def tool_button(text: str, **settings: Any) -> Any:
+    """The host's small button with a sign, which fits beside a field."""
+    import gradio
+
+    return getattr(module("ui_components"), "ToolButton", gradio.Button)(text, **settings)
+
+
+def page_script(code: str) -> dict[str, str]:
+    """The argument of an event that runs JavaScript in the page before (or in place of) its function."""
+    import gradio
+
+    return {"js" if int(gradio.__version__.split(".")[0]) >= 4 else "_js": code}
+
+
 def font(size: int) -> Any:
     """The font that the host writes on grids with."""
     return module("images").get_font(size)

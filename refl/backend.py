@@ -21,6 +21,7 @@ from .checkpoints.single import open_checkpoint
 from .conditioning import Conditioning
 from .errors import CheckpointError
 from .families.base import Family, PromptEncoder
+from .resolved import Usual
 from .schedule import NoiseSchedule
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?<!\.safetensors)(?<!\.ckpt)")
@@ -39,6 +40,7 @@ class Backend:
     text: PromptEncoder | None = None
     tiny_vae: nn.Module | None = None
     prediction_source: str = ""  # what told schedule.prediction_type
+    usual: Usual | None = None  # at this model's own size; None: as its family
     autocast: torch.dtype | None = None  # set when the UNet's weights are fp32 and its arithmetic is not
 
     @property
@@ -146,6 +148,7 @@ def load_backend(
         model.path,
         prompts,
         tiny_vae=external.load_taesd(taesd, vae_dtype) if taesd else None,
+        usual=model.usual,
     )
     for part in (backend.unet, backend.vae, backend.tiny_vae):
         if part is not None:

@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train)
     estimate = commands.add_parser("estimate", help="memory a run needs, without running it")
     add_options(estimate)
+    estimate.add_argument("--table", action="store_true", help="also for other resolutions and batches")
     estimate.set_defaults(run=_estimate)
     export = commands.add_parser("export", help="write the result of a saved state again, perhaps in another form")
     add_options(export)
@@ -105,9 +106,17 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _estimate(args: argparse.Namespace) -> int:
-    from .memory import estimate_config
+    from .memory import subject, table
 
-    print(json.dumps(estimate_config(config_from_namespace(args)).as_dict()))
+    try:
+        given = subject(config_from_namespace(args))
+        found = {**given.estimate().as_dict(), "resolution": given.config.resolution}
+        if args.table:
+            found["table"] = table(given)
+    except ReFLError as error:
+        print(json.dumps({"error": f"{error}{f'. {error.hint}' if error.hint else ''}"}))
+        raise
+    print(json.dumps(found))
     return OK
 
 

@@ -68,6 +68,7 @@ class Evaluator:
         self.uncond = table([config.negative_prompt]) if guidance > 1 else None
         self.batch = max(config.train_batch_size, 4)
         self.check = self.rollout.check
+        self.progress: Callable[[int, int], None] = _silent  # (pictures drawn, of how many)
         self.probe: Probe | None = None
         self.base_lengths: Tensor | None = None
 
@@ -83,6 +84,7 @@ class Evaluator:
             x = self.rollout.sample(draw(noises, shape, self.device), self.table(part), self.uncond, noises)
             latents.append(x.cpu())
             images.append(torch.cat([self.backend.decode(row[None]).clamp(0, 1).cpu() for row in x]))
+            self.progress(start + len(part), len(self.prompts))
         return torch.cat(images), torch.cat(latents)
 
     def hold_out(self, latents: Tensor, images: AnchorSet | None) -> None:
@@ -149,6 +151,10 @@ class Evaluator:
             scores={**{name: values.tolist() for name, values in scores.items()}, MIXED: mixed.tolist()},
             judges={name: float(values.mean()) for name, values in scores.items() if name not in trained_on},
         )
+
+
+def _silent(done: int, total: int) -> None:
+    """Where nobody is told."""
 
 
 def save_sheet(images: Tensor, seeds: int, path: Path, cell: int = 256) -> None:

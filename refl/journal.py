@@ -51,6 +51,11 @@ class Journal:
                 self.event(EventKind.STATE, state=state.value)
             self.folder.status(state=state.value, step=self.step, **changes)
 
+    def progress(self, done: int, total: int) -> None:
+        """How far the work of the present state is."""
+        if self.folder:
+            self.folder.progress(done, total)
+
     def note(self, text: str) -> None:
         """Something to be read when the run has ended; nothing if the text is empty."""
         if text and text not in self.notes:
@@ -62,14 +67,16 @@ class Journal:
         self.standing = text
         self.note(text)
 
-    def pictures(self, images: Tensor, seeds: int, name: str) -> None:
-        """Save a contact sheet; pictures are not worth a run, so that a full disk costs them alone."""
+    def pictures(self, images: Tensor, seeds: int, name: str, **told: Any) -> None:
+        """Save a contact sheet; pictures are not worth a run, so that a full disk costs them alone. told: what its
+        event says besides.
+        """
         if self.folder is None:
             return
         path = self.folder.path / Name.SAMPLES / f"{name}.png"
         try:
             save_sheet(images, seeds, path)
-            self.event(EventKind.SAMPLES, path=f"{Name.SAMPLES}/{path.name}")
+            self.event(EventKind.SAMPLES, path=f"{Name.SAMPLES}/{path.name}", **told)
         except SaveError as error:
             logger.warning("%s", error)
 

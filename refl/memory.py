@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from .distributed import Processes
 from .errors import CheckpointError
 from .families import Family
 from .resolved import ResolvedConfig, resolve
+from .settings import Settings
 
 GIB = 2**30
 OVERHEAD = 1.25 * GIB
@@ -161,23 +162,64 @@ def _filled(net: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 class _FakeReward:
-    """A reward model of the published size."""
+    """The rewards and judges of a run without their weights: real ones that were loaded, a reward model of the
+    published size in the place of those that are not on this machine.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, rewards: Sequence[Any], judges: Sequence[Any] = (), missing: int = 0) -> None:
         from .rewards import published_reward_model
 
-        self.net = published_reward_model("meta")
+        self.rewards, self.judges = list(rewards), list(judges)
+        self.published = [published_reward_model("meta") for _ in range(missing)]
 
     def fill(self, dtype: torch.dtype) -> None:
-        """Put (fake) weights in."""
-        self.net = _filled(self.net, dtype)
+        """Put (fake) weights in. The modules of loaded scorers are emptied for good."""
+        self.published = [_filled(net, dtype) for net in self.published]
+        for scorer in (*self.rewards, *self.judges):
+            for module in vars(scorer).values():
+                if isinstance(module, nn.Module):
+                    _emptied(module, dtype)
 
-    def differentiable(self, prompts: list[str], images: Tensor) -> Tensor:
-        pixels = torch.nn.functional.interpolate(images.float(), (224, 224), mode="bilinear", antialias=True)
-        ids = torch.ones(len(prompts), 35, dtype=torch.int64)
-        dtype = next(self.net.parameters()).dtype
-        tokens = self.net.encode_image(pixels.to(dtype))  # type: ignore[operator]
-        return self.net.blip.text_encoder(ids, torch.ones_like(ids), tokens)[:, 0].float().mean(dim=1)  # type: ignore[union-attr,operator]
+    def differentiable(self, prompts: Sequence[str], images: Tensor) -> Tensor:
+        """The sum of all rewards [B]."""
+        parts = [_score(scorer, list(prompts), images) for scorer in self.rewards]
+        return torch.stack([*parts, *(_published_score(net, prompts, images) for net in self.published)]).sum(dim=0)
+
+
+def _score(scorer: Any, prompts: list[str], images: Tensor) -> Tensor:
+    """`Scorer.differentiable` without its look at the values, which fake tensors have not."""
+    pixels = scorer.pixels_from_tensor(images)
+    return scorer.combine(prompts, scorer.encode_images(pixels)).float()
+
+
+def _published_score(net: nn.Module, prompts: Sequence[str], images: Tensor) -> Tensor:
+    pixels = torch.nn.functional.interpolate(images.float(), (224, 224), mode="bilinear", antialias=True)
+    ids = torch.ones(len(prompts), 35, dtype=torch.int64)
+    tokens = net.encode_image(pixels.to(next(net.parameters()).dtype))  # type: ignore[operator]
+    return net.blip.text_encoder(ids, torch.ones_like(ids), tokens)[:, 0].float().mean(dim=1)  # type: ignore[union-attr,operator]
+
+
+def _emptied(net: nn.Module, dtype: torch.dtype) -> None:
+    """Replace every weight by a (fake) tensor of its shape, floating ones in `dtype`."""
+    for module in net.modules():
+        for table in (module._parameters, module._buffers):
+            for name, tensor in table.items():
+                if tensor is not None:
+                    kind = dtype if tensor.is_floating_point() else tensor.dtype
+                    fake = torch.empty(tensor.shape, dtype=kind)
+                    table[name] = nn.Parameter(fake, False) if table is module._parameters else fake
+
+
+def reward_of(config: Settings) -> _FakeReward:
+    """The configured rewards and judges as far as they are on this machine: an estimate downloads nothing."""
+    from .rewards import is_here, load_scorer, parse_reward
+
+    rewards = [parse_reward(text)[0] for text in config.rewards]
+    here = [name for name in (*rewards, *config.judges) if is_here(name, config.models_dir)]
+    loaded = {name: load_scorer(name, "cpu", "fp32", config.models_dir) for name in here}
+    missing = [name for name in (*rewards, *config.judges) if name not in loaded]
+    chosen = [[loaded[name] for name in names if name in loaded] for names in (rewards, config.judges)]
+    return _FakeReward(*chosen, missing=len(missing))
 
 
 def estimate(
@@ -187,9 +229,10 @@ def estimate(
     vae: dict[str, Any] | None = None,
     *,
     free: int | None = None,
+    reward: _FakeReward | None = None,
 ) -> MemoryEstimate:
     """Memory of one update of a resolved configuration. unet, vae: diffusers configurations; default the family's
-    own.
+    own. reward: default a reward model of the published size.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -206,7 +249,7 @@ def estimate(
         max_train_steps=1,
     )
     modules = _meta_modules(short, unet, vae)
-    reward = _FakeReward()
+    reward = reward or _FakeReward((), missing=1)
     with FakeTensorMode(allow_non_fake_inputs=True), StorageTracker() as tracker:
         backend = _fake_backend(short, kind, modules)
         reward.fill(torch.bfloat16 if short.mixed_precision != "no" else torch.float32)
@@ -265,16 +308,59 @@ def _unet_calls(config: ResolvedConfig) -> int:
     return round(config.samples_per_step * per_sample)
 
 
-def estimate_config(config: ReFLConfig) -> MemoryEstimate:
-    """The estimate for a configuration as the user gave it. The checkpoint is opened as the loader opens it, so its
-    sizes, and what is refused, are the loader's; no weight is read.
+@dataclass(frozen=True)
+class Subject:
+    """What is estimated: a configuration resolved for its checkpoint, of which no weight was read."""
+
+    config: ResolvedConfig
+    family: Family
+    unet: dict[str, Any]
+    vae: dict[str, Any]
+    free: int | None
+    reward: _FakeReward
+
+    def estimate(self, **changes: Any) -> MemoryEstimate:
+        """With some settings changed, rewards and judges excepted."""
+        config = dataclasses.replace(self.config, **changes)
+        return estimate(config, self.family, self.unet, self.vae, free=self.free, reward=self.reward)
+
+
+def subject(config: ReFLConfig) -> Subject:
+    """A configuration as the user gave it. The checkpoint is opened as the loader opens it, so its sizes, and what is
+    refused, are the loader's.
     """
     path = config.pretrained_model_name_or_path
     if not path:
         raise CheckpointError("no checkpoint was given: pretrained_model_name_or_path is empty")
     model = open_model(path)
-    kind = model.family
     free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
     device = "cuda" if torch.cuda.is_available() and not config.device.startswith("cpu") else "cpu"
-    resolved = resolve(config, kind.usual, device)
-    return estimate(resolved, kind, model.unet_config, vae_config(model, config.vae), free=free)
+    resolved = resolve(config, model.usual, device)
+    vae = vae_config(model, config.vae)
+    return Subject(resolved, model.family, model.unet_config, vae, free, reward_of(resolved))
+
+
+def estimate_config(config: ReFLConfig) -> MemoryEstimate:
+    """The estimate for a configuration as the user gave it; no weight of the checkpoint is read."""
+    return subject(config).estimate()
+
+
+BATCHES = (1, 2, 4, 8)
+SIDES = (0.75, 1.0, 1.5)  # of the run's own resolution
+
+
+def table(given: Subject) -> list[dict[str, Any]]:
+    """Memory by resolution and samples at once: {"resolution", "batch", "gb", "fits", "chosen"}, the run's own among
+    them. One and two samples are computed; each further one needs as much more as the second.
+    """
+    own = given.config.resolution
+    sides = sorted({own, *(max(8, round(own * share / 64) * 64) for share in SIDES if own >= 256)})
+    batches, cells = sorted({*BATCHES, given.config.train_batch_size}), []
+    for side in sides:
+        one, two = (given.estimate(resolution=side, train_batch_size=size).total for size in (1, 2))
+        for size in batches:
+            total = one + (size - 1) * (two - one)
+            chosen = side == own and size == given.config.train_batch_size
+            fits = None if given.free is None else total <= given.free
+            cells.append({"resolution": side, "batch": size, "gb": total / GIB, "fits": fits, "chosen": chosen})
+    return cells

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from imagereward_core.runs.measures import REWARD
+
 MIXED = "(mixed reward)"  # key of the mix among the scores; no file name and no model has this name
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -70,6 +72,14 @@ def paired_change(before: list[float], after: list[float]) -> tuple[float, float
     change = torch.tensor(after, dtype=torch.float64) - torch.tensor(before, dtype=torch.float64)
     error = float(change.std() / math.sqrt(len(change))) if len(change) > 1 else float("nan")
     return float(change.mean()), error
+
+
+def changes(base: Evaluation, now: Evaluation) -> dict[str, list[float]]:
+    """For the event log: the mixed reward's (`REWARD`) and each judge's paired change since `base`, with its standard
+    error.
+    """
+    pairs = {REWARD: MIXED, **{name: name for name in now.judges}}
+    return {name: list(paired_change(base.scores[key], now.scores[key])) for name, key in pairs.items()}
 
 
 def win_rate(before: list[float], after: list[float], tie: float = 1e-6) -> tuple[float, float, float]:

@@ -99,7 +99,8 @@ class Preparation:
     def _settle_config(self) -> None:
         """The model is known now, and with it every default."""
         self.named = bool(self.asked.judges)
-        self.config = setup.with_judges(resolve(self.asked, self.backend.family.usual, self.processes.device.type))
+        usual = self.backend.usual or self.backend.family.usual
+        self.config = setup.with_judges(resolve(self.asked, usual, self.processes.device.type))
         self.asked = ReFLConfig(**self.config.decided())
         if self.processes.is_main:
             self._write_settings(dataclasses.asdict(self.asked), Name.CONFIG)
@@ -138,6 +139,7 @@ class Preparation:
         self.evaluator = Evaluator(
             self.config, self.backend, self.table, prompts.held_out, self.rewards, self.judges, device, check
         )
+        self.evaluator.progress = self.journal.progress
 
     def _check_room(self) -> None:
         parameters = sum(parameter.numel() for parameter in self.engine.params.values())
@@ -154,7 +156,8 @@ class Preparation:
         self.rewards.calibrate(scores)
         check_measured(self.judges, scores)
         self.base = self.evaluator.evaluate(0, images, scores)
-        self.journal.pictures(images, self.config.eval_seeds, "step-000000")
+        held_out = self.prompts.held_out  # a row each
+        self.journal.pictures(images, self.config.eval_seeds, "step-000000", prompts=held_out)
 
     def _place_anchor(self, prompts: PromptSet, train_set: AnchorSet | None) -> None:
         config = self.config

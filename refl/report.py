@@ -6,19 +6,20 @@ import base64
 import dataclasses
 import html
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from imagereward_core import atomic
 from imagereward_core.prompt_files import describe
 from imagereward_core.runs import EventKind, Name
+from imagereward_core.runs.drawing import figures
+from imagereward_core.runs.measures import curves
 
 from .config import ReFLConfig
 from .data import PromptSet
 from .errors import SaveError
 from .judges import here, nobody
-from .metrics import MIXED, Evaluation, paired_change, win_rate
+from .metrics import MIXED, Evaluation, changes, paired_change, win_rate
 from .rewards import names
 from .runfiles import read_events
 
@@ -26,7 +27,7 @@ STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:980px;margin:2em auto;padding:0 1em;color:#222;background:#fff}
 h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}table{border-collapse:collapse}
 td,th{padding:.25em .8em;text-align:right;border-bottom:1px solid #ddd}
-th:first-child,td:first-child{text-align:left}.curves{display:flex;flex-wrap:wrap;gap:12px}figure{margin:0}figcaption{font-size:.85em;color:#555}
+th:first-child,td:first-child{text-align:left}.curves{display:flex;flex-wrap:wrap;gap:12px}figure{margin:0;width:300px}figcaption{font-size:.85em;color:#555}
 .wall{display:flex;gap:16px;align-items:flex-start}.wall img{max-width:100%;image-rendering:auto}
 .note{padding:.7em 1em;background:#fff4d6;border-left:4px solid #e0a800}
 pre{font-size:.8em;background:#f6f6f6;padding:1em;overflow:auto}
@@ -52,6 +53,7 @@ def write_report(
     result = next((item for item in reversed(history) if item.step == chosen), history[-1])
     events = read_events(folder / Name.EVENTS)
     steps = [event for event in events if event["type"] == EventKind.STEP]
+    evaluations = [{**item.summary(), "changes": changes(base, item)} for item in history]
     parts = [
         f"<h1>Reward fine-tuning of {_text(Path(config.pretrained_model_name_or_path).name or 'a model')}</h1>",
         (
@@ -64,7 +66,7 @@ def write_report(
         "<h2>Result on held-out prompts, same seeds before and after</h2>",
         _table(base, result),
         "<h2>Curves</h2>",
-        _curves(steps, history),
+        f'<div class="curves">{figures(curves(steps, evaluations))}</div>',
         _wall(folder, chosen),
         "<h2>Settings</h2>",
         f"<pre>{_text(json.dumps(dataclasses.asdict(config), indent=1))}</pre>",
@@ -128,51 +130,6 @@ def _table(base: Evaluation, result: Evaluation) -> str:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-def _curves(steps: Sequence[dict], history: Sequence[Evaluation]) -> str:
-    curves: list[tuple[str, list[tuple[float, float]]]] = [("reward of training samples", _series(steps, "reward"))]
-    curves.append(("held-out reward", [(item.step, item.reward) for item in history]))
-    for name in history[0].judges:
-        curves.append((f"judge: {name}", [(item.step, item.judges.get(name, math.nan)) for item in history]))
-    for label, field in (
-        ("seed diversity", "diversity"),
-        ("denoising error", "eps_mse"),
-        ("length of the output as velocity, over the base's", "inflation"),
-        ("saturation", "saturation"),
-        ("contrast", "contrast"),
-    ):
-        curves.append((label, [(item.step, getattr(item, field)) for item in history]))
-    curves.append(("anchor", _series(steps, "anchor")))
-    curves.append(("gradient norm", _series(steps, "grad_norm")))
-    return '<div class="curves">' + "".join(_curve(title, points) for title, points in curves) + "</div>"
-
-
-def _series(steps: Sequence[dict], name: str) -> list[tuple[float, float]]:
-    """Points of a measure; an event that lacks it leaves a gap."""
-    return [(event["step"], event[name]) for event in steps if isinstance(event.get(name), (int, float))]
-
-
-def _curve(title: str, points: Sequence[tuple[float, float]], width: int = 300, height: int = 150) -> str:
-    points = [(x, y) for x, y in points if y is not None and math.isfinite(y)]
-    if not points:
-        return ""
-    xs, ys = [x for x, _ in points], [y for _, y in points]
-    low, high = min(ys), max(ys)
-    wide, tall = max(max(xs) - min(xs), 1e-9), max(high - low, 1e-9)
-    line = " ".join(
-        f"{8 + (x - min(xs)) / wide * (width - 16):.1f},{height - 22 - (y - low) / tall * (height - 40):.1f}"
-        for x, y in points
-    )
-    labels = (
-        f'<text x="8" y="12" font-size="11" fill="currentColor">{high:.4g}</text><text x="8" y="{height - 6}"'
-        f' font-size="11" fill="currentColor">{low:.4g}</text>'
-    )
-    svg = (
-        f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}"><polyline points="{line}" fill="none"'
-        f' stroke="#2a78d6" stroke-width="1.8"/>{labels}</svg>'
-    )
-    return f"<figure>{svg}<figcaption>{_text(title)}</figcaption></figure>"
 
 
 def _wall(folder: Path, chosen: int) -> str:

@@ -149,6 +149,23 @@ def load_scorer(name: str, device: Any, precision: str, models_dir: str, what: s
     return scorer.eval().requires_grad_(False)
 
 
+def is_here(name: str, models_dir: str) -> bool:
+    """Whether a scorer can be loaded without a download."""
+    from imagereward_core import registry, weights
+    from imagereward_core.errors import ModelNotFoundError
+
+    try:
+        sources = () if weights.is_path(name) else registry.get(name).sources
+    except ModelNotFoundError:  # not of the registry: loading says whether it is anything
+        return True
+    try:
+        for source in sources:
+            weights.locate(source, models_dir=models_dir or None, download=False)
+    except ModelNotFoundError:
+        return False
+    return True
+
+
 def published_reward_model(device: str = "meta") -> torch.nn.Module:
     """A reward model of ImageReward-v1.0's size without weights, for the memory estimate."""
     from imagereward_core.model import RewardModel

@@ -25,7 +25,7 @@ from .engine import UpdateStats
 from .errors import CheckpointError, ConfigError, ReFLError
 from .journal import Journal
 from .log import kept_in, logger
-from .metrics import Evaluation, StopRule
+from .metrics import Evaluation, StopRule, changes
 from .preparation import Given, Preparation
 from .report import write_report
 from .rewards import DifferentiableScorer, RewardMix
@@ -71,6 +71,7 @@ class Trainer:
         self._interruptible = False
         self._held = ""  # why the stop rule asked for a pause
         self.step = 0
+        self._sampling, self._samples = -1, 0  # the update that is being made, and how many of its samples are
         self.history: list[Evaluation] = []
         self.best: tuple[int, float] | None = None
         self._written: dict[int, Path] = {}
@@ -248,7 +249,8 @@ class Trainer:
         improved = not verdict and (self.best is None or result.reward > self.best[1])
         if improved:
             self.best = (self.step, result.reward)
-        self.journal.event(EventKind.EVALUATION, **result.summary(), verdict=verdict)
+        told = changes(self.base, result)
+        self.journal.event(EventKind.EVALUATION, **result.summary(), verdict=verdict, changes=told)
         self.journal.pictures(images, self.config.eval_seeds, f"step-{self.step:06d}")
         return verdict, improved
 
@@ -369,6 +371,9 @@ class Trainer:
 
     def _pause_point(self, step: int) -> None:
         """Between micro-steps. Nothing of the unfinished update is lost by a pause, nor kept by a stop."""
+        self._samples = self._samples + self.config.train_batch_size if self._sampling == step else 0
+        self._sampling = step
+        self.journal.progress(self._samples, self.config.samples_per_step)
         if self.processes.count == 1 and self._obey():
             raise StopRequested
 

@@ -30,6 +30,14 @@ def preset(gpu: str, checkpoint: str | os.PathLike[str]) -> Preset:
     return dict((SDXL_PRESETS if is_sdxl(checkpoint) else PRESETS)[gpu])
 
 
+def of_memory(gib: float | None) -> str:
+    """The largest preset for a GPU of `gib` GiB; the smallest for less, and without a GPU. Cards have a little less
+    than their name says.
+    """
+    sizes = [name for name in PRESETS if gib is not None and float(name.split()[0]) <= gib + 0.5]
+    return sizes[-1] if sizes else next(iter(PRESETS))
+
+
 def is_sdxl(checkpoint: str | os.PathLike[str]) -> bool:
     """Whether a file or diffusers folder is taken for SDXL; False where its header does not tell."""
     from ..weights.formats import kind_of_file

@@ -85,7 +85,12 @@ def _other_copy(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Status:
-    """status.json. Times are seconds since the epoch; `seconds_left` is None while the pace is unknown."""
+    """status.json. Times are seconds since the epoch; `seconds_left` is None while the pace is unknown.
+
+    done, total: how far the present state's own work is (pictures, or samples of an update), 0 of 0 where it has no
+    parts; since: when the state began. control_id: the newest command that was taken; control_start: the newest that
+    was for an earlier process.
+    """
 
     state: State
     step: int = 0
@@ -94,6 +99,11 @@ class Status:
     hint: str = ""
     result: str = ""
     seconds_left: float | None = None
+    done: int = 0
+    total: int = 0
+    since: float = 0.0
+    control_id: int = 0
+    control_start: int = 0
 
 
 def read_status(folder: str | os.PathLike[str]) -> Status | None:
@@ -114,6 +124,11 @@ def read_status(folder: str | os.PathLike[str]) -> Status | None:
         hint=_typed(data, "hint", text, ""),
         result=_typed(data, "result", text, ""),
         seconds_left=_typed(data, "seconds_left", (*number, type(None)), None),
+        done=_typed(data, "done", (int,), 0),
+        total=_typed(data, "total", (int,), 0),
+        since=_typed(data, "since", number, 0.0),
+        control_id=_typed(data, "control_id", (int,), 0),
+        control_start=_typed(data, "control_start", (int,), 0),
     )
 
 

@@ -68,6 +68,7 @@ class RunFolder:
             "state": State.STARTING.value,
             "pid": os.getpid(),
             "started": clock(),
+            "since": clock(),
             "step": 0,
             "control_id": 0,
         }
@@ -88,7 +89,7 @@ class RunFolder:
             raise RunBusy(f"another process is training in {self.path}") from error
         except (OSError, ValueError, NotImplementedError) as error:  # ValueError: a NUL in the name
             raise RunUnwritable(f"cannot write in the run folder {self.path}: {error}") from error
-        self._status["control_id"] = self._commands_before()
+        self._status["control_id"] = self._status["control_start"] = self._commands_before()
         self.status(state=State.STARTING)
         self._thread = threading.Thread(target=self._beat, name="imagereward-heartbeat", daemon=True)
         self._thread.start()
@@ -109,6 +110,7 @@ class RunFolder:
             status = read_object(self.path / Name.STATUS) or {}
         except RunDamaged:
             status = {}
+        self._status["seconds_left"] = status.get("seconds_left")  # by an earlier run's pace, for lack of an own
         noted = status.get("launched_after")
         return noted if isinstance(noted, int) else read_command(self.path)[0]
 
@@ -131,10 +133,17 @@ class RunFolder:
         return State(self._status["state"])
 
     def status(self, **changes: Any) -> None:
-        """Change fields of status.json."""
+        """Change fields of status.json. A new state has its own work before it: none of it is done."""
         with self._guard:
+            if changes.get("state", self._status["state"]) != self._status["state"]:
+                self._status.update(since=self.clock(), done=0, total=0)
             self._status.update(changes)
         self._write_status()
+
+    def progress(self, done: int, total: int) -> None:
+        """How far the present state's work is; the next heartbeat writes it, so that this costs nothing."""
+        with self._guard:
+            self._status.update(done=done, total=total)
 
     def _write_status(self) -> None:
         with self._guard:

@@ -83,6 +83,8 @@ CHANNELS = {
     8: ("edit", "an image-editing model"),
     5: ("depth", "a depth model"),
 }
+# Models distilled to few steps, by what their makers call them.
+FEW_STEP = re.compile(r"(?<![a-z])(turbo|lightning|lcm|hyper-?sd(xl)?|schnell|dmd2?)(?![a-z])", re.IGNORECASE)
 # Diffusers pipelines by the class in their model_index.json, for folders that hold no UNet of Stable Diffusion.
 PIPELINES = (
     ("StableDiffusion3", "sd3", "a Stable Diffusion 3 model"),
@@ -108,6 +110,12 @@ PIPELINES = (
     ("StableVideoDiffusion", "svd", "a Stable Video Diffusion model"),
     ("LatentConsistency", "lcm", "a latent consistency model"),
 )
+
+
+def few_step(*names: str) -> str:
+    """The word in a model's file name or title that says it was distilled to few steps; "" if none does."""
+    found = next(filter(None, map(FEW_STEP.search, names)), None)
+    return found[0] if found else ""
 
 
 def find(keys: Collection[str]) -> Kind | None:

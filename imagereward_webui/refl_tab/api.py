@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
 import subprocess
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from .runs import RunError, Runs
 PREFIX = "/imagereward/v1/refl"
 
 installer = Installer()
+boot = ""  # changes with every page that is built: the tab writes it
 _runs: Runs | None = None
 _naming = threading.Lock()  # held while a name is chosen and promised; nothing waits inside
 
@@ -60,13 +63,18 @@ class CommandBody(BaseModel):
     command: str
 
 
+def scorers() -> list[str]:
+    """What can be chosen as reward or judge."""
+    return available(host.models_dir())
+
+
 router = APIRouter(prefix=PREFIX, tags=["ImageReward ReFL"], route_class=PageRoute)
 
 
 def _guarded(work: Any) -> Any:
     try:
         return work()
-    except (RunError, SettingError, errors.DataError) as error:
+    except (RunError, SettingError, EstimateError, errors.DataError) as error:
         detail = str(error).encode("utf-8", errors="replace").decode()  # a file's name may hold what UTF-8 cannot
         raise HTTPException(status_code=422, detail=detail) from error
 
@@ -78,10 +86,17 @@ def options() -> dict:
         "fields": [field.describe() for field in FIELDS],
         "checkpoints": [item["title"] for item in refl_host.checkpoints()],
         "selected": refl_host.selected_checkpoint(),
-        "rewards": available(host.models_dir()),
+        "rewards": scorers(),
         "guidance": refl_host.guidance(),
         "libraries": installer.status(),
     }
+
+
+@router.get("/state")
+def state() -> dict:
+    """The page that is served now (`boot`), and a word that changes with anything the tab shows (`version`)."""
+    told = json.dumps([installer.status(), runs().list()], default=str, sort_keys=True)
+    return {"boot": boot, "version": hashlib.sha256(told.encode()).hexdigest()[:16]}
 
 
 @router.get("/schema")
@@ -114,15 +129,24 @@ def _content(body: PromptsBody) -> bytes | str:
 
 @router.post("/estimate", dependencies=[Depends(Alone("an estimate"))])
 def estimate(body: RunBody) -> dict:
-    """Memory the run needs, computed by the training process's own code, and `seconds` by the pace of an earlier run
-    (null: none).
+    """Memory the run needs, computed by the training process's own code, with a table of batch and resolution, and
+    `seconds` by the pace of an earlier run (null: none). Needs no prompts.
     """
-    config = _guarded(lambda: build_config(body.settings))
+    return _guarded(lambda: estimated(body.settings))
+
+
+class EstimateError(errors.ImageRewardError, RuntimeError):
+    """The training process cannot say what a run needs; the message is its own sentence."""
+
+
+def estimated(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """See `estimate`. Raises SettingError, RunError and EstimateError."""
+    config = build_config(settings, needs_prompts=False)
     folder = refl_host.runs_folder()
     path = folder / ".estimate.json"
-    _guarded(lambda: protocol.check_writable(folder, "the estimate"))
-    _guarded(lambda: protocol.write_settings(folder, config, path.name))
-    command = [runs().python, "-m", "refl", "estimate", "--config", str(path)]
+    protocol.check_writable(folder, "the estimate")
+    protocol.write_settings(folder, config, path.name)
+    command = [runs().python, "-m", "refl", "estimate", "--table", "--config", str(path)]
     try:
         result = subprocess.run(
             command,
@@ -135,17 +159,25 @@ def estimate(body: RunBody) -> dict:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise HTTPException(
-            status_code=503, detail="the estimate took too long; the run itself can be started all the same"
-        ) from error
-    if result.returncode:
-        raise HTTPException(status_code=422, detail=_last_line(result.stderr))
-    return {**json.loads(result.stdout.strip().splitlines()[-1]), "seconds": runs().seconds(config)}
+        raise EstimateError("the estimate took too long; the run itself can be started all the same") from error
+    found = _answer(result.stdout)
+    if result.returncode or "error" in found:
+        raise EstimateError(str(found.get("error") or f"the estimate failed: {_last_line(result.stderr)}"))
+    return {**found, "seconds": runs().seconds(config)}
+
+
+def _answer(text: str) -> dict[str, Any]:
+    """The JSON object in the last line of a process's output; {} where there is none."""
+    try:
+        found = json.loads(_last_line(text))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _last_line(text: str) -> str:
     lines = [line for line in text.strip().splitlines() if line.strip()]
-    return lines[-1] if lines else "the estimate failed without a message"
+    return lines[-1] if lines else "it ended without a message"
 
 
 @router.get("/runs")
@@ -157,18 +189,18 @@ def list_runs() -> dict:
 @router.post("/runs")
 def create(body: RunBody) -> dict:
     """Queue a run and answer; it starts as soon as its device is free and the host has lent it."""
+    return {"id": _guarded(lambda: start_run(body.settings, body.keep_going))}
+
+
+def start_run(settings: Mapping[str, Any], keep_going: bool) -> str:
+    """Queue a run; its id. Raises SettingError, RunError."""
     status = installer.status()
     if status["missing"]:
-        raise HTTPException(
-            status_code=422,
-            detail=(
-                f"training libraries are missing ({', '.join(status['missing'])}): press Install training libraries"
-                " first"
-            ),
+        raise RunError(
+            f"training libraries are missing ({', '.join(status['missing'])}): press Install training libraries first"
         )
     with _naming:
-        config = _guarded(lambda: build_config(body.settings, runs().promised()))
-        return {"id": _guarded(lambda: runs().create(config, body.keep_going))}
+        return runs().create(build_config(settings, runs().promised()), keep_going)
 
 
 @router.get("/runs/{run_id}")

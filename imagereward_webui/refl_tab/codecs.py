@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from .. import host
 from ..core import ImageRewardError, presets, runs
 from ..lifecycle import available
+from . import checkpoints
 from . import host as refl_host
 
 Form = Mapping[str, Any]
@@ -188,11 +189,15 @@ class AnchorFolder:
 
 def checkpoint_file(form: Form) -> str:
     """The file of the chosen checkpoint, by default of the one selected in the host."""
-    path = refl_host.checkpoint_path(form["checkpoint"] or refl_host.selected_checkpoint())
+    wanted = form["checkpoint"] or refl_host.selected_checkpoint()
+    if not wanted:
+        raise SettingError("Checkpoint: none is chosen, and the WebUI does not say which one it uses; choose one")
+    path = refl_host.checkpoint_path(wanted)
     if not path:
-        raise SettingError(
-            f"Checkpoint: the host has no checkpoint {form['checkpoint']!r}; refresh the list and choose one"
-        )
+        raise SettingError(f"Checkpoint: the host has no checkpoint {wanted!r}; refresh the list and choose one")
+    why = checkpoints.why_not(path)
+    if why:
+        raise SettingError(f"Checkpoint: {wanted} cannot be trained: {why}; choose SD 1.x, SD 2.x or SDXL")
     return path
 
 

@@ -34,7 +34,7 @@ MAX_PROMPTS = 20_000
 @dataclass(frozen=True)
 class Field:
     """One form field. kind: choice, int, float, text, lines or bool. `codec` makes its settings of the run, and its
-    value of a run's settings. `multiple`: what an int must be a multiple of.
+    value of a run's settings. `multiple`: what an int must be a multiple of. `group`: where the page shows it.
     """
 
     name: str
@@ -47,14 +47,28 @@ class Field:
     high: float = math.inf
     multiple: int = 1
     help: str = ""
+    group: str = "Basic"
 
     def describe(self) -> dict[str, Any]:
         """For the page."""
         low, high = (self.low, self.high) if self.kind in ("int", "float") else (None, None)
-        shown = {name: getattr(self, name) for name in ("name", "label", "kind", "default", "choices", "help")}
+        shown = {name: getattr(self, name) for name in ("name", "label", "kind", "default", "choices", "help", "group")}
         return {**shown, "low": low, "high": high}
 
+    def checked(self, value: Any) -> Any:
+        """The value in this field's kind, whatever came as JSON. SettingError says what is wrong with it."""
+        return _checked(self, value)
 
+
+BASIC, REWARD, ANCHOR, OPTIMISER, SAMPLING, STOP, OUTPUT = GROUPS = (
+    "Basic",
+    "Reward and judges",
+    "What holds it near its base",
+    "Optimiser",
+    "Sampling",
+    "Evaluation and stop rule",
+    "Output",
+)
 FIELDS: tuple[Field, ...] = (
     Field(
         "checkpoint",
@@ -71,6 +85,7 @@ FIELDS: tuple[Field, ...] = (
         "text",
         "",
         help="empty: the checkpoint's name with -refl, and a number if that is taken",
+        group=OUTPUT,
     ),
     Field(
         "prompts",
@@ -78,17 +93,26 @@ FIELDS: tuple[Field, ...] = (
         "Prompts, one per line",
         "lines",
         "",
-        help="at least 50, better 500, like those you use; some are held out for evaluation",
+        help="like those you use, at least 50, better 500; a part is held out to judge by",
     ),
     Field("from_outputs", FromOutputs(), "Also take the prompts of my generated images", "bool", False),
-    Field("reward", Reward(), "Reward", "choice", "ImageReward-v1.0", help="what is trained towards"),
+    Field(
+        "reward",
+        Reward(),
+        "Reward",
+        "choice",
+        "ImageReward-v1.0",
+        help="the scorer whose taste is learnt: pictures come to score higher with it",
+        group=REWARD,
+    ),
     Field(
         "second_reward",
         SecondReward(),
         "Second reward",
         "choice",
         "",
-        help="mixed with the first, each in its own standard deviations",
+        help="mixed with the first, each in its own standard deviations; two are harder to cheat than one",
+        group=REWARD,
     ),
     Field(
         "second_weight",
@@ -99,11 +123,27 @@ FIELDS: tuple[Field, ...] = (
         low=0.0,
         high=100.0,
         help="the first has 1",
+        group=REWARD,
     ),
     Field(
-        "judge", Judge(), "Judge", "choice", "", help="only watched; training stops if it falls while the reward rises"
+        "judge",
+        Judge(),
+        "Judge",
+        "choice",
+        "",
+        help="only watched; training stops if it falls while the reward rises",
+        group=REWARD,
     ),
-    Field("preset", Preset(), "GPU memory", "choice", "8 GB", tuple(PRESETS)),
+    Field(
+        "preset",
+        Preset(),
+        "GPU memory",
+        "choice",
+        "8 GB",
+        tuple(PRESETS),
+        help="how many of an update's 16 samples are made at once; more is faster, less needs less memory",
+        group=OPTIMISER,
+    ),
     Field(
         "algorithm",
         Plain("algorithm", "algorithm"),
@@ -111,12 +151,53 @@ FIELDS: tuple[Field, ...] = (
         "choice",
         "refl+",
         ("refl+", "refl", "draft-k", "draft-lv"),
-        help="refl is the paper's arithmetic, refl+ our defaults",
+        help="where the gradient is taken: refl+ our defaults, refl the paper's arithmetic, draft-… the last steps",
+        group=OPTIMISER,
     ),
-    Field("steps", Plain("steps", "max_train_steps"), "Updates", "int", 100, low=1, high=100_000),
-    Field("learning_rate", Plain("learning_rate", "learning_rate"), "Learning rate", "float", 1e-4, low=1e-8, high=1.0),
-    Field("rank", Plain("rank", "lora_rank"), "LoRA rank", "int", 16, low=1, high=512),
-    Field("guidance", Plain("guidance", "guidance_scale"), "CFG scale", "float", 7.0, low=1.0, high=30.0),
+    Field(
+        "steps",
+        Plain("steps", "max_train_steps"),
+        "Updates",
+        "int",
+        100,
+        low=1,
+        high=100_000,
+        help="how often the model is changed, each time by what 16 pictures show",
+        group=OPTIMISER,
+    ),
+    Field(
+        "learning_rate",
+        Plain("learning_rate", "learning_rate"),
+        "Learning rate",
+        "float",
+        1e-4,
+        low=1e-8,
+        high=1.0,
+        help="how far one update goes; too high breaks pictures, too low changes nothing",
+        group=OPTIMISER,
+    ),
+    Field(
+        "rank",
+        Plain("rank", "lora_rank"),
+        "LoRA rank",
+        "int",
+        16,
+        low=1,
+        high=512,
+        help="how much the LoRA can hold; its file grows with it",
+        group=OPTIMISER,
+    ),
+    Field(
+        "guidance",
+        Plain("guidance", "guidance_scale"),
+        "CFG scale",
+        "float",
+        7.0,
+        low=1.0,
+        high=30.0,
+        help="as you generate with: what is learnt holds for that",
+        group=SAMPLING,
+    ),
     Field(
         "resolution",
         ZeroIsNone("resolution", "resolution"),
@@ -126,7 +207,8 @@ FIELDS: tuple[Field, ...] = (
         low=0,
         high=2048,
         multiple=64,
-        help="0: what the model was made for",
+        help="pixels of a side; 0: what the model was made for",
+        group=SAMPLING,
     ),
     Field(
         "anchor",
@@ -135,7 +217,8 @@ FIELDS: tuple[Field, ...] = (
         "choice",
         "kl",
         ("kl", "samples", "pretrain", "none"),
-        help="what holds the model near its base",
+        help="kl: keeps its predictions near the base's; samples: its own pictures; pretrain: yours; none: it breaks",
+        group=ANCHOR,
     ),
     Field(
         "anchor_folder",
@@ -144,8 +227,19 @@ FIELDS: tuple[Field, ...] = (
         "text",
         "",
         help="a folder inside the WebUI's, of images with captions; empty: my generated images",
+        group=ANCHOR,
     ),
-    Field("held_out", Plain("held_out", "held_out"), "Held-out prompts", "int", 16, low=1, high=500),
+    Field(
+        "held_out",
+        Plain("held_out", "held_out"),
+        "Held-out prompts",
+        "int",
+        16,
+        low=1,
+        high=500,
+        help="never trained on; drawn with the same seeds every 10 updates, to see what changed",
+        group=STOP,
+    ),
     Field(
         "stop_rule",
         Plain("stop_rule", "stop_rule"),
@@ -153,8 +247,20 @@ FIELDS: tuple[Field, ...] = (
         "choice",
         "pause",
         ("pause", "stop", "off"),
+        help="when judge, diversity or denoising break: wait for you with the best so far written, end, or go on",
+        group=STOP,
     ),
-    Field("seed", Plain("seed", "seed"), "Seed", "int", 0, low=0, high=2**31),
+    Field(
+        "seed",
+        Plain("seed", "seed"),
+        "Seed",
+        "int",
+        0,
+        low=0,
+        high=2**31,
+        help="the same seed and settings give the same run",
+        group=SAMPLING,
+    ),
     Field(
         "output",
         Plain("output", "output"),
@@ -162,23 +268,38 @@ FIELDS: tuple[Field, ...] = (
         "choice",
         "lora",
         ("lora", "single-file"),
-        help="a LoRA, or a whole checkpoint",
+        help="a LoRA of some MB to switch on and off, or a whole checkpoint",
+        group=OUTPUT,
     ),
 )
 BY_NAME = {field.name: field for field in FIELDS}
+# How far a run goes, in fields of the form. SDXL takes several times as long for an update, and learns in fewer.
+HOW_FAR: dict[str, dict[str, Any]] = {
+    "quick try": {"steps": 20, "learning_rate": 1e-4, "held_out": 8},
+    "normal": {"steps": 100, "learning_rate": 1e-4, "held_out": 16},
+    "careful": {"steps": 300, "learning_rate": 5e-5, "held_out": 32},
+}
+SDXL_STEPS = {"quick try": 10, "normal": 60, "careful": 200}
 
 
-def build_config(settings: Mapping[str, Any], promised: Promised = ()) -> dict[str, Any]:
+def how_far(name: str, family: str) -> dict[str, Any]:
+    """The fields that a budget decides for a family ("sd1", "sdxl", "" where it is unknown)."""
+    found = dict(HOW_FAR[name])
+    return {**found, "steps": SDXL_STEPS[name]} if family == "sdxl" else found
+
+
+def build_config(settings: Mapping[str, Any], promised: Promised = (), *, needs_prompts: bool = True) -> dict[str, Any]:
     """The run configuration of a filled form. SettingError names the field that is wrong.
 
-    promised: (folder, name) of results that belong to runs which have not ended.
+    promised: (folder, name) of results that belong to runs which have not ended. needs_prompts: false for what does not
+    depend on them, as the memory of a run.
     """
     unknown = sorted(str(name) for name in settings.keys() - BY_NAME.keys())
     if unknown:
         raise SettingError(f"unknown field {', '.join(unknown)}; there are {', '.join(BY_NAME)}")
-    form = {field.name: _checked(field, settings.get(field.name, field.default)) for field in FIELDS}
+    form = {field.name: field.checked(settings.get(field.name, field.default)) for field in FIELDS}
     config = BY_NAME["checkpoint"].codec.to_config(form, promised)  # first: without one nothing else makes sense
-    if not form["prompts"] and not form["from_outputs"]:
+    if needs_prompts and not form["prompts"] and not form["from_outputs"]:
         raise SettingError("Prompts: there are none; write some, load a file, or take those of your generated images")
     for field in FIELDS:
         config |= field.codec.to_config(form, promised)
@@ -188,6 +309,11 @@ def build_config(settings: Mapping[str, Any], promised: Promised = ()) -> dict[s
         "vae": refl_host.selected_vae(),
         "device": "cpu" if host.device() == "cpu" else "",
     }
+
+
+def prompts_in(value: Any) -> list[str]:
+    """The prompts in a text or list as a run would take them. SettingError for what cannot be used."""
+    return list(BY_NAME["prompts"].checked(value))
 
 
 def form_settings(config: Mapping[str, Any], promised: Promised = ()) -> dict[str, Any]:

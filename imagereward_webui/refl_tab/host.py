@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from .. import host
-from ..core import logger
+from ..core import ImageRewardError, kind_of_file, logger
 from ..lifecycle import holder
 
 
@@ -26,20 +27,55 @@ def checkpoints() -> list[dict[str, str]]:
     return [{"title": str(info.title), "path": str(info.filename)} for info in infos]
 
 
+def refresh_checkpoints() -> None:
+    """Let the host look for checkpoints again."""
+    host.module("shared").refresh_checkpoints()
+
+
 def selected_checkpoint() -> str:
-    """The title of the checkpoint chosen in the UI; asking the model itself could load it."""
-    return str(getattr(host.module("shared").opts, "sd_model_checkpoint", "") or "")
+    """The title of the checkpoint chosen in the UI; "" where the host itself cannot tell which one is meant.
+
+    The setting holds a title, a name or a short title, by host and by how it was chosen, so the host's own look-up is
+    asked. Asking the model itself could load it.
+    """
+    models = host.module("sd_models")
+    chosen = str(getattr(host.module("shared").opts, "sd_model_checkpoint", "") or "")
+    found = getattr(models, "get_closet_checkpoint_match", _known)(chosen) if chosen else None
+    title = str(getattr(found, "title", ""))
+    return title if title in {item["title"] for item in checkpoints()} else ""
 
 
 def checkpoint_path(title: str) -> str:
-    """The file of a checkpoint by its title; an empty string if the host has none of that title."""
-    return next((item["path"] for item in checkpoints() if item["title"] == title), "")
+    """The file of a checkpoint by its title, or by another name that the host knows it under; "" if it has none."""
+    found = next((item["path"] for item in checkpoints() if item["title"] == title), "")
+    return found or str(getattr(_known(title), "filename", ""))
+
+
+def _known(name: str) -> Any:
+    """The host's checkpoint of exactly this title, name, short title or hash, or None."""
+    return getattr(host.module("sd_models"), "checkpoint_aliases", {}).get(name)
 
 
 def selected_vae() -> str:
-    """The VAE file chosen in the UI, for checkpoints without one; empty for Automatic and None."""
-    chosen = str(getattr(host.module("shared").opts, "sd_vae", "") or "")
+    """The VAE file chosen in the UI, which replaces the checkpoint's own; empty for Automatic and None.
+
+    Forge and Forge Neo keep it in one list with text encoders, as paths; `sd_vae` means nothing there.
+    """
+    opts = host.module("shared").opts
+    parts = getattr(opts, "forge_additional_modules", None)
+    if isinstance(parts, (list, tuple)):
+        return next((str(path) for path in parts if _is_vae(Path(str(path)))), "")
+    chosen = str(getattr(opts, "sd_vae", "") or "")
     return str(getattr(host.module("sd_vae"), "vae_dict", {}).get(chosen, ""))
+
+
+def _is_vae(path: Path) -> bool:
+    """By its tensors' names, else (a pickled file shows none) by the folder in which the WebUI looks for VAEs."""
+    with suppress(ImageRewardError):
+        kind = kind_of_file(path)
+        if kind is not None:
+            return bool(kind.key == "vae")
+    return path.parent.name.casefold() == "vae"
 
 
 def lora_folder() -> Path:
@@ -51,7 +87,8 @@ def lora_folder() -> Path:
 def checkpoint_folder() -> Path:
     """Where new checkpoints belong."""
     options = host.module("shared").cmd_opts
-    return Path(getattr(options, "ckpt_dir", None) or host.module("sd_models").model_path)
+    given = getattr(options, "ckpt_dir", None) or next(iter(getattr(options, "ckpt_dirs", None) or ()), None)
+    return Path(given or host.module("sd_models").model_path)
 
 
 def outputs_folder() -> Path:

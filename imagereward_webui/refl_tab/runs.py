@@ -22,7 +22,17 @@ from typing import Any
 
 from ..core import logger
 from ..core import runs as protocol
-from .summaries import ENDED_HINT, damaged, described, ended_silently, last_step, replaced, settings_of
+from .summaries import (
+    ENDED_HINT,
+    LOST_HINT,
+    damaged,
+    described,
+    ended_silently,
+    last_step,
+    pending,
+    replaced,
+    settings_of,
+)
 
 RunError = protocol.RunError
 Command, EventKind, Name, State = protocol.Command, protocol.EventKind, protocol.Name, protocol.State
@@ -102,7 +112,8 @@ class Runs:
             status = self._status(run_id, path)
         except protocol.RunDamaged as error:
             status = damaged(error)
-        return described(run_id, settings, status, resumable=bool(protocol.saved_states(path)))
+        on_its_way = pending(status, protocol.read_command(path))
+        return described(run_id, settings, status, bool(protocol.saved_states(path)), on_its_way)
 
     def _status(self, run_id: str, path: Path) -> Any:
         """The status file, corrected by what it cannot know."""
@@ -115,7 +126,8 @@ class Runs:
         if status.state.active and not alive:
             how = ended_silently(None if child is None else child.returncode)
             message = f"{status.message.rstrip('. ')}. Then {how}" if status.message else how
-            return replaced(status, state=State.DIED, message=message, hint=status.hint or ENDED_HINT)
+            hint = status.hint or (ENDED_HINT if protocol.saved_states(path) else LOST_HINT)
+            return replaced(status, state=State.DIED, message=message, hint=hint)
         return status
 
     def show(self, run_id: str, after: int = 0) -> dict[str, Any]:
@@ -339,7 +351,15 @@ class Runs:
             try:
                 told = protocol.read_command(path)[0]
                 protocol.write_status(
-                    path, State.STARTING, step=run["step"], heartbeat=self.clock(), launched_after=told
+                    path,
+                    State.STARTING,
+                    step=run["step"],
+                    heartbeat=self.clock(),
+                    since=self.clock(),
+                    launched_after=told,
+                    control_id=told,
+                    control_start=told,
+                    seconds_left=self.seconds(settings_of(path)),
                 )
                 with open(path / Name.LOG, "ab") as log:
                     self._children[run["id"]] = subprocess.Popen(

@@ -19,17 +19,20 @@ KINDS = {  # what a summary needs of the settings
     "output_name": str,
     "export_dir": str,
 }
-ENDED_HINT = "Resume continues from the last saved state."
+ENDED_HINT = "It can be resumed: Resume continues from the last saved state."
+LOST_HINT = "Nothing had been saved yet: Clone its settings and start again."
 
 
 def ended_silently(code: int | None) -> str:
     """What is said of a process that left an active state behind. code: subprocess's, None if it was not our child."""
     how = "" if code is None else f" (signal {-code})" if code < 0 else f" (exit code {code})"
-    return f"the training process ended without a word{how}: see the log"
+    return f"the training process ended unexpectedly{how}: see the log"
 
 
-def described(run_id: str, settings: Mapping[str, Any], status: Any, resumable: bool) -> dict[str, Any]:
-    """A run's summary for the page."""
+def described(
+    run_id: str, settings: Mapping[str, Any], status: Any, resumable: bool, pending: str = ""
+) -> dict[str, Any]:
+    """A run's summary for the page. pending: a command that was sent and has not taken effect."""
     checkpoint = settings.get("pretrained_model_name_or_path", "")
     return {
         "id": run_id,
@@ -44,10 +47,25 @@ def described(run_id: str, settings: Mapping[str, Any], status: Any, resumable: 
         "message": status.message,
         "hint": status.hint,
         "seconds_left": status.seconds_left,
+        "done": status.done,
+        "total": status.total,
+        "since": status.since,
+        "pending": pending,
         "result": status.result,
         "resumable": resumable,
         "commands": [command.value for command in commands_for(status.state, resumable)],
     }
+
+
+def pending(status: Any, newest: tuple[int, str]) -> str:
+    """The command that has not taken effect in a run yet, or "". newest: number and word of the last one that was sent.
+    A pause or stop that was read takes effect after the sample in hand.
+    """
+    number, word = newest
+    if not status.state.active or number <= status.control_start:
+        return ""
+    lasting = word in (Command.STOP, Command.STOP_NOW) or (word == Command.PAUSE and status.state is not State.PAUSED)
+    return word if number > status.control_id or lasting else ""
 
 
 def commands_for(state: Any, resumable: bool) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from ..clip_text import ClipText
 from ..errors import CheckpointError
 from ..families import Family
 from ..log import logger
+from ..resolved import Usual
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,15 @@ class Checkpoint(ABC):
     latent_scale: float
     unet_config: dict[str, Any]
     vae_config: dict[str, Any] | None  # None: it brings no autoencoder
+
+    @property
+    def usual(self) -> Usual:
+        """What the family's users sample with, at the size that this very model was made for, where its files tell."""
+        side = self.unet_config.get("sample_size")
+        blocks = (self.vae_config or {}).get("block_out_channels")
+        if not isinstance(side, int) or isinstance(side, bool) or side < 1 or not blocks:
+            return self.family.usual
+        return dataclasses.replace(self.family.usual, resolution=side * 2 ** (len(blocks) - 1))
 
     @abstractmethod
     def unet(self, dtype: torch.dtype) -> nn.Module:

@@ -14,13 +14,14 @@ ZERO_SNR = ("rescale_betas_zero_snr", "zero_terminal_snr", "ztsnr")
 
 @dataclass(frozen=True)
 class Sidecar:
-    """numbers: unet_heads, unet_head_width, text_heads. source: where all this stands, for messages."""
+    """numbers: unet_heads, unet_head_width, text_heads; latent_side: cells of a picture's side. source: where all this stands, for messages."""
 
     source: str = ""
     numbers: dict[str, Any] = field(default_factory=dict)
     scheduler: dict[str, Any] = field(default_factory=dict)
     latent_scale: float | None = None
     tokenizer: Path | None = None
+    latent_side: int | None = None
 
 
 def sidecar(path: Path) -> Sidecar:
@@ -54,6 +55,7 @@ def _from_folder(folder: Path) -> Sidecar:
         read("scheduler", "scheduler_config.json"),
         read("vae").get("scaling_factor"),
         tokenizer if (tokenizer / "vocab.json").is_file() or (tokenizer / "tokenizer.json").is_file() else None,
+        read("unet").get("sample_size"),
     )
 
 
@@ -78,4 +80,5 @@ def _from_yaml(path: Path) -> Sidecar:
         {name: value for name, value in numbers.items() if value not in (None, -1)},
         scheduler,
         params.get("scale_factor"),
+        latent_side=params.get("image_size"),
     )

@@ -6,7 +6,6 @@ Nothing is unpickled beyond tensors, and nothing is asked of the network.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -23,12 +22,11 @@ from .. import clip_text
 from ..errors import CheckpointError
 from ..families import FAMILIES, TRAINABLE, Family
 from ..families.base import TextPart
-from ..ldm import UNET_PREFIX, VAE_PREFIX
+from ..ldm import UNET_PREFIX, VAE_PREFIX, UNetLayout
 from . import modules
 from .base import Checkpoint, Claim, Part, prediction_claim, read, refuse_quantised
 from .sidecar import Sidecar, sidecar
 
-FEW_STEP = re.compile(r"(?<![a-z])(turbo|lightning|lcm|hyper-?sd(xl)?|schnell|dmd2?)(?![a-z])", re.IGNORECASE)
 BY_CONTEXT = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}  # width of the text a UNet's attention takes
 
 
@@ -62,11 +60,14 @@ class SingleFile(Checkpoint):
         """The network's sizes, read off its tensors."""
         text = [self._text_state(part) for part in self.family.text]
         try:
-            return self.family.sizes(self.part(UNET_PREFIX), text, self.beside.numbers)
+            found = self.family.sizes(self.part(UNET_PREFIX), text, self.beside.numbers)
         except CheckpointError as error:
             if str(self.path) in str(error):
                 raise
             raise CheckpointError(f"{self.path} cannot be used as {self.family.name}: {error}") from error
+        # a .yaml of the published sizes says 64 whatever the model was trained at: it is of use for others alone
+        own = self.family.needs_ldm_names(UNetLayout.of(found))
+        return {**found, "sample_size": self.beside.latent_side} if own and self.beside.latent_side else found
 
     @cached_property
     def vae_config(self) -> dict[str, Any] | None:  # type: ignore[override]
@@ -162,9 +163,9 @@ def _incomplete(state: Mapping[str, Tensor], kind: kinds.Kind) -> str:
 
 def refuse_few_step(name: str, title: str, path: Path) -> None:
     """CheckpointError for a model that was distilled to few steps, as its name says."""
-    named = FEW_STEP.search(name) or FEW_STEP.search(title)
+    named = kinds.few_step(name, title)
     if named:
         raise CheckpointError(
-            f"{path} is a few-step model ({named[0]}): its denoising in 1 to 8 steps does not survive this training."
+            f"{path} is a few-step model ({named}): its denoising in 1 to 8 steps does not survive this training."
             " Choose the model it was made from"
         )

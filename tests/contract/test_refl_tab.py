@@ -304,7 +304,7 @@ def test_dead_child_is_reported_and_can_be_resumed(page):
     run = start(client, seed=13)
     wait(lambda: state(client, run) == "died")
     data = client.get(f"{URL}/runs/{run}").json()
-    assert "ended without a word (exit code 1)" in data["message"] and "killed" in data["log"] and not data["active"]
+    assert "ended unexpectedly (exit code 1)" in data["message"] and "killed" in data["log"] and not data["active"]
 
 
 def test_a_dead_child_stays_dead_though_its_heartbeat_is_fresh(page):

@@ -1,0 +1,56 @@
+"""Curves of a run as SVG, for report and WebUI alike. Colours are the page's own: `--refl-line`, `currentColor`."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+from .measures import Curve
+
+WIDTH, HEIGHT = 280, 130
+LEFT, TOP, BOTTOM = 6, 18, 20  # room for the axis' numbers above and below
+
+
+def figures(curves: Sequence[Curve]) -> str:
+    """All curves, each a `<figure>` with its title and where it began and stands."""
+    return "".join(figure(curve) for curve in curves)
+
+
+def figure(curve: Curve) -> str:
+    """One curve on its axis: a band of the standard error, the line, and a dashed line where it started."""
+    bottom, top = curve.axis
+    first, last = curve.points[0][0], curve.points[-1][0]
+
+    def place(x: float, y: float) -> str:
+        across = LEFT + (x - first) / ((last - first) or 1) * (WIDTH - 2 * LEFT)
+        down = HEIGHT - BOTTOM - (y - bottom) / ((top - bottom) or 1) * (HEIGHT - TOP - BOTTOM)
+        return f"{across:.1f},{down:.1f}"
+
+    start, end = curve.points[0][1], curve.points[-1][1]
+    line = " ".join(place(x, y) for x, y, _ in curve.points)
+    above = [place(x, y + error) for x, y, error in curve.points]
+    below = [place(x, y - error) for x, y, error in reversed(curve.points)]
+    band = any(error for _, _, error in curve.points)
+    colour = "var(--refl-line, #2a78d6)"
+    began = place(first, start).split(",")[1]
+    x, y = place(last, end).split(",")
+    parts = [
+        f'<polygon points="{" ".join(above + below)}" fill="{colour}" fill-opacity="0.2"/>' if band else "",
+        f'<line x1="{LEFT}" x2="{WIDTH - LEFT}" y1="{began}" y2="{began}" stroke="currentColor"'
+        ' stroke-opacity="0.35" stroke-dasharray="3 3"/>',
+        f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>',
+        f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>',
+        _word(LEFT, 12, curve.text(top)),
+        _word(LEFT, HEIGHT - 6, curve.text(bottom)),
+        _word(WIDTH - LEFT, HEIGHT - 6, f"update {last:g}", end=True),
+    ]
+    caption = f"{html.escape(curve.title)}: {curve.text(start)} → {curve.text(end)}"
+    return (
+        f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{caption}">{"".join(parts)}</svg>'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def _word(x: float, y: float, text: str, end: bool = False) -> str:
+    anchor = ' text-anchor="end"' if end else ""
+    return f'<text x="{x}" y="{y}" font-size="10" fill="currentColor"{anchor}>{html.escape(text)}</text>'

@@ -1,0 +1,266 @@
+"""The left half of the tab: Basic, which a newcomer needs, and Advanced, where each field has a line of help.
+
+Widgets are made from the table in `form.FIELDS`; what they hold goes back into its terms by `Form.settings`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from .. import host
+from ..core import ImageRewardError, logger, presets, prompt_files
+from . import api, checkpoints, rewards, saved, view
+from . import host as refl_host
+from .form import BASIC, BY_NAME, FIELDS, GROUPS, HOW_FAR, Field, SettingError, form_settings, how_far, prompts_in
+
+ID = "imagereward_refl_"
+THESE, IMAGES, BOTH = "These prompts", "Prompts of my images", "Both"
+FEWEST, FEW = 8, 50  # prompts: fewer are refused, fewer are warned about
+STARTER = Path(__file__).with_name("starter_prompts.txt")
+FAR = "quick try: to see that it works; normal: a first real run; careful: longer, in smaller steps"
+Update = Any
+
+
+class Form:
+    """The form's widgets: `widgets` by field name, `source` in place of the field from_outputs."""
+
+    def __init__(self) -> None:
+        self.widgets: dict[str, Any] = {}
+        self._basic()
+        self._advanced()
+
+    # --- what it is made of ----------------------------------------------------------------------------------------
+
+    def _basic(self) -> None:
+        with gr.Row():
+            self.widgets["checkpoint"] = _widget(BY_NAME["checkpoint"], scale=8)
+            self.refresh = host.tool_button("🔄", elem_id=ID + "refresh")
+        self.about = gr.HTML(elem_id=ID + "about")
+        self.source = gr.Radio(
+            [THESE, IMAGES, BOTH], value=THESE, label="Learn from", interactive=True, elem_id=ID + "source"
+        )
+        self.widgets["prompts"] = _widget(BY_NAME["prompts"], value=STARTER.read_text(encoding="utf-8").strip())
+        with gr.Row():
+            types = [".txt", ".json", ".jsonl", ".csv", ".tsv"]
+            self.file = gr.UploadButton("Load a file of prompts", file_types=types, size="sm", elem_id=ID + "file")
+            self.starter = gr.Button("Our 64 prompts", size="sm", elem_id=ID + "starter")
+        self.count = gr.HTML(prompts_note(THESE, STARTER.read_text(encoding="utf-8")), elem_id=ID + "count")
+        self.far = gr.Radio(
+            list(HOW_FAR), value="normal", label="How far", info=FAR, interactive=True, elem_id=ID + "far"
+        )
+        with gr.Row():
+            self.start = gr.Button("Start", variant="primary", elem_id=ID + "start")
+            self.estimate = gr.Button("Estimate memory", elem_id=ID + "estimate")
+        self.said = gr.HTML(elem_id=ID + "said")
+
+    def _advanced(self) -> None:
+        with gr.Accordion("Advanced", open=False, elem_id=ID + "advanced"):
+            with gr.Row():
+                self.preset = gr.Dropdown(
+                    saved_names(), label="Saved settings", interactive=True, scale=4, elem_id=ID + "preset_choice"
+                )
+                self.preset_name = gr.Textbox(label="Save as", interactive=True, scale=4, elem_id=ID + "preset_name")
+            with gr.Row():
+                self.load = gr.Button("Load", size="sm", elem_id=ID + "preset_load")
+                self.save = gr.Button("Save", size="sm", elem_id=ID + "preset_save")
+                self.forget = gr.Button("Delete", size="sm", elem_id=ID + "preset_delete")
+            for group in GROUPS[1:]:
+                gr.HTML(f'<h4 class="imagereward-refl-group">{view.text(group)}</h4>')
+                fields = [field for field in FIELDS if field.group == group]
+                for start in range(0, len(fields), 2):
+                    with gr.Row():
+                        for field in fields[start : start + 2]:
+                            self.widgets[field.name] = _widget(field)
+            self.keep = gr.Checkbox(
+                label="Go on when the WebUI ends",
+                info="the run is a process of its own; without this it saves and stops",
+                interactive=True,
+                elem_id=ID + "keep",
+            )
+
+    # --- between widgets and settings ------------------------------------------------------------------------------
+
+    @property
+    def names(self) -> list[str]:
+        """Fields in the order of `inputs`."""
+        return [field.name for field in FIELDS if field.name != "from_outputs"]
+
+    @property
+    def inputs(self) -> list[Any]:
+        """`source`, then every field's widget."""
+        return [self.source, *(self.widgets[name] for name in self.names)]
+
+    def settings(self, source: str, *values: Any) -> dict[str, Any]:
+        """The form in the terms of `build_config`."""
+        found = dict(zip(self.names, values))
+        found = {name: BY_NAME[name].default if value is None else value for name, value in found.items()}
+        if source == IMAGES:
+            found["prompts"] = ""
+        return {**found, "from_outputs": source != THESE}
+
+    def filled(self, settings: Mapping[str, Any]) -> list[Update]:
+        """Updates of `inputs` for these settings; what they do not name stays."""
+        found = [self._source(settings)]
+        for name in self.names:
+            value = settings.get(name)
+            if name not in settings or (name == "checkpoint" and not value):
+                found.append(gr.update())
+            else:
+                found.append(gr.update(value="\n".join(value) if isinstance(value, list) else value))
+        return found
+
+    @staticmethod
+    def _source(settings: Mapping[str, Any]) -> Update:
+        if "from_outputs" not in settings:
+            return gr.update()
+        both = BOTH if settings.get("prompts") else IMAGES
+        return gr.update(value=both if settings["from_outputs"] else THESE)
+
+
+def _widget(field: Field, **changes: Any) -> Any:
+    """The gradio component of a field."""
+    given = {
+        "label": field.label,
+        "info": field.help or None,
+        "value": default(field),
+        "interactive": True,
+        "elem_id": ID + field.name,
+        **changes,
+    }
+    if field.kind == "lines":
+        return gr.Textbox(lines=6, max_lines=12, **given)
+    if field.kind == "text":
+        return gr.Textbox(**given)
+    if field.kind in ("int", "float"):
+        return gr.Number(**given, **({"precision": 0} if field.kind == "int" else {}))
+    return gr.Dropdown(choices(field.name) or list(field.choices), **given)
+
+
+def choices(name: str) -> list[Any]:
+    """What a field offers that this host and machine decide; [] for the others."""
+    if name == "checkpoint":
+        return checkpoint_choices()
+    if name == "reward":
+        return [(_with_size(scorer), scorer) for scorer in rewards.usable()]
+    if name in ("second_reward", "judge"):
+        return [("none", ""), *((_with_size(scorer), scorer) for scorer in api.scorers())]
+    return []
+
+
+def _with_size(scorer: str) -> str:
+    size = rewards.to_download(scorer)
+    return f"{scorer} (to be downloaded, {size / 1e9:.1f} GB)" if size else scorer
+
+
+def checkpoint_choices() -> list[tuple[str, str]]:
+    """(label, title), those that can be trained first; the others say why not."""
+    found = [(item["title"], checkpoints.why_not(item["path"])) for item in refl_host.checkpoints()]
+    marked = [(f"{title} — cannot be trained: {why}", title) for title, why in found if why]
+    return [(title, title) for title, why in found if not why] + marked
+
+
+def default(field: Field) -> Any:
+    """What a field starts with on this host and machine."""
+    if field.name == "checkpoint":
+        return refl_host.selected_checkpoint() or None
+    if field.name == "reward":
+        return rewards.default()
+    if field.name == "guidance":
+        return refl_host.guidance() or field.default
+    if field.name == "preset":
+        return presets.of_memory(host.vram_gb(host.device()))
+    return field.default
+
+
+def saved_names() -> list[str]:
+    """Names of saved settings; none where their file is damaged, which the log says."""
+    try:
+        return sorted(store().all())
+    except ImageRewardError as error:
+        logger.warning("the saved settings cannot be read: %s", error)
+        return []
+
+
+def store() -> saved.SavedSettings:
+    """Where settings are saved."""
+    return saved.SavedSettings(refl_host.runs_folder())
+
+
+def kept_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a form's settings that are saved under a name: not what belongs to one checkpoint or one run."""
+    return {
+        field.name: settings[field.name] for field in FIELDS if field.group != BASIC and field.name != "output_name"
+    }
+
+
+def about(title: str) -> str:
+    """What the chosen checkpoint is, or why there is none."""
+    if not title:
+        return view.note("No checkpoint is chosen: the WebUI does not say which one it uses. Choose one.", "warning")
+    path = refl_host.checkpoint_path(title)
+    if not path:
+        return view.note(f"The WebUI has no checkpoint {title} any more: refresh the list.", "error")
+    why = checkpoints.why_not(path)
+    if why:
+        return view.note(f"It cannot be trained: {why}. Choose SD 1.x, SD 2.x or SDXL.", "error")
+    family = checkpoints.FAMILIES.get(checkpoints.family(path), "")
+    selected = refl_host.selected_checkpoint()
+    other = f" The WebUI itself has {selected} selected." if selected and selected != title else ""
+    return view.note(f"{family}.{other}" if family else f"Its kind shows when it is loaded.{other}")
+
+
+def prompts_note(source: str, text: str) -> str:
+    """How many prompts there are, three of them, and whether they suffice."""
+    if source == IMAGES:
+        return view.note(f"The prompts of the images in {refl_host.outputs_folder()} are read when the run starts.")
+    try:
+        prompts = prompts_in(text)
+    except SettingError as error:
+        return view.note(str(error), "error")
+    also = " Those of your images are added." if source == BOTH else ""
+    told = f"{prompt_files.describe(prompts)}.{also}"
+    if source == BOTH or len(prompts) >= FEW:
+        return view.note(told)
+    if len(prompts) < FEWEST:
+        return view.note(f"{told} At least {FEWEST} are needed.", "error")
+    return view.note(
+        f"{told} That is few: {held_out(len(prompts), FEW)} are held out to judge by, and the model may learn these"
+        f" prompts instead of the taste. {FEW} or more are better.",
+        "warning",
+    )
+
+
+def held_out(count: int, wanted: int) -> int:
+    """How many of `count` prompts are held out: a quarter at most, so that most are trained on."""
+    return max(1, min(wanted, count // 4))
+
+
+def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings as a start takes them. SettingError for too few prompts."""
+    if settings["from_outputs"]:
+        return dict(settings)
+    count = len(prompts_in(settings["prompts"]))
+    if count < FEWEST:
+        raise SettingError(f"Prompts: there are {count}, and at least {FEWEST} are needed; load our 64 to begin with")
+    wanted = BY_NAME["held_out"].checked(settings["held_out"])
+    return {**settings, "held_out": held_out(count, int(wanted))}
+
+
+def budget(name: str, title: str | None) -> dict[str, Any]:
+    """The fields that "how far" decides for the chosen checkpoint."""
+    return how_far(name, checkpoints.family(refl_host.checkpoint_path(title or "")))
+
+
+def of_run(run_id: str) -> dict[str, Any]:
+    """A run's settings in the form's terms."""
+    return form_settings(api.runs().config(run_id), api.runs().promised())
+
+
+def read_file(file: Any) -> str:
+    """The prompts in an uploaded file, one a line. DataError says what is wrong with it."""
+    path = Path(getattr(file, "name", file))
+    return "\n".join(prompt_files.prompts_in(path.name, prompt_files.read_file(path)))
