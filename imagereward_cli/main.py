@@ -30,6 +30,7 @@ COMMANDS = {
     "score": ("imagereward_cli.commands.score", "score images against a prompt or their own"),
     "rank": ("imagereward_cli.commands.rank", "rank several images for one prompt, best first"),
     "library": ("imagereward_cli.commands.library", "the memory of everything scored: find, compare, export"),
+    "taste": ("imagereward_cli.commands.taste", "a scorer that learns what you like, from duels"),
     "train": ("imagereward_cli.commands.train", "train a reward model on rankings or pairs"),
     "dataset": (
         "imagereward_cli.commands.dataset",

@@ -88,13 +88,15 @@ def available_models() -> list[str]:
 
 
 def available_scores() -> list[str]:
-    """Names of the other scorers `load_score` knows, those of installed packages at the end."""
+    """Names of the other scorers `load_score` knows; those of installed packages and one's own tastes at the end."""
     from importlib.metadata import entry_points
 
     from .registry import names
+    from .taste.files import names as tastes
 
     ours = [name for name in names() if name not in names("imagereward")]
-    return [*ours, *sorted({point.name for point in entry_points(group="imagereward.scorers")} - set(ours))]
+    installed = {point.name for point in entry_points(group="imagereward.scorers")} - set(ours)
+    return [*ours, *sorted(installed), *(name for name in tastes() if name not in installed)]
 
 
 def __getattr__(name: str) -> Any:

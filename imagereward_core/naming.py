@@ -19,6 +19,7 @@ from .errors import ConfigError
 from .hashing import file_digest
 
 REWARD_KEY = "ImageReward"
+TASTE_KEY = "Taste"  # of tastes of one's own, whatever their names
 BROWSER_KEY = "aesthetic_score"  # 0 to 10, by which image browsers sort
 MODEL_SUFFIXES = (".safetensors", ".pt", ".pth")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError, ModelNotFoundError
-from .naming import REWARD_KEY, check_key
+from .naming import REWARD_KEY, TASTE_KEY, check_key
 
 
 @dataclass(frozen=True)
@@ -263,8 +263,8 @@ def names(kind: str | None = None) -> list[str]:
 
 
 def keys() -> list[str]:
-    """The infotext keys of all scorers, each once, in the order of the table."""
-    return list(dict.fromkeys(info.key for info in MODELS))
+    """The infotext keys of all scorers, each once, in the order of the table; that of tastes at the end."""
+    return list(dict.fromkeys([*(info.key for info in MODELS), TASTE_KEY]))
 
 
 def check_own_key(key: str) -> str:
@@ -275,13 +275,22 @@ def check_own_key(key: str) -> str:
     for info in MODELS:
         if info.key != REWARD_KEY and info.key.lower() == key.lower():
             raise ConfigError(f"the name of a score cannot be used: {key!r} is that of {info.name}")
+    if key.lower() == TASTE_KEY.lower():
+        raise ConfigError(f"the name of a score cannot be used: {key!r} is that of tastes of one's own")
     return key
 
 
 def describe(name: str) -> ModelInfo:
-    """The entry of that name; for the file of an own reward model an entry like the first one's, named after it."""
+    """The entry of that name; for a taste, or its file, one like its scorer's; for the file of an own reward model one
+    like the first's, named after it.
+    """
+    from .taste import files as tastes
+
     if name in names():
         return get(name)
+    taste = tastes.find(name) or name
+    if (entry := tastes.entry(taste)) is not None:
+        return entry
     return replace(MODELS[0], name=Path(name).name, sources=(), description="An own reward model")
 
 

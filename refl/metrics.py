@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from imagereward_core.proportions import wilson
 from imagereward_core.runs.measures import REWARD
 
 MIXED = "(mixed reward)"  # key of the mix among the scores; no file name and no model has this name
@@ -88,10 +89,8 @@ def win_rate(before: list[float], after: list[float], tie: float = 1e-6) -> tupl
     """
     count = len(before)
     wins = sum(0.5 if abs(b - a) <= tie else float(a > b) for b, a in zip(before, after))
-    share, z = wins / count, 1.96
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return share, centre - half, centre + half
+    share = wins / count
+    return share, *wilson(share, count)
 
 
 CANNOT_JUDGE = "cannot judge"  # begins a verdict of what could not be measured

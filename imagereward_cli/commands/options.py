@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from imagereward_core import naming, registry
 from imagereward_core.errors import ConfigError, ImageRewardError
 from imagereward_core.files import ScoreJob
+from imagereward_core.library import library_place
 from imagereward_core.printable import harmless
+from imagereward_core.taste import files as tastes
 
 from . import scorer_choice
 
@@ -48,8 +50,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_MODEL,
         metavar="NAME_OR_PATH",
         help=(
-            f"{', '.join(registry.names())}, or the path of a reward model's .pt or .safetensors file, or"
-            " package.module:function that makes a scorer (default %(default)s)"
+            f"{', '.join(registry.names())}, the name of a taste, the path of a reward model's .pt or .safetensors file,"
+            " or package.module:function that makes a scorer (default %(default)s)"
         ),
     )
     scorer_choice.add_arguments(group)
@@ -105,7 +107,7 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
 
 def job_of(args: argparse.Namespace, prompt: str | None, **changes: Any) -> ScoreJob:
     """The job these arguments describe."""
-    path = model_path(args.model)
+    path = model_path(args.model, getattr(args, "library", None))
     former: frozenset[str] = frozenset()
     if chosen := scorer_choice.stored_as(args):
         info, name = chosen
@@ -126,7 +128,7 @@ def loader_of(args: argparse.Namespace) -> Callable[[], Scorer]:
     def load() -> Scorer:
         from imagereward_core.scorers import load_scorer
 
-        name: Any = model_path(args.model) or args.model
+        name: Any = model_path(args.model, getattr(args, "library", None)) or args.model
         places = {"device": args.device, "download_root": args.download_root, "precision": args.precision}
         try:
             return scorer_choice.own_scorer(args) or load_scorer(name, **places, **scorer_choice.given(args))
@@ -142,10 +144,12 @@ def loader_of(args: argparse.Namespace) -> Callable[[], Scorer]:
     return load
 
 
-def model_path(name: str) -> Path | None:
-    """The file if `--model` names one, None if it is a name of the registry."""
+def model_path(name: str, library: str | None = None) -> Path | None:
+    """The file if `--model` names one, or a taste that lies beside the library; None if it is another scorer's name."""
     if name.lower() in (known.lower() for known in registry.names()):
         return None
+    if (taste := tastes.find(name, library_place(library))) is not None:
+        return taste
     looks_like_one = os.path.isfile(name) or name.lower().endswith(naming.MODEL_SUFFIXES)
     return Path(name) if looks_like_one else None
 

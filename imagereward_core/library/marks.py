@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import LibraryError
 from .images import clean, text_id
-from .records import KEEP, REJECT, VERDICTS, Duel
+from .records import KEEP, MY_TASTE, REJECT, VERDICTS, Duel
 
 if TYPE_CHECKING:
     from .store import Library
@@ -40,8 +40,9 @@ def add_duel(
     verdict: str = "win",
     prompt: str | None = None,
     when: float | None = None,
+    taste: str = MY_TASTE,
 ) -> int:
-    """Keep a duel of two pictures; returns its id. `prompt` None: the winner's own."""
+    """Keep a duel of two pictures; returns its id. `prompt` None: the winner's own. `taste`: whose choice, by name."""
     if verdict not in VERDICTS:
         raise LibraryError(f"a verdict is one of {', '.join(VERDICTS)}, found {verdict!r}")
     if winner == loser:
@@ -55,8 +56,8 @@ def add_duel(
                 raise LibraryError(f"the library has no picture {number}")
         words = text_id(library, clean(prompt)) if prompt is not None else known[winner]
         cursor = connection.execute(
-            "INSERT INTO duels (winner_id, loser_id, prompt_id, verdict, time) VALUES (?, ?, ?, ?, ?)",
-            (winner, loser, words, verdict, when if when is not None else time.time()),
+            "INSERT INTO duels (winner_id, loser_id, prompt_id, verdict, time, taste) VALUES (?, ?, ?, ?, ?, ?)",
+            (winner, loser, words, verdict, when if when is not None else time.time(), taste),
         )
         return int(cursor.lastrowid or 0)
 
@@ -67,10 +68,23 @@ def remove_duel(library: Library, number: int) -> bool:
         return connection.execute("DELETE FROM duels WHERE id = ?", (number,)).rowcount > 0
 
 
-def duels(library: Library) -> list[Duel]:
-    """All duels, oldest first."""
+def duels(library: Library, taste: str | None = None) -> list[Duel]:
+    """All duels, or those of one taste, oldest first."""
     rows = library.query(
-        "SELECT d.id, d.winner_id, d.loser_id, p.text, d.verdict, d.time FROM duels d"
-        " LEFT JOIN prompts p ON p.id = d.prompt_id ORDER BY d.time, d.id"
+        "SELECT d.id, d.winner_id, d.loser_id, p.text, d.verdict, d.time, d.taste FROM duels d"
+        " LEFT JOIN prompts p ON p.id = d.prompt_id WHERE ?1 IS NULL OR d.taste = ?1 ORDER BY d.time, d.id",
+        (taste,),
     )
     return [Duel(*row) for row in rows]
+
+
+def duels_by_taste(library: Library) -> dict[str, int]:
+    """How many duels there are of each taste."""
+    return dict(library.query("SELECT taste, COUNT(*) FROM duels GROUP BY taste ORDER BY taste"))
+
+
+def forget_taste(library: Library, taste: str) -> int:
+    """Delete a taste's duels, and when it was asked how good it is; returns the number of duels."""
+    with library.transaction() as connection:
+        connection.execute("DELETE FROM looks WHERE taste = ?", (taste,))
+        return connection.execute("DELETE FROM duels WHERE taste = ?", (taste,)).rowcount

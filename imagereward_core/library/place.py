@@ -11,6 +11,7 @@ from pathlib import Path
 FILE_NAME = "imagereward-library.sqlite"
 VARIABLE = "IMAGEREWARD_LIBRARY"
 COMPANIONS = ("-wal", "-shm", "-journal")  # what SQLite keeps beside its file
+TASTES = "imagereward-tastes"  # fitted tastes, in the library's folder
 THUMBNAILS = "imagereward-library-thumbnails"  # the tab's cache, in the library's folder
 # File systems that are served by another machine, or by the host of a virtual one: shared memory between processes,
 # which SQLite's WAL needs, does not work across them.
@@ -46,6 +47,11 @@ def library_place(named: str | os.PathLike[str] | None = None) -> Path:
 def thumbnails_folder(place: str | os.PathLike[str]) -> Path:
     """Where thumbnails of this library's pictures are cached; deleted with it."""
     return Path(place).parent / THUMBNAILS
+
+
+def tastes_folder(place: str | os.PathLike[str]) -> Path:
+    """Where tastes that were learnt from this library's duels lie; deleted with it."""
+    return Path(place).parent / TASTES
 
 
 def on_network_drive(

@@ -9,6 +9,7 @@ from typing import Any
 
 KEEP, REJECT = "keep", "reject"
 VERDICTS = ("win", "neither", "both")
+MY_TASTE = "my-taste"  # the taste that duels belong to unless another is named
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Picture:
 @dataclass(frozen=True)
 class Duel:
     """Two pictures of one prompt and what somebody said of them. With "neither" and "both" nobody won: the order of
-    `winner` and `loser` then says nothing. Both are ids of pictures.
+    `winner` and `loser` then says nothing. Both are ids of pictures. `taste`: whose choice, by name.
     """
 
     id: int
@@ -100,3 +101,4 @@ class Duel:
     prompt: str | None
     verdict: str
     time: float
+    taste: str = MY_TASTE

@@ -61,7 +61,17 @@ FIRST = (
         factor TEXT NOT NULL, prompt_id INTEGER NOT NULL REFERENCES prompts, seed INTEGER NOT NULL, level TEXT NOT NULL,
         time REAL NOT NULL, PRIMARY KEY (factor, prompt_id, seed, level)) WITHOUT ROWID""",
 )
-MIGRATIONS: tuple[Sequence[str], ...] = (FIRST,)
+# Duels belong to a taste, by name. `looks` are the times somebody was told whether a taste is better than its scorer
+# beyond chance: each one spends some of the error that is allowed in all.
+SECOND = (
+    "ALTER TABLE duels ADD COLUMN taste TEXT NOT NULL DEFAULT 'my-taste'",
+    "CREATE INDEX duels_taste ON duels (taste)",
+    """CREATE TABLE looks (
+        taste TEXT NOT NULL, scorer TEXT NOT NULL, duels INTEGER NOT NULL, first_only INTEGER NOT NULL,
+        second_only INTEGER NOT NULL, p REAL NOT NULL, level REAL NOT NULL, time REAL NOT NULL,
+        PRIMARY KEY (taste, scorer, duels)) WITHOUT ROWID""",
+)
+MIGRATIONS: tuple[Sequence[str], ...] = (FIRST, SECOND)
 
 
 def prepare(connection: sqlite3.Connection, path: object, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> None:

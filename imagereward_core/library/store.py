@@ -26,7 +26,7 @@ from ..errors import LibraryError
 from ..locks import lock_for
 from ..log import logger
 from . import schema
-from .place import COMPANIONS, on_network_drive, thumbnails_folder
+from .place import COMPANIONS, on_network_drive, tastes_folder, thumbnails_folder
 
 WAIT = 15.0  # seconds a writer waits for another
 DAMAGED = ("malformed", "not a database", "unsupported file format", "disk image")
@@ -269,7 +269,7 @@ def close_all(place: str | os.PathLike[str]) -> None:
 
 
 def delete_library(place: str | os.PathLike[str]) -> None:
-    """Forget everything: rows, features, thumbnails and journals. Handles are closed first (Windows removes no open
+    """Forget everything: rows, features, tastes, thumbnails and journals. Handles are closed first (Windows removes no open
     file). Pictures stay where they are. Raises LibraryError if another program holds the file.
     """
     path = Path(place)
@@ -279,8 +279,9 @@ def delete_library(place: str | os.PathLike[str]) -> None:
             Path(f"{path}{suffix}").unlink(missing_ok=True)
         for aside in path.parent.glob(f"{glob.escape(path.name)}.damaged-*"):
             aside.unlink(missing_ok=True)
-        if thumbnails_folder(path).is_dir():
-            shutil.rmtree(thumbnails_folder(path))
+        for folder in (thumbnails_folder(path), tastes_folder(path)):
+            if folder.is_dir():
+                shutil.rmtree(folder)
     except OSError as error:
         raise LibraryError(
             f"cannot delete {error.filename or path}: {error.strerror or error}. Close the other programs that use the"

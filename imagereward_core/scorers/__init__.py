@@ -10,6 +10,7 @@ from typing import Any
 from .. import weights
 from ..errors import ConfigError, ModelNotFoundError
 from ..registry import get
+from ..taste import files as tastes
 from . import own
 from .base import Scorer
 from .loading import read_config
@@ -18,8 +19,8 @@ __all__ = ["Scorer", "load_scorer"]
 
 
 def load_scorer(name: str | os.PathLike[str], *, own_code: bool = False, **options: Any) -> Scorer:
-    """Load any scorer: a registry name, an installed package's, the path of a reward model, or of another scorer's
-    weights with a JSON of the same name beside it that says {"scorer": NAME} (and sizes, settings).
+    """Load any scorer: a registry name, an installed package's, a taste's, the path of a reward model, of a taste, or
+    of another scorer's weights with a JSON of the same name beside it that says {"scorer": NAME} (and sizes, settings).
 
     Options are those of `imagereward_core.load_score`. own_code: whether `package.module:function` is taken too, which
     runs that module's code: for names that the user typed, never for names from a request. Raises as `load` does.
@@ -29,6 +30,8 @@ def load_scorer(name: str | os.PathLike[str], *, own_code: bool = False, **optio
             raise ConfigError(f"scorer {name} names code, which is loaded from the command line only")
         return own.load_spec(str(name), **options)
     if weights.is_path(name):
+        if tastes.about(name) is not None:
+            return _of_kind("taste", name, **options)
         described = beside(name)
         if described and options.get("weights") is None:
             config = {**described, **read_config(options.pop("config", None))}
@@ -43,6 +46,8 @@ def _load(name: str, **options: Any) -> Scorer:
     except ModelNotFoundError:
         if name in own.installed():
             return own.load_installed(name, **options)
+        if (path := tastes.find(name)) is not None:
+            return _of_kind("taste", path, **options)
         raise
     return _of_kind(info.kind, name, **options)
 

@@ -90,6 +90,14 @@ class Scorer(ModuleLike, ABC):
     def combine(self, prompts: Sequence[str], images: Tensor) -> Tensor:
         """N prompts with N feature rows → scores [N]. One prompt serves many rows, one row serves many prompts."""
 
+    def with_embeddings(self, prompts: Sequence[str], images: Tensor) -> tuple[Tensor, Tensor]:
+        """As `combine`, and beside the scores [N] what the network made of each pair [N, D]: what a taste learns from.
+
+        By default the image's features alone: [B, D] as they are, of tokens [B, T, D] the first and the others' mean.
+        """
+        scores = self.combine(prompts, images)
+        return scores, pooled(images).expand(len(scores), -1)
+
     # --- scoring ---------------------------------------------------------------------------------------------------
 
     def score(self, prompt: str, images: Any, *, progress: Progress | None = None) -> float | list[float]:
@@ -198,6 +206,17 @@ class Scorer(ModuleLike, ABC):
     def pixels_from_tensor(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1] → the network's pixels, differentiable."""
         return tensor_to_pixels(images.to(self.device), self.size).to(self.dtype)
+
+
+def pooled(images: Tensor) -> Tensor:
+    """Encoded images as one row each: [B, D] as they are, tokens [B, T, D] → the first and the mean of the others
+    [B, 2 D]. Raises ConfigError for another shape.
+    """
+    if images.dim() == 2:
+        return images
+    if images.dim() != 3 or images.shape[1] < 2:
+        raise ConfigError(f"features [B, D] or [B, T, D] are wanted of encoded images, found {list(images.shape)}")
+    return torch.cat([images[:, 0], images[:, 1:].mean(1)], dim=1)
 
 
 def runs_of(images: Sequence[Any]) -> list[list[int]]:

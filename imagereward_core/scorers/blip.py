@@ -26,6 +26,8 @@ UNUSED = re.compile(
 class BlipScorer(ImageRewardScorer):
     """The same two encoders as ImageReward's, read without cross-attention."""
 
+    with_embeddings = Scorer.with_embeddings  # there is no fusion token
+
     def from_tokens(self, input_ids: Tensor, attention_mask: Tensor, images: Tensor) -> Tensor:
         return self.net.contrast(input_ids, attention_mask, images)
 

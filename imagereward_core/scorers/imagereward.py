@@ -20,7 +20,7 @@ from ..model.cpu import use_onednn
 from ..model.quantize import quantize_encoders
 from ..tokenizer import tokenize
 from . import arguments
-from .base import Scorer, building, pick_device, pick_dtype
+from .base import Scorer, building, pick_device, pick_dtype, pooled
 from .blip_sizes import sizes_of
 from .loading import Request, requested
 from .reference import ReferenceNames
@@ -48,6 +48,12 @@ class ImageRewardScorer(ReferenceNames, Scorer):
 
     def combine(self, prompts: Sequence[str], images: Tensor) -> Tensor:
         return self.from_tokens(*self.tokenize(prompts), images)
+
+    def with_embeddings(self, prompts: Sequence[str], images: Tensor) -> tuple[Tensor, Tensor]:
+        """The fusion token, that has read both prompt and image, and the image's own tokens."""
+        features = self.net.features(*self.tokenize(prompts), images)
+        tokens = pooled(images).to(features.dtype)
+        return self.net.head(features)[:, 0], torch.cat([features, tokens.expand(len(features), -1)], dim=1)
 
     def from_tokens(self, input_ids: Tensor, attention_mask: Tensor, images: Tensor) -> Tensor:
         """Scores [B] from token ids and mask [B, T] and encoded images."""
