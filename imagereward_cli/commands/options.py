@@ -49,7 +49,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME_OR_PATH",
         help=(
             f"{', '.join(registry.names())}, or the path of a reward model's .pt or .safetensors file, or"
-            " package.module:function that makes a scorer (default %(default)s)"
+            " package.module:function that makes a scorer; `score` and `rank` take several, A,B,C (default %(default)s)"
         ),
     )
     scorer_choice.add_arguments(group)
@@ -107,7 +107,7 @@ def job_of(args: argparse.Namespace, prompt: str | None, **changes: Any) -> Scor
     """The job these arguments describe."""
     path = model_path(args.model)
     former: frozenset[str] = frozenset()
-    if chosen := scorer_choice.stored_as(args):
+    if chosen := scorer_choice.stored_as(args, path):
         info, name = chosen
     else:
         info = registry.describe(os.fspath(path)) if path else registry.get(args.model)
@@ -120,8 +120,8 @@ def job_of(args: argparse.Namespace, prompt: str | None, **changes: Any) -> Scor
     return dataclasses.replace(job, **changes)
 
 
-def loader_of(args: argparse.Namespace) -> Callable[[], Scorer]:
-    """A function that loads the model these arguments name."""
+def loader_of(args: argparse.Namespace, pool: Any = None) -> Callable[[], Scorer]:
+    """A function that loads the model these arguments name; `pool` holds the backbones it shares with others."""
 
     def load() -> Scorer:
         from imagereward_core.scorers import load_scorer
@@ -129,7 +129,7 @@ def loader_of(args: argparse.Namespace) -> Callable[[], Scorer]:
         name: Any = model_path(args.model) or args.model
         places = {"device": args.device, "download_root": args.download_root, "precision": args.precision}
         try:
-            return scorer_choice.own_scorer(args) or load_scorer(name, **places, **scorer_choice.given(args))
+            return scorer_choice.own_scorer(args) or load_scorer(name, pool=pool, **places, **scorer_choice.given(args))
         except ImageRewardError:
             raise
         except (RuntimeError, AssertionError) as error:  # torch raises both for a device it does not have
