@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import ConfigError, ImageError, ImageRewardError, MetadataError
-from .metadata import FoundPrompt, prompt_of, read_score, reason, write_score
+from .metadata import ForeignText, FoundPrompt, NoPrompt, prompt_of, read_score, reason, write_score
 from .metadata.infotext import StoredScore
 from .naming import score_key
 from .preprocess import open_image
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from .scorers.base import Scorer
 
+Prepared = tuple[list["FileScore"], "Image.Image"]  # a file's results so far, and its pixels
 READERS = 4  # threads that read and decode ahead of the network; Pillow decodes outside Python's lock
 
 
@@ -67,26 +68,38 @@ def score_files(paths: Sequence[Path], job: ScoreJob, load: Callable[[], Scorer]
     """Yields a result for every path, in about their order, as soon as it is there. `load` is called when the first
     image needs computing. Whatever is wrong with one file ends up in its result; errors of the model are raised.
     """
-    scorer: Scorer | None = None
-    batch: list[tuple[FileScore, Image.Image]] = []
-    ahead: deque[Future[tuple[FileScore, Image.Image | None]]] = deque()
+    for (result,) in score_files_by(paths, [job], lambda: [load()]):
+        yield result
+
+
+def score_files_by(
+    paths: Sequence[Path], jobs: Sequence[ScoreJob], load: Callable[[], Sequence[Scorer]]
+) -> Iterator[list[FileScore]]:
+    """As `score_files`, by several scorers that are in memory together: for every path a result of each job. The jobs
+    differ in their scorers alone. A file is read once for all of them.
+    """
+    scorers: Sequence[Scorer] = ()
+    batch: list[Prepared] = []
+    ahead: deque[Future[tuple[list[FileScore], Image.Image | None]]] = deque()
     waiting = iter(paths)
+    size = jobs[0].batch_size
     pool = ThreadPoolExecutor(READERS, thread_name_prefix="imagereward-files")
     try:
         while True:
-            while len(ahead) < job.batch_size + READERS and (path := next(waiting, None)) is not None:
-                ahead.append(pool.submit(_prepare, path, job))
+            while len(ahead) < size + READERS and (path := next(waiting, None)) is not None:
+                ahead.append(pool.submit(_prepare, path, jobs))
             if ahead:
-                result, image = ahead.popleft().result()
+                results, image = ahead.popleft().result()
                 if image is None:
-                    yield result
+                    yield results
                     continue
-                batch.append((result, image))
-            if batch and (len(batch) >= job.batch_size or not ahead):
-                if scorer is None:
-                    scorer = load()
-                    scorer.batch_size = job.batch_size
-                yield from _scored(batch, job, scorer)
+                batch.append((results, image))
+            if batch and (len(batch) >= size or not ahead):
+                if not scorers:
+                    scorers = load()
+                    for scorer in scorers:
+                        scorer.batch_size = size
+                yield from _scored(batch, jobs, scorers)
                 batch = []
             elif not ahead:
                 return
@@ -94,25 +107,45 @@ def score_files(paths: Sequence[Path], job: ScoreJob, load: Callable[[], Scorer]
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _prepare(path: Path, job: ScoreJob) -> tuple[FileScore, Image.Image | None]:
-    """The file's prompt and stored score, and its pixels if there is something to compute."""
-    result = FileScore(path, prompt=job.prompt, source="given")
+def _prepare(path: Path, jobs: Sequence[ScoreJob]) -> tuple[list[FileScore], Image.Image | None]:
+    """The file's prompt and stored scores, and its pixels if there is something to compute."""
+    results = [FileScore(path, prompt=job.prompt, source="given") for job in jobs]
     try:
         with _reading(path):
             if not path.is_file():
                 _refuse(path)
-            if job.prompt is None and job.info.uses_prompt:
+            if any(_wants_prompt(job) for job in jobs):
                 found = prompt_of(path)
-                if not isinstance(found, FoundPrompt):
-                    error = f"no prompt: {reason(found)}; give one with --prompt"
-                    return replace(result, source="", error=error), None
-                result = replace(result, prompt=found.words, source=found.source)
-            stored = None if job.rescore else _stored(path, result.prompt, job)
-            if stored is not None:
-                return replace(result, score=stored.value, stored=True), None
-            return result, open_image(path, job.exif_transpose)
+                results = [
+                    _with_prompt(result, found) if _wants_prompt(job) else result for result, job in zip(results, jobs)
+                ]
+            results = [_with_stored(result, job) for result, job in zip(results, jobs)]
+            if not any(map(_is_open, results)):
+                return results, None
+            return results, open_image(path, jobs[0].exif_transpose)
     except ImageRewardError as error:
-        return replace(result, error=str(error)), None
+        return [replace(result, error=str(error)) if _is_open(result) else result for result in results], None
+
+
+def _wants_prompt(job: ScoreJob) -> bool:
+    return job.prompt is None and job.info.uses_prompt
+
+
+def _with_prompt(result: FileScore, found: FoundPrompt | NoPrompt | ForeignText) -> FileScore:
+    if isinstance(found, FoundPrompt):
+        return replace(result, prompt=found.words, source=found.source)
+    return replace(result, source="", error=f"no prompt: {reason(found)}; give one with --prompt")
+
+
+def _with_stored(result: FileScore, job: ScoreJob) -> FileScore:
+    """With the score that the file holds, unless it is to be computed again."""
+    stored = None if job.rescore or result.error else _stored(result.path, result.prompt, job)
+    return result if stored is None else replace(result, score=stored.value, stored=True)
+
+
+def _is_open(result: FileScore) -> bool:
+    """Whether a score is still to be computed."""
+    return result.score is None and not result.error
 
 
 @contextmanager
@@ -144,32 +177,67 @@ def _stored(path: Path, prompt: str | None, job: ScoreJob) -> StoredScore | None
     return None if job.info.uses_prompt and stored.prompt != prompt else stored
 
 
-def _scored(batch: list[tuple[FileScore, Image.Image]], job: ScoreJob, scorer: Scorer) -> Iterator[FileScore]:
+def _scored(batch: list[Prepared], jobs: Sequence[ScoreJob], scorers: Sequence[Scorer]) -> Iterator[list[FileScore]]:
     try:
-        scores = scorer.score_pairs([result.prompt or "" for result, _ in batch], [image for _, image in batch])
+        found = _computed(batch, scorers)
     except ImageError as error:  # found only when its pixels were converted: the others of its batch are scored
         if len(batch) == 1:
-            yield replace(batch[0][0], error=f"{batch[0][0].path}: {error}")
+            results, _ = batch[0]
+            failed = f"{results[0].path}: {error}"
+            yield [replace(result, error=failed) if _is_open(result) else result for result in results]
             return
         for single in batch:
-            yield from _scored([single], job, scorer)
+            yield from _scored([single], jobs, scorers)
         return
     except RuntimeError as error:
         if "out of memory" not in str(error):
             raise
         raise ConfigError(
-            f"{scorer.device} has not enough memory for {len(batch)} images at once: use a smaller batch size or"
+            f"{scorers[0].device} has not enough memory for {len(batch)} images at once: use a smaller batch size or"
             " another device"
         ) from error
-    for (result, _), score in zip(batch, scores):
-        result = replace(result, score=score)
-        if job.write:
-            try:
-                write_score(
-                    result.path,
-                    StoredScore(score, job.model, result.prompt if job.info.uses_prompt else None, job.score_key),
-                )
-                result = replace(result, written=True)
-            except (MetadataError, OSError) as error:
-                result = replace(result, error=str(error))
-        yield result
+    for row, (results, _) in enumerate(batch):
+        yield [
+            _kept(replace(result, score=found[column, row]), job) if (column, row) in found else result
+            for column, (result, job) in enumerate(zip(results, jobs))
+        ]
+
+
+def _computed(batch: list[Prepared], scorers: Sequence[Scorer]) -> dict[tuple[int, int], float]:
+    """(number of the scorer, number of the image) → score, of all that is open. Scorers with the same open images may
+    share their forwards.
+    """
+    from .panel.scoring import score_together
+
+    found: dict[tuple[int, int], float] = {}
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for column in range(len(scorers)):
+        rows = tuple(row for row, (results, _) in enumerate(batch) if _is_open(results[column]))
+        if rows:
+            alike.setdefault(rows, []).append(column)
+    for rows, columns in alike.items():
+        images = [batch[row][1] for row in rows]
+        prompts = [_prompt_among([batch[row][0][column] for column in columns]) for row in rows]
+        if len(columns) == 1:
+            values = {columns[0]: scorers[columns[0]].score_pairs(prompts, images)}
+        else:
+            values = score_together({column: scorers[column] for column in columns}, prompts, images)
+        found.update({(column, row): score for column in columns for row, score in zip(rows, values[column])})
+    return found
+
+
+def _prompt_among(results: Sequence[FileScore]) -> str:
+    """One image's prompt: scorers that read none are given whichever there is."""
+    return next((result.prompt for result in results if result.prompt), "")
+
+
+def _kept(result: FileScore, job: ScoreJob) -> FileScore:
+    """The result, its score written into the file if that was asked for."""
+    if not job.write or result.score is None:
+        return result
+    prompt = result.prompt if job.info.uses_prompt else None
+    try:
+        write_score(result.path, StoredScore(result.score, job.model, prompt, job.score_key))
+    except (MetadataError, OSError) as error:
+        return replace(result, error=str(error))
+    return replace(result, written=True)

@@ -2,6 +2,7 @@
 
     …, PickScore: 21.3041, PickScore model: PickScore
     …, ImageReward: 0.5812, ImageReward model: mine [4f0a9c31d2]
+    …, Panel score: 0.4310, Panel score model: ImageReward-v1.0 0 1; PickScore 21.2 1.3
 
 The key is the scorer's own (its entry in the registry); users may rename that of the reward models. The model's name
 tells whose score it is, so that it need not be computed again.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +22,8 @@ from .hashing import file_digest
 
 REWARD_KEY = "ImageReward"
 TASTE_KEY = "Taste"  # of tastes of one's own, whatever their names
+PANEL_KEY = "Panel score"  # several scorers' common value; its "model" names them and what they are standardised by
+DISAGREEMENT_KEY = "Panel disagreement"
 BROWSER_KEY = "aesthetic_score"  # 0 to 10, by which image browsers sort
 MODEL_SUFFIXES = (".safetensors", ".pt", ".pth")
 
@@ -60,6 +64,8 @@ SETTING_KEYS = frozenset(
         "max batches",
         "unload",
         "over",
+        "panel",
+        "panel constants",
         "result",
     )
 )
@@ -85,6 +91,8 @@ def key_problem(key: str) -> str:
             return f"{key!r} is a setting of the web UI's own ({name}): a score there would be taken for it"
     if folded == BROWSER_KEY:
         return f"{key!r} is the key by which image browsers sort (0 to 10)"
+    if folded in (PANEL_KEY.lower(), DISAGREEMENT_KEY.lower()):
+        return f"{key!r} is what a panel of scorers writes"
     return ""
 
 
@@ -98,6 +106,23 @@ def check_key(key: str) -> str:
 def score_key(info: Keyed, own_key: str = "") -> str:
     """The key of a scorer's scores. `own_key` renames ImageReward's, and that of own reward models; no other's."""
     return own_key if own_key and info.key == REWARD_KEY else info.key
+
+
+def panel_keys(infos: Mapping[str, Keyed], own_key: str = "") -> dict[str, str]:
+    """The key of each scorer of a panel, by the name it goes by there. The first of several reward models keeps their
+    common key, the others put their name behind it.
+    """
+    keys: dict[str, str] = {}
+    for name, info in infos.items():
+        key = score_key(info, own_key)
+        if key in keys.values():
+            plain = re.sub(r"\.(safetensors|pt|pth)$| \[\w+\]$", "", Path(name).name)
+            readable = " ".join(re.sub(r"[^\w /-]", "-", plain, flags=re.ASCII).split())
+            key = f"{key} {readable}"
+        while key in keys.values():
+            key += "-2"
+        keys[name] = key
+    return keys
 
 
 def pair_keys(key: str) -> tuple[str, str, str]:

@@ -9,6 +9,7 @@ PREFIX = "imagereward_"
 SECTION = ("imagereward", "ImageReward")
 
 POLICY_AUTO, POLICY_KEEP, POLICY_CPU, POLICY_UNLOAD = "automatic", "stay loaded", "move to CPU", "unload"
+PANEL_AUTO, PANEL_TOGETHER, PANEL_ONE = "automatic", "together", "one after another"
 
 FRAME_MIDDLE, FRAME_FIRST, FRAME_LAST, FRAME_NONE = "middle", "first", "last", "none"
 
@@ -44,6 +45,13 @@ OPTIONS: tuple[Option, ...] = (
         "After each job the scorer should",
         choices=(POLICY_AUTO, POLICY_KEEP, POLICY_CPU, POLICY_UNLOAD),
         info="automatic: move to CPU on GPUs below 12 GB, else stay loaded",
+    ),
+    Option(
+        "panel_memory",
+        PANEL_AUTO,
+        "A panel's scorers are on the device",
+        choices=(PANEL_AUTO, PANEL_TOGETHER, PANEL_ONE),
+        info="automatic: together if they fit; one after another is slower, as each image waits for all of them",
     ),
     Option("decimals", 4, "Decimals of the score in the infotext", span=(1, 8, 1)),
     Option(

@@ -50,8 +50,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_MODEL,
         metavar="NAME_OR_PATH",
         help=(
-            f"{', '.join(registry.names())}, the name of a taste, the path of a reward model's .pt or .safetensors file,"
-            " or package.module:function that makes a scorer (default %(default)s)"
+            f"{', '.join(registry.names())}, the name of a taste, the path of a reward model's file"
+            f" ({', '.join(naming.MODEL_SUFFIXES)}), or package.module:function that makes a scorer; `score` and `rank`"
+            " take several, A,B,C (default %(default)s)"
         ),
     )
     scorer_choice.add_arguments(group)
@@ -109,7 +110,7 @@ def job_of(args: argparse.Namespace, prompt: str | None, **changes: Any) -> Scor
     """The job these arguments describe."""
     path = model_path(args.model, getattr(args, "library", None))
     former: frozenset[str] = frozenset()
-    if chosen := scorer_choice.stored_as(args):
+    if chosen := scorer_choice.stored_as(args, path):
         info, name = chosen
     else:
         info = registry.describe(os.fspath(path)) if path else registry.get(args.model)
@@ -122,8 +123,8 @@ def job_of(args: argparse.Namespace, prompt: str | None, **changes: Any) -> Scor
     return dataclasses.replace(job, **changes)
 
 
-def loader_of(args: argparse.Namespace) -> Callable[[], Scorer]:
-    """A function that loads the model these arguments name."""
+def loader_of(args: argparse.Namespace, pool: Any = None) -> Callable[[], Scorer]:
+    """A function that loads the model these arguments name; `pool` holds the backbones it shares with others."""
 
     def load() -> Scorer:
         from imagereward_core.scorers import load_scorer
@@ -131,7 +132,7 @@ def loader_of(args: argparse.Namespace) -> Callable[[], Scorer]:
         name: Any = model_path(args.model, getattr(args, "library", None)) or args.model
         places = {"device": args.device, "download_root": args.download_root, "precision": args.precision}
         try:
-            return scorer_choice.own_scorer(args) or load_scorer(name, **places, **scorer_choice.given(args))
+            return scorer_choice.own_scorer(args) or load_scorer(name, pool=pool, **places, **scorer_choice.given(args))
         except ImageRewardError:
             raise
         except (RuntimeError, AssertionError) as error:  # torch raises both for a device it does not have

@@ -105,11 +105,20 @@ def _text(
         return as_json({**summary, "images": records}, ascii_only)
     if form == "csv":
         buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, fieldnames=list(records[0]) if records else ["file"], lineterminator="\n")
+        flat = [_flat(record) for record in records]
+        writer = csv.DictWriter(buffer, fieldnames=list(flat[0]) if flat else ["file"], lineterminator="\n")
         writer.writeheader()
-        writer.writerows({key: _cell(value) for key, value in record.items()} for record in records)
+        writer.writerows({key: _cell(value) for key, value in record.items()} for record in flat)
         return buffer.getvalue()
     return table(header, rows, width)
+
+
+def _flat(record: dict[str, Any]) -> dict[str, Any]:
+    """A record with a column for each value of an object in it, such as a panel's scorers."""
+    found: dict[str, Any] = {}
+    for key, value in record.items():
+        found.update({str(name): one for name, one in value.items()} if isinstance(value, dict) else {key: value})
+    return found
 
 
 def as_json(data: Any, ascii_only: bool = False, indent: int = 2) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from types import TracebackType
 
 from imagereward_core.files import FileScore, ScoreJob
 from imagereward_core.library import Record, Recorder, Score, library_place
+from imagereward_core.panel.files import PanelFile
 
 from . import options
 
@@ -32,20 +34,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 class Remembering:
     """Called with each result; does nothing without --remember. What goes wrong with the library is said once."""
 
-    def __init__(self, args: argparse.Namespace, job: ScoreJob):
-        self.job = job
+    def __init__(self, args: argparse.Namespace, jobs: Sequence[ScoreJob]):
+        self.jobs = {job.model: job for job in jobs}
         self.quiet = args.quiet
         self.recorder: Recorder | None = None
         if args.remember:
             self.recorder = Recorder(library_place(args.library), say=options.say)
 
     def __call__(self, result: FileScore) -> None:
-        if self.recorder is None or result.score is None:
+        if self.recorder is None:
             return
-        given = result.prompt if result.source == "given" and self.job.info.uses_prompt else None
-        score = Score(self.job.model, result.score, _digest(self.job), given)
-        self.recorder.wait_for_room()
-        self.recorder.remember(Record(result.path, scores=(score,)))
+        values = result.by_scorer if isinstance(result, PanelFile) else {next(iter(self.jobs)): result.score}
+        scores = [
+            Score(name, value, _digest(self.jobs[name]), self._given_prompt(result, self.jobs[name]))
+            for name, value in values.items()
+            if value is not None
+        ]
+        if scores:
+            self.recorder.wait_for_room()
+            self.recorder.remember(Record(result.path, scores=tuple(scores)))
+
+    def _given_prompt(self, result: FileScore, job: ScoreJob) -> str | None:
+        return result.prompt if result.source == "given" and job.info.uses_prompt else None
 
     def __enter__(self) -> Remembering:
         return self

@@ -3,7 +3,8 @@ it).
 
 Web UI syntax in an image's own prompt (weights, <lora:...>) is resolved to plain words; --prompt is taken as it is.
 With --write the score goes into the image's metadata, and the next run skips images that have a score of the same model
-for the same prompt. Bad images are named and skipped.
+for the same prompt. Bad images are named and skipped. With several scorers (--scorer A,B,C) each one's own value, their
+common value and their disagreement are given.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +23,15 @@ from imagereward_core.exit_codes import INTERRUPTED, OK, SOME_FAILED
 from imagereward_core.files import FileScore, ScoreJob, score_files
 from imagereward_core.image_files import find_images, natural
 from imagereward_core.metadata.formats import NAMES
+from imagereward_core.panel import to_text
+from imagereward_core.panel.files import PanelFile, PanelFiles
 
-from . import options, output, remembering
+from . import options, output, panel_choice, remembering
 
 if TYPE_CHECKING:
     from imagereward_core.scorers.base import Scorer
+
+Source = Callable[["list[Path]", Callable[[], object]], "Iterator[FileScore]"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,14 +62,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     remembering.add_arguments(parser)
     options.add_output_arguments(parser)
     options.add_model_arguments(parser)
+    panel_choice.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    job = options.job_of(args, args.prompt, write=args.write, rescore=args.rescore, key=args.key or "")
-    with remembering.Remembering(args, job) as remember:
+    changes = {"write": args.write, "rescore": args.rescore, "key": args.key or ""}
+    if names := panel_choice.names_of(args.model):
+        return _run_panel(args, panel_choice.panel_of(args, names, args.prompt, **changes))
+    job = options.job_of(args, args.prompt, **changes)
+    with remembering.Remembering(args, [job]) as remember:
         outcome = score_all(args, job, options.loader_of(args), remember)
     listed = select(outcome.scored, args.sort, args.min_score, args.top)
-    report(args, job, outcome, listed)
+    report(args, {"model": job.model}, outcome, listed)
+    return outcome.finish()
+
+
+def _run_panel(args: argparse.Namespace, panel: PanelFiles) -> int:
+    if args.min_score is not None:
+        panel_choice.refuse_limit(panel)
+    with remembering.Remembering(args, list(panel.jobs.values())) as remember:
+        outcome = score_by_panel(args, panel, remember)
+    listed = select(outcome.scored, args.sort, args.min_score, args.top)
+    report(args, panel_choice.summary_of(panel), outcome, listed, panel)
     return outcome.finish()
 
 
@@ -103,6 +122,23 @@ def score_all(
     """Score every image these arguments name, with a progress bar; Ctrl-C keeps what is done. Results in the order
     given; `each` gets them as they come.
     """
+
+    def source(paths: list[Path], tick: Callable[[], object]) -> Iterator[FileScore]:
+        for result in score_files(paths, job, load):
+            tick()
+            yield result
+
+    return _all(args, source, 1, each)
+
+
+def score_by_panel(
+    args: argparse.Namespace, panel: PanelFiles, each: Callable[[FileScore], object] = lambda result: None
+) -> Outcome:
+    """The same with several scorers; the bar counts each image once per batch of scorers."""
+    return _all(args, panel.score, len(panel.batches), each)
+
+
+def _all(args: argparse.Namespace, source: Source, times: int, each: Callable[[FileScore], object]) -> Outcome:
     from tqdm import tqdm
 
     output.check_target(args.output)
@@ -114,13 +150,12 @@ def score_all(
         )
     outcome, start = Outcome(), time.monotonic()
     with tqdm(
-        total=len(paths), unit="img", disable=True if args.quiet else None, file=sys.stderr, dynamic_ncols=True
+        total=len(paths) * times, unit="img", disable=True if args.quiet else None, file=sys.stderr, dynamic_ncols=True
     ) as bar:
         try:
-            for result in score_files(paths, job, load):
+            for result in source(paths, bar.update):
                 outcome.results.append(result)
                 each(result)
-                bar.update()
                 if result.error:
                     with bar.external_write_mode(sys.stderr):
                         options.say(
@@ -171,25 +206,43 @@ def score_of(result: FileScore) -> float:
     return float("-inf") if result.score is None else result.score
 
 
-def report(args: argparse.Namespace, job: ScoreJob, outcome: Outcome, listed: Sequence[FileScore]) -> None:
-    """Print the listed results in the form asked for."""
-    rows = [(f"{score_of(result):.4f}", os.fspath(result.path), result.prompt or "") for result in listed]
-    records = [record(result) for result in listed]
+def report(
+    args: argparse.Namespace,
+    by: dict[str, Any],
+    outcome: Outcome,
+    listed: Sequence[FileScore],
+    panel: PanelFiles | None = None,
+) -> None:
+    """Print the listed results in the form asked for. `by`: what is recorded of the scorer, or the panel."""
+    rows = [
+        (f"{score_of(result):.4f}", *shown(result), os.fspath(result.path), result.prompt or "") for result in listed
+    ]
+    records = [record(result, panel) for result in listed]
     summary = {
-        "model": job.model,
+        **by,
         "interrupted": outcome.interrupted,
         "failed": [{"file": os.fspath(result.path), "error": result.error} for result in outcome.failed],
     }
-    output.emit(
-        output.form_of(args.form, args.output), args.output, ("score", "file", "prompt"), rows, records, summary
-    )
+    header = ("score", *(("disagreement", *panel.jobs) if panel else ()), "file", "prompt")
+    output.emit(output.form_of(args.form, args.output), args.output, header, rows, records, summary)
 
 
-def record(result: FileScore) -> dict[str, Any]:
-    """A result as JSON and CSV hold it: the score at full precision."""
+def shown(result: FileScore) -> tuple[str, ...]:
+    """A panel's cells of the table."""
+    if not isinstance(result, PanelFile):
+        return ()
+    return f"{result.disagreement or 0.0:.4f}", *(f"{value:.4f}" for value in result.by_scorer.values())
+
+
+def record(result: FileScore, panel: PanelFiles | None = None) -> dict[str, Any]:
+    """A result as JSON and CSV hold it: the score at full precision, and of a panel each scorer's own."""
+    made: dict[str, Any] = {"file": os.fspath(Path(result.path)), "score": result.score}
+    if panel is not None and isinstance(result, PanelFile):
+        made["disagreement"] = result.disagreement
+        made["by_scorer"] = {name: result.by_scorer.get(name) for name in panel.jobs}
+        made["standardised_by"] = to_text(panel.constants) or panel_choice.RANKS
     return {
-        "file": os.fspath(Path(result.path)),
-        "score": result.score,
+        **made,
         "prompt": result.prompt,
         "prompt_source": result.source,
         "stored": result.stored,

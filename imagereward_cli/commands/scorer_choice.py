@@ -33,14 +33,20 @@ def given(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def stored_as(args: argparse.Namespace) -> tuple[ModelInfo, str] | None:
-    """(entry, name that is stored beside a score); None where name or path alone say it. Own code is loaded for it."""
+def stored_as(args: argparse.Namespace, path: Path | None = None) -> tuple[ModelInfo, str] | None:
+    """(entry, name that is stored beside a score); None where name or path alone say it. Own code is loaded for it, and
+    of a `path` the JSON beside it is read.
+    """
     if ":" in args.model:
         scorer = own_scorer(args)
         if scorer is not None:
             return scorer.info, scorer.name
     if not given(args):
-        return None
+        if path is None or not path.with_suffix(".json").is_file():
+            return None
+        from imagereward_core.scorers import entry_of
+
+        return entry_of(path)
     from imagereward_core.scorers.loading import read_config, settings_of
 
     info = registry.get(args.model)

@@ -10,7 +10,7 @@ import os
 from ..errors import MetadataError
 from ..metadata import read_infotext, read_prompt
 from ..metadata.infotext import Infotext, get_score, parse_infotext
-from ..naming import score_key
+from ..naming import PANEL_KEY, score_key
 from ..prompts import EXTRA_NETWORK, plain_prompt
 from ..registry import MODELS
 from .records import Made, Score
@@ -61,8 +61,11 @@ def loras_of(prompt: str) -> tuple[tuple[str, float | None], ...]:
 
 
 def scores_of(text: str, info: Infotext) -> tuple[Score, ...]:
-    """The scores in an infotext: those of the registry's keys, and of every other key with a "… model" beside it."""
+    """The scores in an infotext: those of the registry's keys, and of every other key with a "… model" beside it. Of a
+    panel its scorers' own: what they have in common follows from these.
+    """
     named = [key.removesuffix(" model") for key, _ in info.settings if key.endswith(" model")]
+    named = [key for key in named if key != PANEL_KEY]
     own = plain_prompt(info.prompt)
     scores = []
     for key in dict.fromkeys([*map(score_key, MODELS), *named]):

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from itertools import islice
 
-from ..naming import pair_keys
+from ..naming import DISAGREEMENT_KEY, PANEL_KEY, pair_keys
 from ..registry import MODELS
 from .infotext import ENOUGH, NEGATIVE, pairs_in, sections, without
 
@@ -32,7 +32,7 @@ GENERATION = {  # settings that every generator of infotext writes, and what the
 # What the host's Extras tab and its usual extensions write into a JPEG or WebP in place of the infotext.
 EXTRAS = "Postprocess "
 EXTRAS_TOO = frozenset(("GFPGAN visibility", "CodeFormer visibility", "CodeFormer weight", "Rembg", "SUPIR"))
-SCORE_KEYS = frozenset(info.key for info in MODELS)
+SCORE_KEYS = frozenset((PANEL_KEY, DISAGREEMENT_KEY, *(info.key for info in MODELS)))
 LOOKED_AT = 2000  # pairs of a line
 LINES = 4  # lines at the end that can be settings: the host's, and one for a score
 

@@ -9,13 +9,14 @@ from typing import Any
 
 from .. import weights
 from ..errors import ConfigError, ModelNotFoundError
-from ..registry import get
+from ..naming import own_model_name
+from ..registry import ModelInfo, describe, get, labelled
 from ..taste import files as tastes
 from . import own
 from .base import Scorer
-from .loading import read_config
+from .loading import read_config, settings_of
 
-__all__ = ["Scorer", "load_scorer"]
+__all__ = ["Scorer", "entry_of", "load_scorer"]
 
 
 def load_scorer(name: str | os.PathLike[str], *, own_code: bool = False, **options: Any) -> Scorer:
@@ -55,6 +56,21 @@ def _load(name: str, **options: Any) -> Scorer:
 def _of_kind(kind: str, name: str | os.PathLike[str], **options: Any) -> Scorer:
     module = importlib.import_module(f".{kind}", __package__)  # the registry's kinds are this package's files
     return getattr(module, f"load_{kind}")(name, **options)
+
+
+def entry_of(name: str | os.PathLike[str]) -> tuple[ModelInfo, str]:
+    """(entry, the name that is stored beside its scores) of a registry name, of a reward model's path, or of other
+    weights with a JSON beside them. Nothing is loaded. Raises ModelNotFoundError, ConfigError.
+    """
+    if not weights.is_path(name):
+        info = get(str(name))
+        return info, info.name
+    described = beside(name)
+    if not described:
+        return describe(os.fspath(name)), own_model_name(name)
+    info = get(described["scorer"])
+    digest = own_model_name(name).rpartition(" ")[2]
+    return info, f"{labelled(info, settings_of(info, described))} {digest}"
 
 
 def beside(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -170,7 +170,7 @@ def test_weights_made_under_inference_mode_can_be_moved_later(host, holder, load
     with torch.inference_mode():
         holder._load = lambda *args: type(loader.scorer)()
         holder.load("ImageReward-v1.0")
-    assert not any(p.is_inference() for p in holder._scorer.net.parameters())
+    assert not any(p.is_inference() for p in holder._held["ImageReward-v1.0"].scorer.net.parameters())
 
 
 def test_download_progress_is_shown_and_can_be_cancelled(host, generate, holder):
