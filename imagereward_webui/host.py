@@ -208,6 +208,13 @@ def driving_script(p: Any) -> str | None:
 # --- images ---------------------------------------------------------------------------------------
 
 
+def saves_chosen_image(index: int, first: int) -> bool:
+    """Whether the host's Save and Zip take just the image that is shown in large: one is, it is no grid (images begin
+    at `first`), and the setting says so.
+    """
+    return index >= max(0, first) and bool(getattr(module("shared").opts, "save_selected_only", False))
+
+
 def writes_text_files() -> bool:
     """Whether the host writes a .txt beside each image."""
     return bool(getattr(module("shared").opts, "save_txt", False))

@@ -6,7 +6,7 @@ from __future__ import annotations
 from modules import script_callbacks
 
 # All at once: A1111 takes our folder off sys.path after the load.
-from . import api, extras, host, job, panel, plot_output, report, script, session, settings, xyz  # noqa: F401
+from . import api, extras, host, job, panel, plot_output, report, saving, script, session, settings, xyz  # noqa: F401
 from .core import RM
 from .refl_tab import api as refl_api
 from .refl_tab import tab as refl_tab
@@ -16,6 +16,7 @@ def prepare() -> None:
     """The host has loaded all scripts, and makes its UI next."""
     host.before_results_are_sent(report.refresh)
     session.watch_scripts()
+    saving.watch_saving()
     xyz.add_axes()
     panel.find_problems()
 

@@ -1,15 +1,17 @@
-// Scores on gallery thumbnails, and a slider that dims or hides what lies below a threshold.
+// Scores on gallery thumbnails: read from the infotexts, shown as badges. The bar below the gallery and the order and choice
+// of what is seen have files of their own (imagereward_bar.js, imagereward_order.js).
 //
-// Gradio owns the gallery: its buttons are reused between runs and never reordered here. Each thumbnail is known by its
+// Gradio owns the gallery: its buttons are reused between runs and never moved here. Each thumbnail is known by its
 // image's address; a badge is one extra child that takes no clicks. Every update compares before it writes, so that the
 // host's mutation callbacks come to rest.
 (function () {
     "use strict";
 
     const TABS = ["txt2img", "img2img"];
-    const THUMBNAILS = ".grid-container button.thumbnail-item, .thumbnails button.thumbnail-item";
+    const LISTS = [".grid-container button.thumbnail-item", ".thumbnails button.thumbnail-item"];
     const NUMBER = "(-?\\d+(?:\\.\\d+)?)";
     const SCHEMA = "imagereward/v1/schema";
+    const gallery = window.imagerewardGallery = window.imagerewardGallery || {};
     const states = {};
     let scorers = null;  // what the server says of every scorer: its key in infotexts, and what its numbers mean
 
@@ -36,6 +38,8 @@
     function keysOf(scorer) {
         return [scorer.key].concat(scorer.former_keys || []);
     }
+
+    // --- which image has which score --------------------------------------------------------------------------------
 
     // {key, score} in an infotext's settings line, or null. Any scorer's key counts; the prompt above does not. A score whose
     // model is named beside it is one, whoever the scorer is.
@@ -66,37 +70,50 @@
         return (info.extra_generation_params || {})["ImageReward result"] || {};
     }
 
+    // One score or null per gallery position, if the server told them of this very gallery.
+    function told(info, count) {
+        const scores = resultOf(info).scores;
+        return Array.isArray(scores) && scores.length === count ? scores : null;
+    }
+
+    // How many masks the host puts after each inpainted image.
+    function masksEach() {
+        return typeof opts === "object" && opts ? Number(!!opts.return_mask) + Number(!!opts.return_mask_composite) : 0;
+    }
+
+    // The gallery position of each infotext: masks follow each image in the gallery, but have no infotext of their own.
+    function positionsOfTexts(info, count) {
+        const first = info.index_of_first_image || 0;
+        const texts = (info.infotexts || []).slice(0, count);
+        const images = Math.max(0, texts.length - first);
+        const scores = told(info, count) || [];
+        const scored = scores.map((score, i) => i).filter((i) => scores[i] !== null);
+        if (texts.length < count && scored.length === images) {
+            return texts.map((_, k) => (k < first ? k : scored[k - first]));
+        }
+        const masks = masksEach();
+        const step = texts.length < count && masks && images * (1 + masks) <= count - first ? 1 + masks : 1;
+        return texts.map((_, k) => (k < first ? k : first + (k - first) * step));
+    }
+
     // One score or null per gallery position. Infotexts are the truth where each position has one (the upscale button replaces
     // one of them and nothing else); with masks in between, the server says which position has which score.
     function scoresByPosition(info, count) {
         const first = info.index_of_first_image || 0;
         const texts = (info.infotexts || []).slice(0, count);
-        const scores = texts.map((text, i) => (i < first ? null : scoreInInfotext(text)));
-        const result = resultOf(info);
         const own = texts.slice(first);
-        const told = Array.isArray(result.scores) && result.scores.length === count ? result.scores : null;
         if (own.length > 1 && own.every((text) => text === own[0])) {
             // Loopback gives every image the text of its first one: unless the server tells, better no score than a wrong one
-            return told || Array(count).fill(null);
+            return told(info, count) || Array(count).fill(null);
         }
-        if (scores.length === count) {
-            return scores;
+        if (texts.length !== count && told(info, count)) {
+            return told(info, count);
         }
-        if (told) {
-            return told;
-        }
-        return scores.length > first ? spreadOverMasks(scores, first, count) : Array(count).fill(null);
-    }
-
-    // Masks follow each image in the gallery, but have no infotext of their own.
-    function spreadOverMasks(scores, first, count) {
-        const images = scores.length - first;
-        const masks = typeof opts === "object" && opts ? Number(!!opts.return_mask) + Number(!!opts.return_mask_composite) : 0;
-        const step = masks && images * (1 + masks) <= count - first ? 1 + masks : 1;
-        return Array.from({length: count}, (_, i) => {
-            const offset = i - first;
-            return i < first ? scores[i] : offset % step === 0 && offset / step < images ? scores[first + offset / step] : null;
+        const scores = Array(count).fill(null);
+        positionsOfTexts(info, count).forEach((position, k) => {
+            if (k >= first) scores[position] = scoreInInfotext(texts[k]);
         });
+        return scores;
     }
 
     function parse(text) {
@@ -106,6 +123,8 @@
             return {};
         }
     }
+
+    // --- badges -----------------------------------------------------------------------------------------------------
 
     function rgb(hex) {
         const value = parseInt(String(hex).replace("#", "").slice(0, 6), 16) || 0;
@@ -127,8 +146,9 @@
         return threshold === null || Number(score.toFixed(2)) >= threshold;
     }
 
-    function setBadge(button, score, best, range) {
-        let badge = button.querySelector(":scope > .imagereward-badge");
+    // The badge of a score in an element; none for null. `text` is what stands there, by default the score.
+    function setBadge(element, score, best, range, text) {
+        let badge = element.querySelector(":scope > .imagereward-badge");
         if (score === null) {
             if (badge) badge.remove();
             return;
@@ -136,26 +156,18 @@
         if (!badge) {
             badge = document.createElement("span");
             badge.className = "imagereward-badge notranslate";
-            button.appendChild(badge);
+            element.appendChild(badge);
         }
         const colour = colours(score, range[0], range[1]);
-        const look = score.toFixed(2) + colour.background;
+        const shown = text || score.toFixed(2);
+        const look = shown + colour.background;
         if (badge.dataset.look !== look) {
             badge.dataset.look = look;
-            badge.textContent = score.toFixed(2);
+            badge.textContent = shown;
             badge.style.backgroundColor = colour.background;
             badge.style.color = colour.text;
         }
         setClass(badge, "imagereward-best", best);
-    }
-
-    // The score of the image in large, which has no thumbnail button of its own.
-    function paintPreview(gallery, state) {
-        const preview = gallery.querySelector(".preview");
-        if (!preview) return;
-        const image = preview.querySelector("[data-testid='detailed-image']");
-        const score = image && state.scores.has(image.src) ? state.scores.get(image.src) : null;
-        setBadge(preview, score, score !== null && state.best === score && state.count > 1, state.range);
     }
 
     function setClass(element, name, wanted) {
@@ -164,133 +176,111 @@
         }
     }
 
-    // The row below the gallery: slider, "hide" box, and how many images reach the threshold.
-    function makeBar(tab, state) {
-        const bar = document.createElement("div");
-        bar.id = "imagereward-bar-" + tab;
-        bar.className = "imagereward-bar";
-        const label = document.createElement("label");
-        label.textContent = "Score ≥ ";
-        label.htmlFor = "imagereward-threshold-" + tab;
-        const slider = document.createElement("input");
-        slider.type = "range";
-        slider.id = "imagereward-threshold-" + tab;
-        slider.step = "0.01";
-        const hide = document.createElement("input");
-        hide.type = "checkbox";
-        hide.id = "imagereward-hide-" + tab;
-        const hideLabel = document.createElement("label");
-        hideLabel.textContent = "hide";
-        hideLabel.htmlFor = hide.id;
-        const status = document.createElement("output");
-        status.id = "imagereward-count-" + tab;
-        status.htmlFor = slider.id;
-        slider.addEventListener("input", () => {
-            state.threshold = Number(slider.value) <= Number(slider.min) ? null : Number(slider.value);
-            showShare(slider);
-            paint(tab, state);
-        });
-        hide.addEventListener("change", () => {
-            state.hide = hide.checked;
-            paint(tab, state);
-        });
-        bar.append(label, slider, hide, hideLabel, status);
-        state.bar = {root: bar, slider: slider, status: status};
-        return bar;
+    function setAttribute(element, name, value) {
+        if (value === null) {
+            if (element.hasAttribute(name)) element.removeAttribute(name);
+        } else if (element.getAttribute(name) !== value) {
+            element.setAttribute(name, value);
+        }
     }
 
-    // For the style sheet: which part of the track lies below the threshold.
-    function showShare(slider) {
-        const low = Number(slider.min);
-        slider.style.setProperty("--imagereward-share", ((100 * (Number(slider.value) - low)) / (Number(slider.max) - low)).toFixed(1) + "%");
+    function isBest(state, score) {
+        return score !== null && state.best === score && state.count > 1;
     }
 
-    // What stands in the place of the bar when every image is hidden: why, and what to do.
-    function updateEmpty(tab, gallery, state) {
-        if (!state.empty) {
-            if (state.note) state.note.remove();
-            return;
-        }
-        if (!state.note) {
-            state.note = document.createElement("div");
-            state.note.id = "imagereward-empty-" + tab;
-            state.note.className = "imagereward-bar imagereward-empty";
-        }
-        if (state.note.textContent !== state.empty) state.note.textContent = state.empty;
-        if (!state.note.isConnected) gallery.insertAdjacentElement("afterend", state.note);
+    // The score of an image that stands somewhere in large, by its address.
+    function scoreOf(state, image) {
+        return image && state.scores.has(image.src) ? state.scores.get(image.src) : null;
     }
 
-    function updateBar(tab, gallery, state, known) {
-        if (!known.length) {
-            if (state.bar && state.bar.root.isConnected) state.bar.root.remove();
-            return;
+    // The score of the image in large, which has no thumbnail button of its own.
+    function paintPreview(state) {
+        const preview = state.gallery.querySelector(".preview");
+        if (!preview) return;
+        const score = scoreOf(state, preview.querySelector("[data-testid='detailed-image']"));
+        setBadge(preview, score, isBest(state, score), state.range);
+    }
+
+    // What a screen reader says of a thumbnail beside its number.
+    function description(state, score, below) {
+        if (score === null) return null;
+        return "score " + score.toFixed(2) + (isBest(state, score) ? ", the best" : "") + (below ? ", below the threshold" : "");
+    }
+
+    function paintBadges(state) {
+        for (const list of LISTS) {
+            state.gallery.querySelectorAll(list).forEach((button) => {
+                const score = scoreOf(state, button.querySelector("img"));
+                const below = score !== null && !reaches(score, state.threshold);
+                setBadge(button, score, isBest(state, score), state.range);
+                setClass(button, "imagereward-below", below && !state.hide);
+                setAttribute(button, "aria-description", description(state, score, below));
+            });
         }
-        if (!state.bar) makeBar(tab, state);
-        if (!state.bar.root.isConnected) gallery.insertAdjacentElement("afterend", state.bar.root);
-        const low = (Math.floor(Math.min(...known) * 100) / 100 - 0.01).toFixed(2);
-        const high = (Math.ceil(Math.max(...known) * 100) / 100).toFixed(2);
-        const slider = state.bar.slider;
-        if (slider.min !== low || slider.max !== high) {
-            slider.min = low;
-            slider.max = high;
-            slider.value = state.threshold === null ? low : String(state.threshold);
-            showShare(slider);
-        }
+        paintPreview(state);
     }
 
     function paint(tab, state) {
-        const gallery = state.gallery;
-        for (const button of gallery.querySelectorAll(THUMBNAILS)) {
-            const image = button.querySelector("img");
-            const score = image && state.scores.has(image.src) ? state.scores.get(image.src) : null;
-            setBadge(button, score, score !== null && state.best === score && state.count > 1, state.range);
-            const below = score !== null && !reaches(score, state.threshold);
-            setClass(button, "imagereward-below", below && !state.hide);
-            setClass(button, "imagereward-hidden", below && state.hide);
+        paintBadges(state);
+        gallery.arrange(tab, state);
+        gallery.paintBar(tab, state);
+    }
+
+    // --- the update ---------------------------------------------------------------------------------------------------
+
+    function newState(tab) {
+        return {tab: tab, threshold: null, hide: false, sort: false, pinned: false, known: [], scores: new Map(), range: [-2, 2], count: 0};
+    }
+
+    // What tells one job from another: the upscale button changes the infotexts of a job, and not these.
+    function jobOf(info, text) {
+        return info.job_timestamp ? JSON.stringify([info.job_timestamp, info.all_seeds, info.all_prompts]) : text;
+    }
+
+    function read(state, text, sources) {
+        const info = option("badges", true) ? parse(text) : {};
+        const result = resultOf(info);
+        const job = jobOf(info, text);
+        if (state.job !== job) {
+            state.job = job;
+            if (!state.pinned) Object.assign(state, {threshold: null, hide: false, sort: false});
         }
-        paintPreview(gallery, state);
-        if (state.bar) {
-            const known = state.known;
-            const reach = known.filter((score) => reaches(score, state.threshold)).length;
-            const at = state.threshold === null ? "" : state.threshold.toFixed(2) + " · ";
-            const text = at + reach + " of " + known.length + (state.hidden ? " · " + state.hidden + " filtered out" : "");
-            if (state.bar.status.textContent !== text) state.bar.status.textContent = text;
-        }
+        const scores = scoresByPosition(info, sources.length);
+        state.scores = new Map(sources.map((source, i) => [source, scores[i]]));
+        state.byPosition = scores;
+        state.first = Math.min(info.index_of_first_image || 0, sources.length);
+        state.texts = positionsOfTexts(info, sources.length);
+        state.known = scores.filter((score) => score !== null);
+        state.count = state.known.length;
+        state.hidden = result.hidden || 0;
+        state.summary = result.summary || "";
+        state.empty = sources.length ? "" : result.empty || "";
+        state.best = state.count ? Math.max(...state.known) : null;
+        state.range = scaleOf(info) || [state.count ? Math.min(...state.known) : 0, state.best || 0];
     }
 
     function updateTab(tab) {
         const app = gradioApp();
-        const gallery = app.querySelector("#" + tab + "_gallery");
+        const root = app.querySelector("#" + tab + "_gallery");
         const textarea = app.querySelector("#generation_info_" + tab + " textarea");
-        if (!gallery || !textarea) return;
+        if (!root || !textarea) return;
         askForScorers();
-        const state = states[tab] || (states[tab] = {threshold: null, hide: false, known: [], scores: new Map(), range: [-2, 2], count: 0});
-        if (state.gallery !== gallery) {
-            state.gallery = gallery;
+        const state = states[tab] || (states[tab] = newState(tab));
+        if (state.gallery !== root) {
+            state.gallery = root;
             // another image chosen in the preview changes an attribute only, which the host's callbacks don't notice
-            gallery.addEventListener("load", () => paintPreview(gallery, state), true);
+            root.addEventListener("load", () => paintPreview(state), true);
         }
-        const grid = gallery.querySelectorAll(".grid-container button.thumbnail-item img");
-        const list = grid.length ? grid : gallery.querySelectorAll(".thumbnails button.thumbnail-item img");
+        state.textarea = textarea;
+        const list = LISTS.map((one) => root.querySelectorAll(one + " img")).find((found) => found.length) || [];
         const sources = Array.from(list, (image) => image.src);
-        const key = textarea.value + "\n" + sources.join("\n");
+        const text = gallery.withoutSeen(textarea.value);
+        const key = text + "\n" + sources.join("\n");
         if (state.key !== key) {
             state.key = key;
-            const enabled = option("badges", true);
-            const info = enabled ? parse(textarea.value) : {};
-            const scores = scoresByPosition(info, sources.length);
-            state.scores = new Map(sources.map((source, i) => [source, scores[i]]));
-            state.known = scores.filter((score) => score !== null);
-            state.count = state.known.length;
-            const result = resultOf(info);
-            state.hidden = result.hidden || 0;
-            state.empty = sources.length ? "" : result.empty || "";
-            state.best = state.count ? Math.max(...state.known) : null;
-            state.range = scaleOf(info) || [state.count ? Math.min(...state.known) : 0, state.best || 0];
-            updateBar(tab, gallery, state, state.known);
-            updateEmpty(tab, gallery, state);
-        } else if (state.count && !state.bar.root.isConnected) {
-            updateBar(tab, gallery, state, state.known);
+            read(state, text, sources);
+            gallery.group(state);
+            gallery.newResult(tab, state);
         }
         paint(tab, state);
     }
@@ -302,6 +292,10 @@
     if (typeof onAfterUiUpdate === "function") {
         onAfterUiUpdate(update);
     }
-    // for tests and for other extensions: what is on screen, by image address
-    window.imagerewardGallery = {update: update, states: states, scoreInInfotext: scoreInInfotext, scoresByPosition: scoresByPosition};
+    // for the files beside this one, for tests and for other extensions: what is on screen, by image address
+    Object.assign(gallery, {
+        LISTS: LISTS, states: states, update: update, paint: paint, reaches: reaches, isBest: isBest, scoreOf: scoreOf,
+        masksEach: masksEach, setBadge: setBadge, setClass: setClass, setAttribute: setAttribute,
+        scoreInInfotext: scoreInInfotext, scoresByPosition: scoresByPosition,
+    });
 })();

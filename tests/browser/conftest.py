@@ -32,6 +32,35 @@ new MutationObserver((list) => {
     clearTimeout(window.pending);
     window.pending = setTimeout(() => afterUpdate.forEach((callback) => callback()), 200);
 }).observe(document, {childList: true, subtree: true});
+
+// a viewer as the hosts': goes through the gallery by the places of its thumbnails, by keys and by its arrows
+window.extract_image_from_gallery = (images) => [images[0]];
+const modal = document.createElement("div");
+modal.id = "lightboxModal";
+modal.tabIndex = 0;
+modal.style.cssText = "display: none; position: fixed; inset: 0; z-index: 1001; background: rgb(20 20 20 / 95%);";
+modal.innerHTML = '<img id="modalImage" style="margin: auto; height: 80%"><a class="modalPrev">‹</a><a class="modalNext">›</a>';
+const thumbs = () => [...document.querySelectorAll("#txt2img_gallery .thumbnails > button")];
+const go = (offset) => {
+    const all = thumbs();
+    const next = all[(all.findIndex((b) => b.classList.contains("selected")) + offset + all.length) % all.length];
+    next.click();
+    document.getElementById("modalImage").src = next.querySelector("img").src;
+};
+modal.querySelector(".modalPrev").addEventListener("click", () => go(-1), true);
+modal.querySelector(".modalNext").addEventListener("click", () => go(1), true);
+modal.addEventListener("keydown", (event) => {
+    if (event.key === "ArrowRight") go(1);
+    if (event.key === "ArrowLeft") go(-1);
+    if (event.key === "Escape") modal.style.display = "none";
+}, true);
+document.body.appendChild(modal);
+window.openLightbox = () => {
+    document.getElementById("modalImage").src = document.querySelector("[data-testid='detailed-image']").src;
+    modal.style.display = "flex";
+    modal.focus();
+};
+null;  // or playwright would call the last function
 """
 
 
@@ -94,7 +123,8 @@ def page(request, browser, tmp_path_factory):
         made.wait_for_selector("#generate_first")
         made.evaluate(HOST_JS)
         made.add_style_tag(content=(ROOT / "style.css").read_text(encoding="utf-8"))
-        made.add_script_tag(content=(ROOT / "javascript" / "image_reward.js").read_text(encoding="utf-8"))
+        for script in sorted((ROOT / "javascript").glob("*.js")):
+            made.add_script_tag(content=script.read_text(encoding="utf-8"))
         yield made
         made.close()
     finally:

@@ -5,6 +5,7 @@ Element ids, the hidden generation-info textarea and the gallery's options are t
 "generates" another result, so that gradio reuses the thumbnails' buttons as it does between real runs.
 """
 
+import itertools
 import json
 import sys
 import tempfile
@@ -13,7 +14,13 @@ from pathlib import Path
 import gradio as gr
 from PIL import Image, ImageDraw
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from imagereward_webui import host, saving
+
+host.saves_chosen_image = lambda index, first: False  # as if the setting "save selected only" was off
+
 FOLDER = Path(tempfile.mkdtemp())
+counter = itertools.count(1)
 RESULTS = {
     # name: (scores by gallery position, index of the first image, how the page learns the scores)
     "first": ([None, 1.22, -0.41, 0.58, -1.9, 0.0, 2.4, -0.05, 0.58], 1, "result"),
@@ -28,6 +35,7 @@ RESULTS = {
     "newcomer": ([18.0, 21.0, 26.0], 0, "PickScore"),
     "stranger": ([3.0, 4.0, 5.0], 0, "Unheard of"),
     "empty": ([], 0, "result"),
+    "grouped": ([None, 0.5, None, -0.5, None, 0.9, None, None], 1, "grid and masks"),
 }
 
 
@@ -49,25 +57,53 @@ def generate(name):
     for i, score in enumerate(scores):
         if source in ("masks", "told") and score is None:
             continue  # masks have no infotext
+        if source == "grid and masks" and score is None and i:
+            continue
         shown = scores[0] if source == "same text told" else score
         pair = f"{key}: {shown:.4f}, {model}" if score is not None else ""
         seed = 0 if source.startswith("same text") else i
         texts.append(f"a cat, ImageReward: 9.9\nSteps: 20, Sampler: Euler, Seed: {seed}, {pair}Version: 1")
     info = {"infotexts": texts, "index_of_first_image": first, "extra_generation_params": {}}
-    if source in ("result", "told", "same text told"):
+    info["job_timestamp"] = str(next(counter))
+    if source in ("result", "told", "same text told", "grid and masks"):
         hidden, empty = (0, "") if scores else (3, "Nothing to show: the best of 3 has 0.10, and the limit is 9.")
         info["extra_generation_params"]["ImageReward result"] = {"scores": scores, "hidden": hidden, "empty": empty}
     return [picture(name, i) for i in range(len(scores))], json.dumps(info)
 
+
+def save_files(text, images, do_make_zip, index):
+    """As the host's: the n-th image given is saved with the n-th infotext given. Says "picture=its seed"."""
+    info = json.loads(text)
+    saved = []
+    for i, image in enumerate(images):
+        path = image["name"] if isinstance(image, dict) else image[0]
+        seed = info["infotexts"][i].partition("Seed: ")[2].partition(",")[0]
+        saved.append(f"{Path(path).stem.rpartition('-')[2]}={seed}")
+    return None, f"{next(counter)} · {info['index_of_first_image']} grids: " + " ".join(saved)
+
+
+def button_js(code):
+    return {"_js" if gr.__version__.startswith("3.") else "js": code}
+
+
+GALLERY = {} if gr.__version__.startswith("3.") else {"type": "filepath", "interactive": False}
 
 with gr.Blocks(analytics_enabled=False) as demo:
     with gr.Row():
         with gr.Column(elem_id="txt2img_results"):
             with gr.Group(elem_id="txt2img_gallery_container"):
                 gallery = gr.Gallery(
-                    label="Output", show_label=False, elem_id="txt2img_gallery", columns=4, preview=False, height=480
+                    label="Output", show_label=False, elem_id="txt2img_gallery", columns=4, preview=False, height=480, **GALLERY
                 )
             info = gr.Textbox(visible=False, elem_id="generation_info_txt2img")
+            save = gr.Button("save", elem_id="save_txt2img")
+            files, saved = gr.File(visible=False), gr.HTML(elem_id="html_log_txt2img")
+            save.click(
+                fn=saving.taking_what_is_seen(save_files),
+                inputs=[info, gallery, saved, saved],
+                outputs=[files, saved],
+                **button_js("(x, y, z, w) => [x, y, false, -1]"),
+            )
             for name in RESULTS:
                 button = gr.Button(name, elem_id=f"generate_{name}")
                 button.click(fn=lambda name=name: generate(name), inputs=[], outputs=[gallery, info])
