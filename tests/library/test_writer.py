@@ -238,6 +238,7 @@ from imagereward_core.library import *
 place, *paths = sys.argv[1:]
 recorder = Recorder(place)
 for path in paths:
+    sys.stdin.readline()
     recorder.remember(Record(path, scores=(Score("IR", 1.0),)))
     assert recorder.flush(60)
     print(path, flush=True)
@@ -247,7 +248,7 @@ recorder.close()
 
 def started(code, *arguments):
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
@@ -255,6 +256,8 @@ def started(code, *arguments):
 def test_a_killed_writer_loses_nothing_acknowledged(place, tmp_path, after):
     paths = [picture(tmp_path / f"{seed}.png", seed, infotext(f"fox {seed}")) for seed in range(40)]
     process = started(WRITE, place, *paths)
+    process.stdin.write("\n" * (after + 3))  # further it may not get, however late the signal is
+    process.stdin.flush()
     acknowledged = [process.stdout.readline().strip() for _ in range(after)]
     process.send_signal(signal.SIGKILL)
     acknowledged += process.stdout.read().split()
