@@ -104,7 +104,7 @@ def metadata(config: ReFLConfig, backend: Backend, name: str, step: int) -> dict
     settings.
     """
     now = datetime.now(timezone.utc)
-    aims = ", ".join(map(last_name, config.rewards))
+    aims = ", ".join(map(last_name, config.aims or [config.picks]))
     v_prediction = backend.schedule.prediction_type == "v_prediction"
     data: dict[str, Any] = {
         "ss_network_module": "networks.lora",
@@ -125,7 +125,7 @@ def metadata(config: ReFLConfig, backend: Backend, name: str, step: int) -> dict
         "modelspec.resolution": f"{config.resolution}x{config.resolution}",
         "modelspec.prediction_type": "v" if v_prediction else "epsilon",
         "ss_zero_terminal_snr": True if backend.schedule.zero_snr else None,
-        "modelspec.description": f"reward fine-tuning ({config.algorithm}) towards {aims}",
+        "modelspec.description": f"fine-tuning ({config.algorithm}) towards {aims}",
         **backend.family.lora_facts(backend.schedule),
         **our_metadata(config),
     }

@@ -19,7 +19,6 @@ from .data import PromptSet
 from .errors import SaveError
 from .judges import here, nobody
 from .metrics import MIXED, Evaluation, paired_change, win_rate
-from .rewards import names
 from .runfiles import read_events
 
 STYLE = """
@@ -34,6 +33,9 @@ pre{font-size:.8em;background:#f6f6f6;padding:1em;overflow:auto}
 td,th{border-color:#444}pre{background:#222}
 .note{background:#3a3010}}
 """
+
+
+PICKED = "log likelihood of held-out picks"
 
 
 def write_report(
@@ -51,9 +53,10 @@ def write_report(
     """
     result = next((item for item in reversed(history) if item.step == chosen), history[-1])
     events = read_events(folder / Name.EVENTS)
+    kind = "Fine-tuning on picks" if config.learns_picks else "Reward fine-tuning"
     steps = [event for event in events if event["type"] == EventKind.STEP]
     parts = [
-        f"<h1>Reward fine-tuning of {_text(Path(config.pretrained_model_name_or_path).name or 'a model')}</h1>",
+        f"<h1>{kind} of {_text(Path(config.pretrained_model_name_or_path).name or 'a model')}</h1>",
         (
             f"<p>{_text(config.algorithm)}, anchor {_text(str(config.anchor))}, {len(steps)} updates, exported: update"
             f" {chosen}. State: {_text(state)}.</p>"
@@ -62,7 +65,7 @@ def write_report(
         _trained_on(prompts) if prompts else "",
         _watched(base, config),
         "<h2>Result on held-out prompts, same seeds before and after</h2>",
-        _table(base, result),
+        _table(base, result, PICKED if config.learns_picks else MIXED),
         "<h2>Curves</h2>",
         _curves(steps, history),
         _wall(folder, chosen),
@@ -94,10 +97,10 @@ def _watched(base: Evaluation, config: ReFLConfig) -> str:
     """Who judged, or that nobody did."""
     if base.judges:
         return f"<p>Judges, which are not trained on: {_text(', '.join(base.judges))}.</p>"
-    return f'<p class="note">{_text(nobody(names(config.rewards), here(config.models_dir)))}</p>'
+    return f'<p class="note">{_text(nobody(config.aims, here(config.models_dir)))}</p>'
 
 
-def _table(base: Evaluation, result: Evaluation) -> str:
+def _table(base: Evaluation, result: Evaluation, aim: str) -> str:
     rows = [
         "<table><tr><th>score</th><th>base</th><th>tuned</th><th>change ± s.e.</th><th>tuned wins (95 %"
         " interval)</th></tr>"
@@ -106,10 +109,11 @@ def _table(base: Evaluation, result: Evaluation) -> str:
         before, after = base.scores[name], result.scores[name]
         change, error = paired_change(before, after)
         share, low, high = win_rate(before, after)
-        kind = " (trained on)" if name == MIXED or name not in base.judges else " (judge)"
+        kind = " (judge)" if name in base.judges else "" if aim == PICKED else " (trained on)"
+        label = aim if name == MIXED else name
         rows.append(
-            f"<tr><td>{_text(name)}{kind}</td><td>{_mean(before):.3f}</td><td>{_mean(after):.3f}</td><td>{change:+.3f}"
-            f" ± {error:.3f}</td><td>{share:.0%} ({low:.0%} to {high:.0%})</td></tr>"
+            f"<tr><td>{_text(label)}{kind}</td><td>{_mean(before):.3f}</td><td>{_mean(after):.3f}</td>"
+            f"<td>{change:+.3f} ± {error:.3f}</td><td>{share:.0%} ({low:.0%} to {high:.0%})</td></tr>"
         )
     for label, field in (
         ("seed diversity", "diversity"),
@@ -122,6 +126,11 @@ def _table(base: Evaluation, result: Evaluation) -> str:
         ratio = f"{after_value / before_value:.2f} ×" if before_value else ""
         rows.append(
             f"<tr><td>{label}</td><td>{before_value:.4f}</td><td>{after_value:.4f}</td><td>{ratio}</td><td></td></tr>"
+        )
+    if math.isfinite(result.pick_accuracy):
+        rows.append(
+            "<tr><td>held-out picks that come true</td><td>50%</td>"
+            f"<td>{result.pick_accuracy:.0%}</td><td></td><td></td></tr>"
         )
     return "".join(rows) + "</table>"
 

@@ -123,7 +123,7 @@ class Trainer:
         made = Preparation(self.asked, self.processes, self.control, self.journal, self._given)
         made.run(self._pause_point)
         self.asked, self.config, self.backend = made.asked, made.config, made.backend
-        self.prompts = made.prompts
+        self.prompts, self.picks = made.prompts, made.picks
         self.rewards, self.judges, self.engine, self.evaluator = made.rewards, made.judges, made.engine, made.evaluator
         if self.processes.is_main:
             self.base = made.base
@@ -151,13 +151,18 @@ class Trainer:
             self.history = [self.base]
             self.journal.event(EventKind.EVALUATION, **self.base.summary())
 
+    def _kept(self) -> dict[str, Any]:
+        """What a saved state belongs to, by name."""
+        return {**{name: getattr(self.config, name) for name in KEPT}, "picks": self.picks.digest if self.picks else ""}
+
     def _take_over(self, state: checkpoint.TrainingState, torn: list[str]) -> None:
         info, samples = state.info, self.config.samples_per_step * self.processes.count
+        kept = self._kept()
         for name, value in info.get("kept", {}).items():
-            if value != getattr(self.config, name):
+            if name in kept and value != kept[name]:
                 raise ConfigError(
-                    f"this run was begun with {name} {value} and cannot go on with {getattr(self.config, name)}: keep"
-                    " it, or begin another run"
+                    f"this run was begun with {name} {value} and cannot go on with {kept[name]}: keep it, or begin"
+                    " another run"
                 )
         if info.get("seed") != self.config.seed or info.get("samples") != samples:
             raise ConfigError(
@@ -401,7 +406,7 @@ class Trainer:
             "seed": self.config.seed,
             "samples": self.config.samples_per_step * self.processes.count,
             "calibration": self.rewards.calibration(),
-            "kept": {name: getattr(self.config, name) for name in KEPT},
+            "kept": self._kept(),
             "history": [dataclasses.asdict(item) for item in self.history],
             "best": self.best,
         }
