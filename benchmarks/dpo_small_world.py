@@ -138,7 +138,7 @@ def compare(before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--captions", type=int, default=50, help="training captions, EACH pictures and half as many picks of each")
+    parser.add_argument("--captions", type=int, default=50, help="training captions, half of EACH picks of each")
     parser.add_argument("--judged", type=int, default=15, help="held-out captions, EACH pictures of each")
     parser.add_argument("--updates", type=int, default=160)
     parser.add_argument("--seeds", type=int, default=3)

@@ -65,8 +65,7 @@ def export(config: ReFLConfig, backend: Backend, folder: Path, step: int) -> Pat
     name = result_name(config, backend.source)
     if config.output == "lora":
         target = folder / f"{name}.safetensors"
-        ldm_names = backend.family.needs_ldm_names(layout)
-        state = lora.kohya_state(backend.unet, layout, ldm_names)
+        state = lora.file_state(backend.unet, backend.family)
         save_tensors(state, target, {**metadata(config, backend, name, step), "sshs_model_hash": tensors_digest(state)})
         return target
     merged = lora.merged_state(backend.unet) if config.tune == "lora" else dict(backend.unet.state_dict())

@@ -51,7 +51,7 @@ def check_room(config: ReFLConfig, backend: Backend, parameters: int) -> None:
     each = parameters * 4 * (4 if config.use_ema else 3)  # weights, their average and two moments, in fp32
     kept = config.checkpoints_total_limit + 2  # and the best, and one in the writing
     there = sum(path.stat().st_size for path in states.rglob("*") if path.is_file())
-    result = parameters * 2 if config.output == "lora" else _size(backend.source)
+    result = parameters * 4 if config.output == "lora" else _size(backend.source)  # fp16, perhaps by two names each
     with own_errors():
         runs.check_space(
             [

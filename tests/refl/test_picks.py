@@ -255,7 +255,7 @@ def test_stopped_and_resumed_it_is_the_same_run(settings, duels, tmp_path):
     assert rows[0] == rows[1]
     lines = duels.read_text(encoding="utf-8").splitlines()
     duels.write_text("\n".join(lines[:-2]) + "\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match="begun with picks 18 picks .* cannot go on with 1[67] picks"):
+    with pytest.raises(ConfigError, match="begun with picks 18 picks .* cannot go on with [0-9]+ picks"):
         Trainer(args=dataclasses.replace(parts, resume_from_checkpoint="latest"), judges=[]).train()
 
 
