@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -58,15 +59,20 @@ def check_output(config: ReFLConfig, source: Path) -> None:
         )
 
 
-def export(config: ReFLConfig, backend: Backend, folder: Path, step: int) -> Path:
-    """Write the configured output into `folder`; the UNet holds the weights to export. Returns the file or folder."""
+def export(
+    config: ReFLConfig, backend: Backend, folder: Path, step: int, extra: Mapping[str, str] | None = None
+) -> Path:
+    """Write the configured output into `folder`; the UNet holds the weights to export. Returns the file or folder.
+    extra: more metadata of a LoRA.
+    """
     check_output(config, backend.source)
     layout = UNetLayout.of(backend.unet.config)
     name = result_name(config, backend.source)
     if config.output == "lora":
         target = folder / f"{name}.safetensors"
         state = lora.file_state(backend.unet, backend.family)
-        save_tensors(state, target, {**metadata(config, backend, name, step), "sshs_model_hash": tensors_digest(state)})
+        facts = {**metadata(config, backend, name, step), **(extra or {}), "sshs_model_hash": tensors_digest(state)}
+        save_tensors(state, target, facts)
         return target
     merged = lora.merged_state(backend.unet) if config.tune == "lora" else dict(backend.unet.state_dict())
     if config.output == "single-file":

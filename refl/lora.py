@@ -90,6 +90,19 @@ def disabled(unet: nn.Module) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
+@contextlib.contextmanager
+def at_strength(unet: nn.Module, strength: float) -> Iterator[None]:
+    """Within, the adapters count `strength` times."""
+    adapted = list(layers(unet).values())
+    for layer in adapted:
+        layer.scaling[ADAPTER] *= strength
+    try:
+        yield
+    finally:
+        for layer in adapted:
+            layer.scaling[ADAPTER] /= strength
+
+
 def weights(unet: nn.Module) -> dict[str, tuple[Tensor, Tensor, float]]:
     """UNet module name → (down, up, alpha)."""
     result = {}

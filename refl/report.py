@@ -16,6 +16,7 @@ from imagereward_core.runs import EventKind, Name
 
 from .config import ReFLConfig
 from .data import PromptSet
+from .dial import Dial
 from .errors import SaveError
 from .judges import here, nobody
 from .metrics import MIXED, Evaluation, paired_change, win_rate
@@ -47,9 +48,10 @@ def write_report(
     state: str,
     reason: str,
     prompts: PromptSet | None = None,
+    dial: Dial | None = None,
 ) -> Path:
     """Write report.html into the run folder. `chosen` is the exported update; of `prompts` the number and the first are
-    shown. SaveError if it cannot be written.
+    shown; `dial` is what the result does at which strength. SaveError if it cannot be written.
     """
     result = next((item for item in reversed(history) if item.step == chosen), history[-1])
     events = read_events(folder / Name.EVENTS)
@@ -66,6 +68,7 @@ def write_report(
         _watched(base, config),
         "<h2>Result on held-out prompts, same seeds before and after</h2>",
         _table(base, result, PICKED if config.learns_picks else MIXED),
+        _dial(dial) if dial else "",
         "<h2>Curves</h2>",
         _curves(steps, history),
         _wall(folder, chosen),
@@ -133,6 +136,24 @@ def _table(base: Evaluation, result: Evaluation, aim: str) -> str:
             f"<td>{result.pick_accuracy:.0%}</td><td></td><td></td></tr>"
         )
     return "".join(rows) + "</table>"
+
+
+def _dial(dial: Dial) -> str:
+    judges = list(dial.marks[0][1].judges)
+    head = "".join(f"<th>{_text(name)}</th>" for name in ["strength", "reward", *judges, "seed diversity", ""])
+    rows = []
+    for strength, found, verdict in dial.marks:
+        values = [found.reward, *(found.judges[name] for name in judges), found.diversity]
+        cells = "".join(f"<td>{value:.3f}</td>" for value in values)
+        rows.append(f"<tr><td>{strength:g}</td>{cells}<td>{_text(verdict)}</td></tr>")
+    series = {"reward": [(strength, found.reward) for strength, found, _ in dial.marks]}
+    series |= {f"judge: {name}": [(s, found.judges[name]) for s, found, _ in dial.marks] for name in judges}
+    series["seed diversity"] = [(strength, found.diversity) for strength, found, _ in dial.marks]
+    curves = "".join(_curve(f"{title}, by strength", points) for title, points in series.items())
+    return (
+        f"<h2>Alignment dial</h2><p><b>{_text(dial.advice)}</b></p><table><tr>{head}</tr>{''.join(rows)}</table>"
+        f'<div class="curves">{curves}</div>'
+    )
 
 
 def _mean(values: Sequence[float]) -> float:

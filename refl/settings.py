@@ -164,6 +164,7 @@ class Settings:
         None, "guidance when evaluating; default that of the rollout, or what users sample with if that is 1"
     )
     eval_seeds: int = option(2, "images per held-out prompt, with fixed seeds")
+    dial: bool = option(True, "at the end, measure the LoRA at strengths from 0 to 1.25 and say at which to use it")
     checkpointing_steps: int = option(10, "save a resumable state every so many updates")
     checkpoints_total_limit: int = option(2, "resumable states kept, besides the best")
     resume_from_checkpoint: str = option("", "folder of a saved state, or latest", path=True)

@@ -180,6 +180,7 @@ def test_alpha_other_than_rank_is_kept(models):
 def test_diffusers_finds_every_place_of_a_published_layout(key, targets, tmp_path):
     """Through the loaders of its pipelines, on the published architecture without weights."""
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+    from diffusers.utils import convert_unet_state_dict_to_peft
 
     from refl.checkpoints.modules import empty
 
@@ -197,8 +198,8 @@ def test_diffusers_finds_every_place_of_a_published_layout(key, targets, tmp_pat
         found, _ = StableDiffusionXLPipeline.lora_state_dict(str(tmp_path / "l.safetensors"), unet_config=unet.config)
     else:
         found, _ = StableDiffusionPipeline.lora_state_dict(str(tmp_path / "l.safetensors"))
-    places = {name.removeprefix("unet.").rsplit(".lora", 1)[0].replace(".processor", "") for name in found}
-    assert {place.removesuffix("_lora") for place in places} == set(lora.layers(unet))
+    found = convert_unet_state_dict_to_peft({name.removeprefix("unet."): tensor for name, tensor in found.items()})
+    assert {name.split(".lora_")[0] for name in found} == set(lora.layers(unet))
 
 
 def test_diffusers_folder_round_trip(settings, models):
