@@ -111,10 +111,10 @@ def settings(picks: Path, seed: int, updates: int, out: Path) -> ReFLConfig:
         gradient_checkpointing=False,
         vae_checkpointing=False,
         max_train_steps=updates,
-        eval_steps=updates // 4,
+        eval_steps=updates // 3,
         eval_seeds=2,
-        held_out=16,
-        checkpointing_steps=updates // 4,
+        held_out=8,
+        checkpointing_steps=updates // 3,
         stop_rule="off",
         judges=["none"],
         output="single-file",
@@ -140,8 +140,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--captions", type=int, default=50, help="training captions, half of EACH picks of each")
     parser.add_argument("--judged", type=int, default=15, help="held-out captions, EACH pictures of each")
-    parser.add_argument("--updates", type=int, default=160)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--updates", type=int, default=120)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, help="folder for pictures and runs; default one that is removed")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -155,7 +155,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         work = args.work or Path(made)
         work.mkdir(parents=True, exist_ok=True)
-        for seed in range(args.seeds):
+        for seed in args.seeds:
             *files, larger = write_picks(work, args.captions, seed, read)
             for name, picks in zip((PICKS, CONTROL), files, strict=True):
                 if (name, seed) in done:
