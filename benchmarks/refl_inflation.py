@@ -65,7 +65,8 @@ def settings(seed: int, updates: int, out: Path) -> ReFLConfig:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--updates", type=int, default=40)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", choices=(SOUND, CONTROL), help="runs of one kind")
     parser.add_argument("--control", type=Path, help="folder where the control's reward model is made, or lies")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -75,9 +76,9 @@ def main() -> None:
     done = {(run["name"], run["seed"]) for run in runs}
     with tempfile.TemporaryDirectory() as work:
         rewards = {SOUND: TINY_REWARD, CONTROL: negative_control(args.control or Path(work) / CONTROL)}
-        for seed in range(args.seeds):
+        for seed in args.seeds:
             for name, reward in rewards.items():
-                if (name, seed) in done:
+                if (name, seed) in done or args.only not in (None, name):
                     continue
                 config = settings(seed, args.updates, Path(work) / f"{name}-{seed}")
                 mix = load_rewards([str(reward)], "cpu")

@@ -21,7 +21,9 @@ from .control import StopRequested
 from .data import sample_prompt
 from .distributed import Processes
 from .errors import CheckpointError, MissingDependency, TrainingDiverged
-from .losses import Batch, Reward, RewardLoss, denoising_loss
+from .losses import Batch, LossTerm, Reward, RewardLoss, denoising_loss
+from .picks import EncodedPicks
+from .preference import PickLoss
 from .resolved import ResolvedConfig
 from .rollout import Rollout, SampleNoise
 
@@ -56,8 +58,8 @@ class UpdateStats:
 
 
 class Engine:
-    """Trains `backend.unet` to please `reward`. `check()` is called between UNet calls, `pause_point(step)` between
-    micro-steps.
+    """Trains `backend.unet` to please `reward`, or to follow `picks`. `check()` is called between UNet calls,
+    `pause_point(step)` between micro-steps.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Engine:
         processes: Processes,
         check: Callable[[], None] | None = None,
         pause_point: Callable[[int], None] | None = None,
+        picks: EncodedPicks | None = None,
     ):
         self.config, self.backend, self.reward, self.prompts, self.table, self.processes = (
             config,
@@ -86,7 +89,7 @@ class Engine:
         self.anchor_weight: float | None = None if config.anchor_measured else config.anchor_weight
         self.params = self._make_trainable()
         self.base_copy: dict[str, Tensor] = {}
-        if config.tune == "full" and config.anchor == "kl":
+        if config.tune == "full" and (config.anchor == "kl" or config.learns_picks):
             self.base_copy = {name: parameter.detach().clone() for name, parameter in self.params.items()}
         self.optimizer = self._optimizer()
         self.ema = (
@@ -98,6 +101,8 @@ class Engine:
         self.rollout = Rollout(backend, config.num_inference_steps, config.guidance_scale, config.eta, check)
         uncond = table([config.negative_prompt]) if config.guidance_scale > 1 else None
         self.loss = RewardLoss(config, self.rollout, reward, uncond, self.base_model)
+        self.picks = picks
+        self.pick_loss = PickLoss(self.rollout, table, config.dpo_beta, self.base_model) if picks else None
 
     def _make_trainable(self) -> dict[str, nn.Parameter]:
         config, unet = self.config, self.backend.unet
@@ -210,10 +215,8 @@ class Engine:
         losses, rewards, anchors = [], [], []
         for numbers in self._micro_batches(step):
             self.pause_point(step)
-            names = [self.prompt_of(number) for number in numbers]
-            batch = Batch(names, self.table(names), [SampleNoise(self.seed, number) for number in numbers])
             total = 0.0
-            for term in self.loss.terms(batch, self.device):
+            for term in self._terms(numbers):
                 if not torch.isfinite(term.loss):
                     raise TrainingDiverged(
                         f"the loss became {float(term.loss)} at update {step + 1} (rewards {term.reward.tolist()})"
@@ -224,6 +227,14 @@ class Engine:
                 anchors.append(float(term.anchor))
             losses.append(total)
         return losses, rewards, anchors
+
+    def _terms(self, numbers: Sequence[int]) -> Iterator[LossTerm]:
+        """The graphs of these training samples."""
+        if self.picks is not None and self.pick_loss is not None:
+            return self.pick_loss.terms(self.picks.draw(numbers, self.seed, self.device))
+        names = [self.prompt_of(number) for number in numbers]
+        batch = Batch(names, self.table(names), [SampleNoise(self.seed, number) for number in numbers])
+        return self.loss.terms(batch, self.device)
 
     def _micro_batches(self, step: int) -> Iterator[list[int]]:
         numbers, size = list(self.sample_numbers(step)), self.config.train_batch_size

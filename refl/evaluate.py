@@ -4,6 +4,7 @@ up.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from .conditioning import Conditioning
 from .errors import SaveError
 from .judges import Judge
 from .metrics import MIXED, Evaluation, contrast, diversity, saturation
+from .preference import HeldOutPicks
 from .resolved import ResolvedConfig
 from .rewards import RewardMix
 from .rollout import Rollout, SampleNoise, draw
@@ -71,6 +73,7 @@ class Evaluator:
         self.progress: Callable[[int, int], None] = _silent  # (pictures drawn, of how many)
         self.probe: Probe | None = None
         self.base_lengths: Tensor | None = None
+        self.picks: HeldOutPicks | None = None  # in a run that learns from picks
 
     @torch.no_grad()
     def draw(self) -> tuple[Tensor, Tensor]:
@@ -136,7 +139,11 @@ class Evaluator:
 
     def evaluate(self, step: int, images: Tensor, scores: dict[str, Tensor]) -> Evaluation:
         """All metrics of drawn and scored pictures."""
-        mixed = self.rewards.mix(scores)
+        accuracy = math.nan
+        if self.picks is None:
+            mixed = self.rewards.mix(scores)
+        else:
+            mixed, accuracy = self.picks.score()
         error, inflation = self.ask_probe()
         trained_on = {part.name for part in self.rewards.components}
         return Evaluation(
@@ -148,6 +155,7 @@ class Evaluator:
             contrast=contrast(images),
             eps_mse=error,
             inflation=inflation,
+            pick_accuracy=accuracy,
             scores={**{name: values.tolist() for name, values in scores.items()}, MIXED: mixed.tolist()},
             judges={name: float(values.mean()) for name, values in scores.items() if name not in trained_on},
         )

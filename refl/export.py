@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -58,16 +59,20 @@ def check_output(config: ReFLConfig, source: Path) -> None:
         )
 
 
-def export(config: ReFLConfig, backend: Backend, folder: Path, step: int) -> Path:
-    """Write the configured output into `folder`; the UNet holds the weights to export. Returns the file or folder."""
+def export(
+    config: ReFLConfig, backend: Backend, folder: Path, step: int, extra: Mapping[str, str] | None = None
+) -> Path:
+    """Write the configured output into `folder`; the UNet holds the weights to export. Returns the file or folder.
+    extra: more metadata of a LoRA.
+    """
     check_output(config, backend.source)
     layout = UNetLayout.of(backend.unet.config)
     name = result_name(config, backend.source)
     if config.output == "lora":
         target = folder / f"{name}.safetensors"
-        ldm_names = backend.family.needs_ldm_names(layout)
-        state = lora.kohya_state(backend.unet, layout, ldm_names)
-        save_tensors(state, target, {**metadata(config, backend, name, step), "sshs_model_hash": tensors_digest(state)})
+        state = lora.file_state(backend.unet, backend.family)
+        facts = {**metadata(config, backend, name, step), **(extra or {}), "sshs_model_hash": tensors_digest(state)}
+        save_tensors(state, target, facts)
         return target
     merged = lora.merged_state(backend.unet) if config.tune == "lora" else dict(backend.unet.state_dict())
     if config.output == "single-file":
@@ -104,7 +109,7 @@ def metadata(config: ReFLConfig, backend: Backend, name: str, step: int) -> dict
     settings.
     """
     now = datetime.now(timezone.utc)
-    aims = ", ".join(map(last_name, config.rewards))
+    aims = ", ".join(map(last_name, config.aims or [config.picks]))
     v_prediction = backend.schedule.prediction_type == "v_prediction"
     data: dict[str, Any] = {
         "ss_network_module": "networks.lora",
@@ -125,7 +130,7 @@ def metadata(config: ReFLConfig, backend: Backend, name: str, step: int) -> dict
         "modelspec.resolution": f"{config.resolution}x{config.resolution}",
         "modelspec.prediction_type": "v" if v_prediction else "epsilon",
         "ss_zero_terminal_snr": True if backend.schedule.zero_snr else None,
-        "modelspec.description": f"reward fine-tuning ({config.algorithm}) towards {aims}",
+        "modelspec.description": f"fine-tuning ({config.algorithm}) towards {aims}",
         **backend.family.lora_facts(backend.schedule),
         **our_metadata(config),
     }

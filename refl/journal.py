@@ -62,6 +62,12 @@ class Journal:
             self.notes.append(text)
             logger.warning("%s", text)
 
+    def tell(self, text: str) -> None:
+        """Good news to be read when the run has ended."""
+        if text not in self.notes:
+            self.notes.append(text)
+            logger.info("%s", text)
+
     def stand_by(self, text: str) -> None:
         """A note that is also the message of the status as long as there is nothing else to say."""
         self.standing = text

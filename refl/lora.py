@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import CheckpointError, MissingDependency
+from .families import Family
 from .ldm import UNetLayout, unet_module_to_ldm
 
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -89,6 +90,19 @@ def disabled(unet: nn.Module) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
+@contextlib.contextmanager
+def at_strength(unet: nn.Module, strength: float) -> Iterator[None]:
+    """Within, the adapters count `strength` times."""
+    adapted = list(layers(unet).values())
+    for layer in adapted:
+        layer.scaling[ADAPTER] *= strength
+    try:
+        yield
+    finally:
+        for layer in adapted:
+            layer.scaling[ADAPTER] /= strength
+
+
 def weights(unet: nn.Module) -> dict[str, tuple[Tensor, Tensor, float]]:
     """UNet module name → (down, up, alpha)."""
     result = {}
@@ -137,3 +151,28 @@ def kohya_state(
         result[f"{key}.lora_up.weight"] = up.to("cpu", dtype)
         result[f"{key}.alpha"] = torch.tensor(alpha, dtype=dtype)
     return result
+
+
+def diffusers_state(unet: nn.Module, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
+    """The same adapters as diffusers' `load_lora_weights` takes them whatever the layout: `unet.MODULE.lora_A.weight`
+    and `lora_B`, alpha / rank taken into the latter.
+
+    Beside kohya's names in one file, diffusers reads these alone (a file that is not all `lora_unet_` is its own), and
+    the hosts the others: A1111 cuts these names at their first dot and knows no `unet`, Forge's patches of one weight
+    replace each other, and both are the same.
+    """
+    result = {}
+    for name, (down, up, alpha) in weights(unet).items():
+        result[f"unet.{name}.lora_A.weight"] = down.to("cpu", dtype, copy=True)  # no storage under two names
+        result[f"unet.{name}.lora_B.weight"] = (up.float() * (alpha / down.shape[0])).to("cpu", dtype)
+    return result
+
+
+def file_state(unet: nn.Module, family: Family, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
+    """Tensors of a LoRA file that the hosts and diffusers load."""
+    layout = UNetLayout.of(unet.config)
+    ldm_names = family.needs_ldm_names(layout)
+    state = kohya_state(unet, layout, ldm_names, dtype)
+    if ldm_names and not family.diffusers_maps_blocks:
+        state |= diffusers_state(unet, dtype)
+    return state

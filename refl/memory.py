@@ -11,6 +11,7 @@ import dataclasses
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from .config import ReFLConfig
 from .distributed import Processes
 from .errors import CheckpointError
 from .families import Family
+from .picks import EncodedPicks, Pick
 from .resolved import ResolvedConfig, resolve
 from .settings import Settings
 
@@ -252,11 +254,20 @@ def estimate(
     reward = reward or _FakeReward((), missing=1)
     with FakeTensorMode(allow_non_fake_inputs=True), StorageTracker() as tracker:
         backend = _fake_backend(short, kind, modules)
-        reward.fill(torch.bfloat16 if short.mixed_precision != "no" else torch.float32)
         dtype = torch.bfloat16 if short.mixed_precision != "no" else torch.float32
+        if not short.learns_picks:
+            reward.fill(dtype)
         row = kind.blank(unet, dtype)
         tracker.peak = tracker.now
-        engine = Engine(short, backend, reward, [""], lambda prompts: row.expand(len(prompts)), Processes("cpu"))  # type: ignore[arg-type]
+        engine = Engine(
+            short,
+            backend,
+            reward,
+            [""],
+            lambda prompts: row.expand(len(prompts)),  # type: ignore[arg-type]
+            Processes("cpu"),
+            picks=_fake_picks(backend, short) if short.learns_picks else None,
+        )
         weights = tracker.now
         tracker.peak = tracker.now
         _fake_update(engine)
@@ -270,8 +281,14 @@ def _fake_update(engine: Any) -> None:
     from .losses import Batch
 
     size = engine.config.train_batch_size
-    batch = Batch([""] * size, engine.table([""] * size), [_FakeNoise()] * size)  # type: ignore[list-item]
-    for term in engine.loss.terms(batch, engine.device):
+    if engine.picks is not None:
+        t, noises = torch.zeros(size, dtype=torch.int64), [_FakeNoise()] * size
+        pairs = engine.picks.pairs(engine.picks.picks * size, t, noises, engine.device)
+        terms = engine.pick_loss.terms(pairs)
+    else:
+        batch = Batch([""] * size, engine.table([""] * size), [_FakeNoise()] * size)  # type: ignore[list-item]
+        terms = engine.loss.terms(batch, engine.device)
+    for term in terms:
         term.loss.backward()
     gradients = [parameter.grad for parameter in engine.params.values()]
     torch.nn.utils.clip_grad_norm_(list(engine.params.values()), engine.config.max_grad_norm, foreach=False)
@@ -281,6 +298,14 @@ def _fake_update(engine: Any) -> None:
         for gradient in gradients
         if gradient is not None
     ]
+
+
+def _fake_picks(backend: Backend, config: ResolvedConfig) -> EncodedPicks:
+    """One pick, of latents without values."""
+    size = config.resolution // backend.latent_factor
+    pick = Pick(Path("winner"), Path("loser"), "")
+    latents = {path: torch.zeros(backend.latent_channels, size, size) for path in (pick.winner, pick.loser)}
+    return EncodedPicks([pick], latents, len(backend.schedule))
 
 
 class _FakeNoise:
@@ -295,6 +320,8 @@ class _FakeNoise:
 
 def _unet_calls(config: ResolvedConfig) -> int:
     """Evaluations of the UNet per update on one process, a backward pass counted as two."""
+    if config.learns_picks:  # winner and loser: forward, backward, perhaps forward again, and the base's
+        return round(config.samples_per_step * 2 * (4 + int(config.gradient_checkpointing)))
     forward = 2 if config.guidance_scale > 1 else 1  # with and without the prompt
     if config.algorithm.startswith("refl"):
         without_gradient = (config.min_step + config.max_step) / 2  # the step is drawn: its mean

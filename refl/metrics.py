@@ -58,6 +58,7 @@ class Evaluation:
     contrast: float
     eps_mse: float
     inflation: float = math.nan  # length of the network's output as velocity, over the base model's; NaN: not measured
+    pick_accuracy: float = math.nan  # share of held-out picks that come true; NaN in a run without picks
     scores: dict[str, list[float]] = field(default_factory=dict)
     judges: dict[str, float] = field(default_factory=dict)
 

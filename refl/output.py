@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from imagereward_core import runs
+from imagereward_core import atomic, runs
 from imagereward_core.locks import lock_for
 
 from . import checkpoint
 from .backend import Backend
 from .config import ReFLConfig
+from .dial import Dial
 from .errors import ConfigError, SaveError
 from .export import check_output, export, result_folder, result_name, result_suffix
 from .runfiles import own_errors
@@ -51,7 +52,7 @@ def check_room(config: ReFLConfig, backend: Backend, parameters: int) -> None:
     each = parameters * 4 * (4 if config.use_ema else 3)  # weights, their average and two moments, in fp32
     kept = config.checkpoints_total_limit + 2  # and the best, and one in the writing
     there = sum(path.stat().st_size for path in states.rglob("*") if path.is_file())
-    result = parameters * 2 if config.output == "lora" else _size(backend.source)
+    result = parameters * 4 if config.output == "lora" else _size(backend.source)  # fp16, perhaps by two names each
     with own_errors():
         runs.check_space(
             [
@@ -66,21 +67,34 @@ def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def write(config: ReFLConfig, backend: Backend, step: int) -> tuple[Path, str]:
-    """(file or folder, a note if it had to be named otherwise). The UNet holds the weights to write."""
+def write(config: ReFLConfig, backend: Backend, step: int, dial: Dial | None = None) -> tuple[Path, str]:
+    """(file or folder, a note if it had to be named otherwise). The UNet holds the weights to write. dial: what it does
+    at which strength, for the file's metadata and for the card that the hosts keep beside a LoRA.
+    """
     check_output(config, backend.source)
     folder, name = result_folder(config), wanted_name(config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with lock_for(folder):  # two runs that end together do not choose the same name
             free = runs.free_name(name, _taken(config))
-            path = export(dataclasses.replace(config, output_name=free), backend, folder, step)
+            named = dataclasses.replace(config, output_name=free)
+            path = export(named, backend, folder, step, dial.metadata() if dial else None)
+            _write_card(path, dial)
     except SaveError:
         raise
     except OSError as error:
         raise SaveError(f"cannot write the result in {folder}: {error}") from error
     note = "" if free == name else f"There is a {name} in {folder} already: the result is called {free}."
     return path, note
+
+
+def _write_card(path: Path, dial: Dial | None) -> None:
+    """The user's metadata of a LoRA as A1111 and Forge keep it: a click on the LoRA puts it into the prompt at this
+    strength. A card that is there already, of whomever, stays.
+    """
+    card = path.with_suffix(".json")
+    if dial is not None and dial.use is not None and path.is_file() and not card.exists():
+        atomic.write_json(card, {"preferred weight": dial.use, "notes": dial.advice}, indent=1)
 
 
 def write_again(folder: Path, step: int | None, changes: dict[str, Any]) -> tuple[Path, str]:

@@ -24,8 +24,10 @@ from .journal import Journal
 from .judges import Judge, check_measured, here, nobody
 from .log import logger
 from .metrics import Evaluation
+from .picks import EncodedPicks, PickSet, encode, read_picks, split_picks
+from .preference import HeldOutPicks
 from .resolved import ResolvedConfig, resolve
-from .rewards import DifferentiableScorer, RewardMix, names
+from .rewards import DifferentiableScorer, RewardMix
 from .runfiles import own_errors
 
 
@@ -47,6 +49,7 @@ class Preparation:
     asked: ReFLConfig
     config: ResolvedConfig
     prompts: PromptSet
+    picks: PickSet | None
     backend: Backend
     rewards: RewardMix
     judges: list[Judge]
@@ -63,7 +66,9 @@ class Preparation:
         encoded; pictures of the base model are drawn while the UNet still is the base model.
         """
         self._check_settings()
-        prompts = self.prompts = setup.read_prompts(self.config)
+        picked = read_picks(self.config.picks) if self.config.learns_picks else []
+        prompts = self.prompts = setup.read_prompts(self.config, picked)
+        self.picks = split_picks(picked, prompts.held_out) if picked else None
         self._load_model()
         self._settle_config()
         self.journal.say(State.PREPARING, message="loading rewards and judges")
@@ -71,8 +76,10 @@ class Preparation:
         self.journal.say(State.PREPARING, message="encoding the prompts")
         setup.place(self.config, self.backend, self.processes.device)
         train_set, held_out_set = setup.anchor_images(self.config, self.backend)
-        self.table = setup.encode_prompts(self.config, self.backend, self.processes, prompts, train_set, held_out_set)
-        self._make_engine(prompts, pause_point)
+        self.table = setup.encode_prompts(
+            self.config, self.backend, self.processes, prompts, self.picks, train_set, held_out_set
+        )
+        self._make_engine(prompts, self._encode_picks(), pause_point)
         if self.processes.is_main:
             self._check_room()
             self._draw_base(held_out_set)
@@ -118,13 +125,24 @@ class Preparation:
         elif self.processes.is_main:
             self.judges = setup.judges(config, device, self.rewards, named=self.named)
             if not self.judges:
-                self.journal.stand_by(nobody(names(config.rewards), here(config.models_dir)))
+                self.journal.stand_by(nobody(config.aims, here(config.models_dir)))
 
     def _write_settings(self, values: dict[str, Any], name: str) -> None:
         with own_errors():
             write_settings(Path(self.config.output_dir), values, name)
 
-    def _make_engine(self, prompts: PromptSet, pause_point: Callable[[int], None]) -> None:
+    def _encode_picks(self) -> tuple[EncodedPicks, EncodedPicks] | None:
+        if self.picks is None:
+            return None
+        self.journal.say(State.PREPARING, message=f"encoding the pictures of {len(self.picks)} picks")
+        return encode(self.backend, self.picks, self.config.resolution, self.control.check)
+
+    def _make_engine(
+        self,
+        prompts: PromptSet,
+        picks: tuple[EncodedPicks, EncodedPicks] | None,
+        pause_point: Callable[[int], None],
+    ) -> None:
         check, device = self.control.check, self.processes.device
         self.engine = Engine(
             self.config,
@@ -135,11 +153,14 @@ class Preparation:
             self.processes,
             check,
             pause_point,
+            picks[0] if picks else None,
         )
         self.evaluator = Evaluator(
             self.config, self.backend, self.table, prompts.held_out, self.rewards, self.judges, device, check
         )
         self.evaluator.progress = self.journal.progress
+        if picks and self.engine.pick_loss:
+            self.evaluator.picks = HeldOutPicks(self.engine.pick_loss, picks[1], self.evaluator.batch, device)
 
     def _check_room(self) -> None:
         parameters = sum(parameter.numel() for parameter in self.engine.params.values())
@@ -168,7 +189,7 @@ class Preparation:
             self.engine.anchor_set = setup.base_samples(
                 config, self.backend, self.table, self.processes.device, prompts.train, self.control.check
             )
-        if config.anchor == "none":
+        if config.anchor == "none" and not config.learns_picks:
             logger.warning(
                 "no anchor: nothing holds the model near its base, and it usually gets worse while the reward rises"
             )

@@ -17,10 +17,10 @@ from imagereward_core.runs.measures import curves
 
 from .config import ReFLConfig
 from .data import PromptSet
+from .dial import Dial
 from .errors import SaveError
 from .judges import here, nobody
 from .metrics import MIXED, Evaluation, changes, paired_change, win_rate
-from .rewards import names
 from .runfiles import read_events
 
 STYLE = """
@@ -37,6 +37,9 @@ td,th{border-color:#444}pre{background:#222}
 """
 
 
+PICKED = "log likelihood of held-out picks"
+
+
 def write_report(
     folder: Path,
     config: ReFLConfig,
@@ -46,16 +49,18 @@ def write_report(
     state: str,
     reason: str,
     prompts: PromptSet | None = None,
+    dial: Dial | None = None,
 ) -> Path:
     """Write report.html into the run folder. `chosen` is the exported update; of `prompts` the number and the first are
-    shown. SaveError if it cannot be written.
+    shown; `dial` is what the result does at which strength. SaveError if it cannot be written.
     """
     result = next((item for item in reversed(history) if item.step == chosen), history[-1])
     events = read_events(folder / Name.EVENTS)
+    kind = "Fine-tuning on picks" if config.learns_picks else "Reward fine-tuning"
     steps = [event for event in events if event["type"] == EventKind.STEP]
     evaluations = [{**item.summary(), "changes": changes(base, item)} for item in history]
     parts = [
-        f"<h1>Reward fine-tuning of {_text(Path(config.pretrained_model_name_or_path).name or 'a model')}</h1>",
+        f"<h1>{kind} of {_text(Path(config.pretrained_model_name_or_path).name or 'a model')}</h1>",
         (
             f"<p>{_text(config.algorithm)}, anchor {_text(str(config.anchor))}, {len(steps)} updates, exported: update"
             f" {chosen}. State: {_text(state)}.</p>"
@@ -64,7 +69,8 @@ def write_report(
         _trained_on(prompts) if prompts else "",
         _watched(base, config),
         "<h2>Result on held-out prompts, same seeds before and after</h2>",
-        _table(base, result),
+        _table(base, result, PICKED if config.learns_picks else MIXED),
+        _dial(dial) if dial else "",
         "<h2>Curves</h2>",
         f'<div class="curves">{figures(curves(steps, evaluations))}</div>',
         _wall(folder, chosen),
@@ -96,10 +102,10 @@ def _watched(base: Evaluation, config: ReFLConfig) -> str:
     """Who judged, or that nobody did."""
     if base.judges:
         return f"<p>Judges, which are not trained on: {_text(', '.join(base.judges))}.</p>"
-    return f'<p class="note">{_text(nobody(names(config.rewards), here(config.models_dir)))}</p>'
+    return f'<p class="note">{_text(nobody(config.aims, here(config.models_dir)))}</p>'
 
 
-def _table(base: Evaluation, result: Evaluation) -> str:
+def _table(base: Evaluation, result: Evaluation, aim: str) -> str:
     rows = [
         "<table><tr><th>score</th><th>base</th><th>tuned</th><th>change ± s.e.</th><th>tuned wins (95 %"
         " interval)</th></tr>"
@@ -108,10 +114,11 @@ def _table(base: Evaluation, result: Evaluation) -> str:
         before, after = base.scores[name], result.scores[name]
         change, error = paired_change(before, after)
         share, low, high = win_rate(before, after)
-        kind = " (trained on)" if name == MIXED or name not in base.judges else " (judge)"
+        kind = " (judge)" if name in base.judges else "" if aim == PICKED else " (trained on)"
+        label = aim if name == MIXED else name
         rows.append(
-            f"<tr><td>{_text(name)}{kind}</td><td>{_mean(before):.3f}</td><td>{_mean(after):.3f}</td><td>{change:+.3f}"
-            f" ± {error:.3f}</td><td>{share:.0%} ({low:.0%} to {high:.0%})</td></tr>"
+            f"<tr><td>{_text(label)}{kind}</td><td>{_mean(before):.3f}</td><td>{_mean(after):.3f}</td>"
+            f"<td>{change:+.3f} ± {error:.3f}</td><td>{share:.0%} ({low:.0%} to {high:.0%})</td></tr>"
         )
     for label, field in (
         ("seed diversity", "diversity"),
@@ -125,7 +132,30 @@ def _table(base: Evaluation, result: Evaluation) -> str:
         rows.append(
             f"<tr><td>{label}</td><td>{before_value:.4f}</td><td>{after_value:.4f}</td><td>{ratio}</td><td></td></tr>"
         )
+    if math.isfinite(result.pick_accuracy):
+        rows.append(
+            "<tr><td>held-out picks that come true</td><td>50%</td>"
+            f"<td>{result.pick_accuracy:.0%}</td><td></td><td></td></tr>"
+        )
     return "".join(rows) + "</table>"
+
+
+def _dial(dial: Dial) -> str:
+    judges = list(dial.marks[0][1].judges)
+    head = "".join(f"<th>{_text(name)}</th>" for name in ["strength", "reward", *judges, "seed diversity", ""])
+    rows = []
+    for strength, found, verdict in dial.marks:
+        values = [found.reward, *(found.judges[name] for name in judges), found.diversity]
+        cells = "".join(f"<td>{value:.3f}</td>" for value in values)
+        rows.append(f"<tr><td>{strength:g}</td>{cells}<td>{_text(verdict)}</td></tr>")
+    series = {"reward": [(strength, found.reward) for strength, found, _ in dial.marks]}
+    series |= {f"judge: {name}": [(s, found.judges[name]) for s, found, _ in dial.marks] for name in judges}
+    series["seed diversity"] = [(strength, found.diversity) for strength, found, _ in dial.marks]
+    curves = "".join(_curve(f"{title}, by strength", points) for title, points in series.items())
+    return (
+        f"<h2>Alignment dial</h2><p><b>{_text(dial.advice)}</b></p><table><tr>{head}</tr>{''.join(rows)}</table>"
+        f'<div class="curves">{curves}</div>'
+    )
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -33,6 +33,7 @@ POSITIVE = (
     "learning_rate",
     "lora_alpha",
     "grad_scale",
+    "dpo_beta",
 )
 NOT_NEGATIVE = ("lr_warmup_steps", "anchor_weight", "anchor_ratio", "min_step", "seed", "adam_weight_decay")
 
@@ -123,7 +124,7 @@ def _defaults(asked: Settings, usual: Usual, device_type: str) -> dict[str, Any]
         "guidance_scale": 1.0 if paper else usual.guidance,
         "eta": 1.0 if paper else 0.0,
         "grad_scale": 1e-3 if paper else 1.0,
-        "anchor": "pretrain" if asked.anchor_data else "kl",
+        "anchor": "pretrain" if asked.anchor_data else "none" if asked.learns_picks else "kl",
         "lora_alpha": float(asked.lora_rank),
         "seed": 0,
         "resolution": usual.resolution,
@@ -170,6 +171,12 @@ def _check_resolved(config: ResolvedConfig) -> None:
             "eval_seeds must be at least 2, as seed diversity compares pictures of one prompt, found"
             f" {config.eval_seeds}; to train unwatched, set stop_rule to off"
         )
+    if config.learns_picks and not config.picks:
+        raise ConfigError("algorithm dpo learns from picks: give a file of duels with --picks, or --picks library")
+    if config.picks and not config.learns_picks:
+        raise ConfigError(f"picks are learnt from with algorithm dpo only, found {config.algorithm}")
+    if config.learns_picks and config.anchor == "kl":
+        raise ConfigError("algorithm dpo keeps near the base model by dpo_beta: leave anchor open, or take another")
     if config.draft_steps > steps:
         raise ConfigError(f"draft_steps {config.draft_steps} exceeds num_inference_steps {steps}")
     if config.resolution < 8 or config.resolution % 8:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .errors import ConfigError, RewardError
+from .settings import parse_reward
 
 
 class DifferentiableScorer(Protocol):
@@ -39,12 +40,15 @@ class Component:
 
 
 class RewardMix:
-    """A weighted mean of standardised rewards: sum(w_i z_i) / sum(|w_i|), z_i = (r_i - mean_i) / std_i."""
+    """A weighted mean of standardised rewards: sum(w_i z_i) / sum(|w_i|), z_i = (r_i - mean_i) / std_i.
 
-    def __init__(self, components: Sequence[Component]):
-        if not components:
+    may_be_empty: for a run that follows no reward; then there is nothing to mix.
+    """
+
+    def __init__(self, components: Sequence[Component], *, may_be_empty: bool = False):
+        if not components and not may_be_empty:
             raise ConfigError("rewards is empty: name at least one reward model")
-        if not sum(abs(part.weight) for part in components) > 0:
+        if components and not sum(abs(part.weight) for part in components) > 0:
             raise ConfigError("all rewards have weight 0")
         self.components = list(components)
 
@@ -101,22 +105,6 @@ class RewardMix:
         for part in self.components:
             part.scorer.to(device)
         return self
-
-
-def parse_reward(text: str) -> tuple[str, float]:
-    """`NAME_OR_PATH` or `NAME_OR_PATH=WEIGHT` → (name or path, weight)."""
-    name, separator, weight = text.rpartition("=")
-    if not separator:
-        return text, 1.0
-    try:
-        return name, float(weight)
-    except ValueError:
-        return text, 1.0  # the equals sign is part of a path
-
-
-def names(texts: Sequence[str]) -> list[str]:
-    """Names and paths of configured rewards, without their weights."""
-    return [parse_reward(text)[0] for text in texts]
 
 
 def load_rewards(texts: Sequence[str], device: Any, precision: str = "auto", models_dir: str = "") -> RewardMix:

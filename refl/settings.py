@@ -17,7 +17,7 @@ from imagereward_core.runs import parse_json
 
 from .errors import ConfigError
 
-ALGORITHMS = ("refl+", "refl", "draft-k", "draft-lv")
+ALGORITHMS = ("refl+", "refl", "draft-k", "draft-lv", "dpo")
 ANCHORS = ("kl", "samples", "pretrain", "none")
 OUTPUTS = ("lora", "single-file", "diffusers")
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
@@ -89,11 +89,18 @@ class Settings:
         None, "classifier-free guidance in the rollout; default 7, SDXL 5 (algorithm refl: 1)"
     )
     eta: float | None = option(None, "0 = DDIM, 1 = ancestral DDPM; default 0 (algorithm refl: 1)")
+    picks: str = option(
+        "", "dpo: file of duels, JSON lines of winner, loser and prompt, or library for those kept there", path=True
+    )
+    dpo_beta: float = option(2000.0, "dpo: how firmly a pick is believed, and how close to the base model it keeps")
     draft_steps: int = option(1, "draft-k: number of last steps with gradient, 1 to 5")
     lv_repeats: int = option(2, "draft-lv: how often the finished image is noised again")
     # anchor and stop rule
     anchor: str | None = option(
-        None, "what holds the model near its base; default kl, or pretrain when anchor_data is given", choices=ANCHORS
+        None,
+        "what holds the model near its base; default kl (dpo: none, as its loss does), or pretrain when anchor_data is"
+        " given",
+        choices=ANCHORS,
     )
     anchor_weight: float | None = option(
         None, "weight of the anchor; default 1 for kl, otherwise anchor_ratio times the reward's gradient norm"
@@ -157,6 +164,7 @@ class Settings:
         None, "guidance when evaluating; default that of the rollout, or what users sample with if that is 1"
     )
     eval_seeds: int = option(2, "images per held-out prompt, with fixed seeds")
+    dial: bool = option(True, "at the end, measure the LoRA at strengths from 0 to 1.25 and say at which to use it")
     checkpointing_steps: int = option(10, "save a resumable state every so many updates")
     checkpoints_total_limit: int = option(2, "resumable states kept, besides the best")
     resume_from_checkpoint: str = option("", "folder of a saved state, or latest", path=True)
@@ -206,9 +214,30 @@ class Settings:
         return self.algorithm == "refl"
 
     @property
+    def learns_picks(self) -> bool:
+        """Whether the run follows picks and no reward."""
+        return self.algorithm == "dpo"
+
+    @property
+    def aims(self) -> list[str]:
+        """Names and paths of the scorers that are trained on."""
+        return [] if self.learns_picks else [parse_reward(text)[0] for text in self.rewards]
+
+    @property
     def samples_per_step(self) -> int:
         """Samples of one update on one process."""
         return self.train_batch_size * self.gradient_accumulation_steps
+
+
+def parse_reward(text: str) -> tuple[str, float]:
+    """`NAME_OR_PATH` or `NAME_OR_PATH=WEIGHT` → (name or path, weight)."""
+    name, separator, weight = text.rpartition("=")
+    if not separator:
+        return text, 1.0
+    try:
+        return name, float(weight)
+    except ValueError:
+        return text, 1.0  # the equals sign is part of a path
 
 
 def last_name(path: str) -> str:

@@ -23,6 +23,7 @@ from .engine import PromptTable
 from .errors import ConfigError, PromptDataError
 from .judges import Judge
 from .memory import estimate_config
+from .picks import Pick, PickSet
 from .resolved import ResolvedConfig
 from .rewards import RewardMix
 from .rollout import Rollout, SampleNoise, draw
@@ -41,10 +42,14 @@ def with_precision(asked: ReFLConfig, device: torch.device) -> ReFLConfig:
     return dataclasses.replace(asked, mixed_precision="bf16" if bf16 else "fp16" if device.type == "cuda" else "no")
 
 
-def read_prompts(config: ResolvedConfig) -> PromptSet:
-    """The prompts to train on and those held out. PromptDataError for too few to judge a run by."""
-    prompts = load_prompts(config.train_data, config.prompts, config.dataset_name, config.caption_column)
-    parts = split(prompts, config.held_out, config.max_train_samples)
+def read_prompts(config: ResolvedConfig, picks: Sequence[Pick] = ()) -> PromptSet:
+    """The prompts to train on, those of picks among them, and those held out: of picks' prompts a quarter at most.
+    PromptDataError for too few to judge a run by.
+    """
+    given = [*config.prompts, *(pick.prompt for pick in picks)]
+    prompts = load_prompts(config.train_data, given, config.dataset_name, config.caption_column)
+    held_out = min(config.held_out, max(2, len(prompts) // 4)) if picks else config.held_out
+    parts = split(prompts, held_out, config.max_train_samples)
     if config.stop_rule != "off" and len(parts.held_out) < 2:
         raise PromptDataError(
             f"{len(prompts)} prompts with held_out {config.held_out} leave one prompt to judge the run by, which tells"
@@ -81,7 +86,9 @@ def place(config: ResolvedConfig, backend: Backend, device: torch.device) -> Non
 
 
 def rewards(config: ResolvedConfig, device: torch.device) -> RewardMix:
-    """The configured rewards."""
+    """The configured rewards; none for a run that learns from picks."""
+    if config.learns_picks:
+        return RewardMix([], may_be_empty=True)
     return reward_models.load_rewards(config.rewards, device, config.reward_precision, config.models_dir)
 
 
@@ -95,7 +102,7 @@ def with_judges(config: ResolvedConfig) -> ResolvedConfig:
         stored = (read_json(Path(config.output_dir) / Name.CONFIG) or {}).get("judges")
         kept = stored if isinstance(stored, list) and stored else [judging.NONE]
         return dataclasses.replace(config, judges=[str(name) for name in kept])
-    chosen = judging.choose(reward_models.names(config.rewards), judging.here(config.models_dir))
+    chosen = judging.choose(config.aims, judging.here(config.models_dir))
     return dataclasses.replace(config, judges=chosen)
 
 
@@ -129,13 +136,19 @@ def anchor_images(config: ResolvedConfig, backend: Backend) -> tuple[AnchorSet |
 
 
 def encode_prompts(
-    config: ResolvedConfig, backend: Backend, processes: Processes, prompts: PromptSet, *sets: AnchorSet | None
+    config: ResolvedConfig,
+    backend: Backend,
+    processes: Processes,
+    prompts: PromptSet,
+    picks: PickSet | None,
+    *sets: AnchorSet | None,
 ) -> PromptTable:
     """Encode every prompt this run can ask for, then drop the text encoders."""
     train, count = prompts.train, len(prompts.train)
     total = config.max_train_steps * config.samples_per_step * processes.count
     used = {sample_prompt(config.seed, count, sample) for sample in range(total)} if total < count else range(count)
-    needed = [train[index] for index in sorted(used)] + prompts.held_out + [config.negative_prompt]
+    trained = picks.prompts if picks else [train[index] for index in sorted(used)]
+    needed = trained + prompts.held_out + [config.negative_prompt]
     needed += train[: config.anchor_samples] if config.anchor == "samples" else []
     for captions in sets:
         needed += captions.captions if captions else []

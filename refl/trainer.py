@@ -20,6 +20,7 @@ from . import checkpoint, output
 from .backend import Backend
 from .config import ReFLConfig
 from .control import Control, StopNow, StopReason, StopRequested
+from .dial import Dial, turn
 from .distributed import Processes
 from .engine import UpdateStats
 from .errors import CheckpointError, ConfigError, ReFLError
@@ -70,6 +71,8 @@ class Trainer:
         self.control, self.journal = Control(), Journal()
         self._interruptible = False
         self._held = ""  # why the stop rule asked for a pause
+        self._wants_dial = False
+        self.dial: Dial | None = None
         self.step = 0
         self._sampling, self._samples = -1, 0  # the update that is being made, and how many of its samples are
         self.history: list[Evaluation] = []
@@ -124,7 +127,7 @@ class Trainer:
         made = Preparation(self.asked, self.processes, self.control, self.journal, self._given)
         made.run(self._pause_point)
         self.asked, self.config, self.backend = made.asked, made.config, made.backend
-        self.prompts = made.prompts
+        self.prompts, self.picks = made.prompts, made.picks
         self.rewards, self.judges, self.engine, self.evaluator = made.rewards, made.judges, made.engine, made.evaluator
         if self.processes.is_main:
             self.base = made.base
@@ -152,13 +155,18 @@ class Trainer:
             self.history = [self.base]
             self.journal.event(EventKind.EVALUATION, **self.base.summary())
 
+    def _kept(self) -> dict[str, Any]:
+        """What a saved state belongs to, by name."""
+        return {**{name: getattr(self.config, name) for name in KEPT}, "picks": self.picks.digest if self.picks else ""}
+
     def _take_over(self, state: checkpoint.TrainingState, torn: list[str]) -> None:
         info, samples = state.info, self.config.samples_per_step * self.processes.count
+        kept = self._kept()
         for name, value in info.get("kept", {}).items():
-            if value != getattr(self.config, name):
+            if name in kept and value != kept[name]:
                 raise ConfigError(
-                    f"this run was begun with {name} {value} and cannot go on with {getattr(self.config, name)}: keep"
-                    " it, or begin another run"
+                    f"this run was begun with {name} {value} and cannot go on with {kept[name]}: keep it, or begin"
+                    " another run"
                 )
         if info.get("seed") != self.config.seed or info.get("samples") != samples:
             raise ConfigError(
@@ -243,8 +251,7 @@ class Trainer:
         self.history.append(result)
         config, verdict = self.config, ""
         if config.stop_rule != "off":
-            rule = StopRule(config.min_diversity, config.max_eps_mse, config.max_inflation)
-            verdict = rule.verdict(self.base, result)
+            verdict = self._rule.verdict(self.base, result)
             verdict = "; ".join(filter(None, [verdict, *self._failures(result)]))
         improved = not verdict and (self.best is None or result.reward > self.best[1])
         if improved:
@@ -253,6 +260,10 @@ class Trainer:
         self.journal.event(EventKind.EVALUATION, **result.summary(), verdict=verdict, changes=told)
         self.journal.pictures(images, self.config.eval_seeds, f"step-{self.step:06d}")
         return verdict, improved
+
+    @property
+    def _rule(self) -> StopRule:
+        return StopRule(self.config.min_diversity, self.config.max_eps_mse, self.config.max_inflation)
 
     def _failures(self, result: Evaluation) -> list[str]:
         """What the judges say that could not score this evaluation's pictures."""
@@ -265,6 +276,7 @@ class Trainer:
         """Export the best evaluated weights (the last ones if none were sound) and write the report."""
         exported = None
         if self.processes.is_main:
+            self._wants_dial = self.config.dial and self.config.output == "lora"
             if reason:
                 exported, advice = self._rescue(state, reason)
                 reason += f". {advice}"
@@ -332,13 +344,31 @@ class Trainer:
         exported = self._written.get(chosen)
         if exported is None or not exported.exists():
             with self.engine.averaged():
-                exported, note = output.write(self.asked, self.backend, chosen)
+                self.dial = self._turn_dial(chosen)
+                exported, note = output.write(self.asked, self.backend, chosen, self.dial)
             self._written[chosen] = exported
             self.journal.note(note)
             self.journal.event(EventKind.EXPORTED, exported_step=chosen, path=str(exported))
         folder = Path(self.config.output_dir)
-        write_report(folder, self.asked, self.base, self.history, chosen, state.value, reason, self.prompts)
+        write_report(folder, self.asked, self.base, self.history, chosen, state.value, reason, self.prompts, self.dial)
         return exported
+
+    def _turn_dial(self, chosen: int) -> Dial | None:
+        """Measure the result at several strengths where the run has come to its end; whoever stops it does not wait."""
+        if not self._wants_dial:
+            return None
+        self.journal.say(State.EVALUATING, message="measuring the LoRA at several strengths")
+        whole = next((item for item in self.history if item.step == chosen and item.step), None)
+        stopping = lambda: self.control.stopping is not None  # noqa: E731
+        try:
+            dial = turn(self.backend, self.evaluator, self._rule, self.base, whole, stopping)
+        except StopRequested:
+            return None
+        if dial is not None:
+            self.journal.event(EventKind.DIAL, use=dial.use, marks=dial.rows(), exported_step=chosen)
+            self.journal.tell(dial.advice)
+        self.journal.say(State.EXPORTING, message="")
+        return dial
 
     def _take_back(self, chosen: int) -> int:
         """Put the weights of update `chosen` into the engine; the present ones stay if its state is gone or torn."""
@@ -406,7 +436,7 @@ class Trainer:
             "seed": self.config.seed,
             "samples": self.config.samples_per_step * self.processes.count,
             "calibration": self.rewards.calibration(),
-            "kept": {name: getattr(self.config, name) for name in KEPT},
+            "kept": self._kept(),
             "history": [dataclasses.asdict(item) for item in self.history],
             "best": self.best,
         }

@@ -86,6 +86,7 @@ class EventKind(_Word):
     RESUMED = "resumed"
     STOP_RULE = "stop_rule"
     EXPORTED = "exported"
+    DIAL = "dial"
     ERROR = "error"
     DAMAGED = "damaged"
 

@@ -71,6 +71,7 @@ class Family(ABC):
     unet: dict[str, Any]
     vae: dict[str, Any]
     prediction: str = "epsilon"
+    diffusers_maps_blocks: bool = False  # whether its pipeline there turns a LoRA's original block names into its own
 
     @abstractmethod
     def recognises(self, folder: FolderFacts) -> bool:

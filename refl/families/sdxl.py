@@ -128,4 +128,5 @@ FAMILY = SDXL(
         "projection_class_embeddings_input_dim": 2816,
     },
     vae=VAE,
+    diffusers_maps_blocks=True,
 )

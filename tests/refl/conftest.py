@@ -64,6 +64,7 @@ def settings(models, tmp_path):
         learning_rate=1e-3,
         lr_scheduler="constant",
         stop_rule="off",
+        dial=False,
         output_dir=str(tmp_path / "run"),
         device="cpu",
     )

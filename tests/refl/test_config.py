@@ -193,7 +193,7 @@ def test_cli_reports_errors_without_a_traceback(tmp_path, caplog):
                 "--output_dir",
                 str(tmp_path / "run"),
                 "--prompts",
-                "a",
+                *"abcd",
                 "--pretrained_model_name_or_path",
                 str(tmp_path / "no.ckpt"),
             ]

@@ -175,6 +175,33 @@ def test_alpha_other_than_rank_is_kept(models):
     assert {float(tensor) for key, tensor in state.items() if key.endswith(".alpha")} == {2.0}
 
 
+@pytest.mark.parametrize("key", ["sd1", "sd2", "sdxl"])
+@pytest.mark.parametrize("targets", ["attention", "all"])
+def test_diffusers_finds_every_place_of_a_published_layout(key, targets, tmp_path):
+    """Through the loaders of its pipelines, on the published architecture without weights."""
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+    from diffusers.utils import convert_unet_state_dict_to_peft
+
+    from refl.checkpoints.modules import empty
+
+    kind = family(key)
+    unet = empty("UNet2DConditionModel", kind.unet)
+    lora.inject(unet, 1, 1.0, targets, 0)
+    for layer in lora.layers(unet).values():
+        for part in (layer.lora_A, layer.lora_B):
+            weight = part[lora.ADAPTER].weight
+            part[lora.ADAPTER].weight = torch.nn.Parameter(torch.zeros(weight.shape, dtype=torch.float16))
+    state = lora.file_state(unet, kind)
+    assert len(state) == 3 * len(lora.layers(unet))  # hosts and diffusers agree on these names
+    save_tensors(state, tmp_path / "l.safetensors")
+    if key == "sdxl":
+        found, _ = StableDiffusionXLPipeline.lora_state_dict(str(tmp_path / "l.safetensors"), unet_config=unet.config)
+    else:
+        found, _ = StableDiffusionPipeline.lora_state_dict(str(tmp_path / "l.safetensors"))
+    found = convert_unet_state_dict_to_peft({name.removeprefix("unet."): tensor for name, tensor in found.items()})
+    assert {name.split(".lora_")[0] for name in found} == set(lora.layers(unet))
+
+
 def test_diffusers_folder_round_trip(settings, models):
     config = dataclasses.replace(
         settings,

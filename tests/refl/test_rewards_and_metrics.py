@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from refl import Trainer
 from refl.errors import ConfigError, RewardError
 from refl.metrics import MIXED, Evaluation, StopRule, contrast, diversity, paired_change, saturation, win_rate
-from refl.rewards import Component, RewardMix, load_rewards, parse_reward
+from refl.rewards import Component, RewardMix, load_rewards
+from refl.settings import parse_reward
 
 from ..conftest import ROOT
 from .tiny import ColourReward, colour_mix
