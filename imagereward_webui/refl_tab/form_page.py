@@ -38,10 +38,10 @@ class Form:
     def _basic(self) -> None:
         with gr.Row():
             self.widgets["checkpoint"] = _widget(BY_NAME["checkpoint"], scale=8)
-            self.refresh = host.tool_button("🔄", elem_id=ID + "refresh")
+            self.refresh = host.tool_button("🔄", size="sm", scale=1, min_width=40, elem_id=ID + "refresh")
         self.about = gr.HTML(elem_id=ID + "about")
         self.source = gr.Radio(
-            [THESE, IMAGES, BOTH], value=THESE, label="Learn from", interactive=True, elem_id=ID + "source"
+            choices=[THESE, IMAGES, BOTH], value=THESE, label="Learn from", interactive=True, elem_id=ID + "source"
         )
         self.widgets["prompts"] = _widget(BY_NAME["prompts"], value=STARTER.read_text(encoding="utf-8").strip())
         with gr.Row():
@@ -50,7 +50,7 @@ class Form:
             self.starter = gr.Button("Our 64 prompts", size="sm", elem_id=ID + "starter")
         self.count = gr.HTML(prompts_note(THESE, STARTER.read_text(encoding="utf-8")), elem_id=ID + "count")
         self.far = gr.Radio(
-            list(HOW_FAR), value="normal", label="How far", info=FAR, interactive=True, elem_id=ID + "far"
+            choices=list(HOW_FAR), value="normal", label="How far", info=FAR, interactive=True, elem_id=ID + "far"
         )
         with gr.Row():
             self.start = gr.Button("Start", variant="primary", elem_id=ID + "start")
@@ -61,7 +61,11 @@ class Form:
         with gr.Accordion("Advanced", open=False, elem_id=ID + "advanced"):
             with gr.Row():
                 self.preset = gr.Dropdown(
-                    saved_names(), label="Saved settings", interactive=True, scale=4, elem_id=ID + "preset_choice"
+                    choices=saved_names(),
+                    label="Saved settings",
+                    interactive=True,
+                    scale=4,
+                    elem_id=ID + "preset_choice",
                 )
                 self.preset_name = gr.Textbox(label="Save as", interactive=True, scale=4, elem_id=ID + "preset_name")
             with gr.Row():
@@ -137,7 +141,7 @@ def _widget(field: Field, **changes: Any) -> Any:
         return gr.Textbox(**given)
     if field.kind in ("int", "float"):
         return gr.Number(**given, **({"precision": 0} if field.kind == "int" else {}))
-    return gr.Dropdown(choices(field.name) or list(field.choices), **given)
+    return gr.Dropdown(choices=choices(field.name) or list(field.choices), **given)
 
 
 def choices(name: str) -> list[Any]:
@@ -222,7 +226,7 @@ def prompts_note(source: str, text: str) -> str:
     except SettingError as error:
         return view.note(str(error), "error")
     also = " Those of your images are added." if source == BOTH else ""
-    told = f"{prompt_files.describe(prompts)}.{also}"
+    told = f"{prompt_files.describe(prompts).rstrip('.')}.{also}".replace(", ….", ", …")
     if source == BOTH or len(prompts) >= FEW:
         return view.note(told)
     if len(prompts) < FEWEST:

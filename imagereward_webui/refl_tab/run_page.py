@@ -44,7 +44,7 @@ class RunView:
         self.boot = gr.HTML(elem_id=ID + "boot")
         self.memory = gr.Textbox(visible=False)
         self.tick = gr.Button("Refresh", elem_id=ID + "tick")
-        self.runs = gr.Radio([], label="Runs", interactive=True, elem_id=ID + "runs")
+        self.runs = gr.Radio(choices=[], label="Runs", interactive=True, elem_id=ID + "runs")
         self.status = gr.HTML(elem_id=ID + "status")
         self.verdict = gr.HTML(elem_id=ID + "verdict")
         self.buttons: dict[Command, Any] = {}
@@ -58,7 +58,7 @@ class RunView:
             self.report = gr.Button("Report", size="sm", elem_id=ID + "report")
         self.said = gr.HTML(elem_id=ID + "run_said")
         self.gallery = gr.Gallery(
-            label="Held-out pictures, before and now", columns=2, object_fit="contain", elem_id=ID + "gallery"
+            label=pictures.title([]), columns=2, object_fit="contain", visible=False, elem_id=ID + "gallery"
         )
         self.curves = gr.HTML(elem_id=ID + "curves")
         with gr.Accordion("More", open=False):
@@ -120,7 +120,8 @@ class RunView:
         usable = Path(run["result"]).stem if run and view.has_result(run) else ""
 
         def drawn(_: Any, __: Any) -> Update:
-            return gr.update(value=pictures.pairs(folder, shown["events"], _seeds(folder)))
+            found = pictures.pairs(folder, shown["events"], _seeds(folder))
+            return gr.update(value=found, label=pictures.title(sheets), visible=bool(found))
 
         return [
             changed("verdict", view.verdict(shown["events"]), _same),
