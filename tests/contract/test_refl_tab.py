@@ -404,7 +404,8 @@ def test_estimate_comes_from_the_training_process(page):
     client, _, _ = page
     answer = client.post(f"{URL}/estimate", json={"settings": {"prompts": "a cat"}})
     assert answer.json() == {"text": "needs 5.5 GB", "unet_calls": 3, "fits": True, "seconds": None}
-    assert client.post(f"{URL}/estimate", json={"settings": {}}).status_code == 422
+    assert client.post(f"{URL}/estimate", json={"settings": {}}).json() == answer.json()  # needs no prompts
+    assert client.post(f"{URL}/estimate", json={"settings": {"reward": "nothing"}}).status_code == 422
 
 
 def test_time_is_told_by_an_earlier_run_with_the_settings_that_matter(page):
