@@ -22,6 +22,7 @@ THESE, IMAGES, BOTH = "These prompts", "Prompts of my images", "Both"
 FEWEST, FEW = 8, 50  # prompts: fewer are refused, fewer are warned about
 STARTER = Path(__file__).with_name("starter_prompts.txt")
 FAR = "quick try: to see that it works; normal: a first real run; careful: longer, in smaller steps"
+SCORERS = ("reward", "second_reward", "judge")
 Update = Any
 
 
@@ -141,18 +142,23 @@ def _widget(field: Field, **changes: Any) -> Any:
         return gr.Textbox(**given)
     if field.kind in ("int", "float"):
         return gr.Number(**given, **({"precision": 0} if field.kind == "int" else {}))
-    return gr.Dropdown(choices=choices(field.name) or list(field.choices), **given)
+    return gr.Dropdown(choices=plain_choices(field), **given)
 
 
-def choices(name: str) -> list[Any]:
-    """What a field offers that this host and machine decide; [] for the others."""
-    if name == "checkpoint":
-        return checkpoint_choices()
-    if name == "reward":
-        return [(_with_size(scorer), scorer) for scorer in rewards.usable()]
-    if name in ("second_reward", "judge"):
-        return [("none", ""), *((_with_size(scorer), scorer) for scorer in api.scorers())]
-    return []
+def plain_choices(field: Field) -> list[Any]:
+    """What a field offers, by name alone: the UI is not kept waiting for a look into every file."""
+    if field.name == "checkpoint":
+        return [item["title"] for item in refl_host.checkpoints()]
+    if field.name == "reward":
+        return rewards.usable()
+    return [("none", ""), *((name, name) for name in api.scorers())] if field.name in SCORERS else list(field.choices)
+
+
+def scorer_choices(name: str) -> list[tuple[str, str]]:
+    """What a field of scorers offers, with the size of what is not on this machine."""
+    names = rewards.usable() if name == "reward" else api.scorers()
+    found = [(_with_size(scorer), scorer) for scorer in names]
+    return found if name == "reward" else [("none", ""), *found]
 
 
 def _with_size(scorer: str) -> str:
@@ -171,8 +177,6 @@ def default(field: Field) -> Any:
     """What a field starts with on this host and machine."""
     if field.name == "checkpoint":
         return refl_host.selected_checkpoint() or None
-    if field.name == "reward":
-        return rewards.default()
     if field.name == "guidance":
         return refl_host.guidance() or field.default
     if field.name == "preset":

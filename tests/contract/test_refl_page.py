@@ -374,6 +374,20 @@ def test_a_killed_run_says_whether_it_can_be_resumed(page):  # noqa: F811
     assert "can be resumed" in runs.summary(name)["hint"] and "resume" in runs.summary(name)["commands"]
 
 
+def test_the_first_look_of_a_page_marks_and_preselects(actions, tmp_path):
+    actions, host = actions
+    write_checkpoint(tmp_path / "x.safetensors", ["lora_unet_a.lora_up.weight"])
+    good = checkpoint("a [1]", tmp_path / "a.safetensors", "a")
+    host_with(sys.modules["modules.sd_models"], good, checkpoint("x [2]", tmp_path / "x.safetensors"))
+    host.options.data["sd_model_checkpoint"] = "a"
+    first = actions.tick("", None, "quick try")
+    assert first[0]["value"] == "a [1]" and "cannot be trained" in first[0]["choices"][1][0]
+    assert first[3]["value"] == 20 and first[6]["value"] == host.part("refl_tab.rewards").default()
+    memory = first[11]
+    later = actions.tick(memory, None, "quick try")
+    assert len(first) == len(later) and all(update == {"__type__": "update"} for update in later[:9])
+
+
 def test_a_refresh_sends_only_what_changed(page):  # noqa: F811
     _, runs, host = page
     name = old_run(runs, 0, '{"state": "finished", "step": 9}', '{"type": "step", "step": 1, "reward": 0.5}\n')
