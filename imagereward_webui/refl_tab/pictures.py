@@ -29,7 +29,7 @@ def pairs(folder: Path, events: Sequence[Event], seeds: int) -> list[tuple[Any, 
     names = sheets(events)
     if not names:
         return []
-    prompts = next((event["prompts"] for event in events if isinstance(event.get("prompts"), list)), [])
+    prompts: list[Any] = next((event["prompts"] for event in events if isinstance(event.get("prompts"), list)), [])
     opened = []
     for name in dict.fromkeys((names[0], names[-1])):
         try:

@@ -47,7 +47,7 @@ class RunView:
         self.runs = gr.Radio(choices=[], label="Runs", interactive=True, elem_id=ID + "runs")
         self.status = gr.HTML(elem_id=ID + "status")
         self.verdict = gr.HTML(elem_id=ID + "verdict")
-        self.buttons: dict[Command, Any] = {}
+        self.buttons: dict[Any, Any] = {}  # by Command
         with gr.Row():
             for command in MAIN:
                 self._button(command, visible=False)
@@ -69,7 +69,7 @@ class RunView:
                 self.delete = gr.Button("Delete", size="sm", elem_id=ID + "delete")
             self.log = gr.HTML(elem_id=ID + "log")
 
-    def _button(self, command: Command, **settings: Any) -> None:
+    def _button(self, command: Any, **settings: Any) -> None:
         made = gr.Button(BUTTONS[command], size="sm", elem_id=f"{ID}{command.value}", **settings)
         self.buttons[command] = made
 
@@ -134,7 +134,7 @@ class RunView:
 
     # --- what can be done ------------------------------------------------------------------------------------------
 
-    def obey(self, command: Command) -> Callable[..., list[Update]]:
+    def obey(self, command: Any) -> Callable[..., list[Update]]:
         """The function of a command's button."""
 
         def work(memory: str, chosen: str | None) -> list[Update]:
