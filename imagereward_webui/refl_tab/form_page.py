@@ -263,6 +263,18 @@ def budget(name: str, title: str | None) -> dict[str, Any]:
     return how_far(name, checkpoints.family(refl_host.checkpoint_path(title or "")))
 
 
+def settled(settings: Mapping[str, Any], far: str) -> dict[str, Any]:
+    """The settings with what "how far" decides, unless the user wrote numbers of their own.
+
+    Its numbers reach the fields by way of the server. Who presses Start before they do sends those of the choice
+    before it, and means the new one.
+    """
+    title = settings["checkpoint"]
+    known = [how_far(name, family) for name in HOW_FAR for family in ("", "sdxl")]
+    untouched = any(all(settings[key] == value for key, value in found.items()) for found in known)
+    return {**settings, **(budget(far, title) if untouched and far in HOW_FAR else {})}
+
+
 def of_run(run_id: str) -> dict[str, Any]:
     """A run's settings in the form's terms."""
     return form_settings(api.runs().config(run_id), api.runs().promised())

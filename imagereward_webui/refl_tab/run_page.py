@@ -63,7 +63,7 @@ class RunView:
         self.curves = gr.HTML(elem_id=ID + "curves")
         with gr.Accordion("More", open=False):
             with gr.Row():
-                for command in set(BUTTONS) - set(MAIN):
+                for command in (command for command in BUTTONS if command not in MAIN):
                     self._button(command, visible=False)
                 self.clone = gr.Button("Clone its settings", size="sm", elem_id=ID + "clone")
                 self.delete = gr.Button("Delete", size="sm", elem_id=ID + "delete")

@@ -64,10 +64,10 @@ class Actions:
 
     # --- the form --------------------------------------------------------------------------------------------------
 
-    def start(self, memory: str, chosen: str | None, keep: bool, source: str, *values: Any) -> list[Update]:
+    def start(self, memory: str, chosen: str | None, keep: bool, far: str, source: str, *values: Any) -> list[Update]:
         """Queue a run and show it."""
         try:
-            settings = form_page.checked(self.form.settings(source, *values))
+            settings = form_page.checked(form_page.settled(self.form.settings(source, *values), far))
             chosen = api.start_run(settings, bool(keep))
             told = f"Run {chosen} is started. {rewards.note(settings['reward'])}"
             said = view.note(told.strip(), "good")
@@ -199,7 +199,7 @@ class Actions:
         follows = [form.about, widgets["guidance"], *decided]  # from the checkpoint
         scorers = [widgets[name] for name in form_page.SCORERS]
         here = [runs.memory, runs.runs]
-        form.start.click(self.start, [*here, form.keep, *form.inputs], [form.said, *runs.outputs], **QUIET)
+        form.start.click(self.start, [*here, form.keep, form.far, *form.inputs], [form.said, *runs.outputs], **QUIET)
         computing = form.estimate.click(self.begin_estimate, None, form.said, **QUIET)
         computing.then(self.estimate, form.inputs, form.said, **QUIET)
         form.far.input(self.budget, [form.far, checkpoint], decided, **QUIET)

@@ -29,6 +29,7 @@ def values(actions, **changes):
     """What the page sends for the form: `source`, then every field, as the widgets stand but for `changes`."""
     form = actions.form
     source = changes.pop("source", "These prompts")
+    changes.pop("far", None)
     shown = {name: widget.value for name, widget in form.widgets.items()}
     assert not set(changes) - set(shown)
     return [source, *({**shown, **changes}[name] for name in form.names)]
@@ -36,7 +37,7 @@ def values(actions, **changes):
 
 def press_start(actions, **changes):
     """The line below the button, and the runs."""
-    said = actions.start("", None, False, *values(actions, **changes))[0]
+    said = actions.start("", None, False, changes.get("far", "normal"), *values(actions, **changes))[0]
     return said, actions.runs
 
 
@@ -154,15 +155,22 @@ def test_what_the_form_calls_trainable_are_the_trainers_families(page):  # noqa:
 
 def test_two_clicks_lead_to_a_running_quick_try(actions):
     actions, host = actions
-    decided = actions.budget("quick try", "a.safetensors [123]")
-    names = ("steps", "learning_rate", "held_out")
-    said, runs = press_start(actions, **{name: update["value"] for name, update in zip(names, decided)})
+    assert [update["value"] for update in actions.budget("quick try", "a.safetensors [123]")] == [20, 1e-4, 8]
+    said, _ = press_start(actions, far="quick try")  # before the numbers have reached the fields
     api = host.part("refl_tab.api")
     (run,) = api.runs().list()
     assert f"Run {run['id']} is started." in said and run["max_steps"] == 20
     config = api.runs().config(run["id"])
     assert len(config["prompts"]) == 64 and config["held_out"] == 8
     wait(lambda: api.runs().summary(run["id"])["state"] == "training")
+
+
+def test_numbers_of_ones_own_are_not_replaced(actions):
+    actions, host = actions
+    press_start(actions, far="quick try", steps=100, learning_rate=2e-4)
+    runs = host.part("refl_tab.api").runs()
+    config = runs.config(runs.list()[0]["id"])
+    assert (config["max_train_steps"], config["learning_rate"]) == (100, 2e-4)
 
 
 def test_a_budget_depends_on_the_family(page, tmp_path):  # noqa: F811
