@@ -114,7 +114,7 @@ def _estimate(args: argparse.Namespace) -> int:
         if args.table:
             found["table"] = table(given)
     except ReFLError as error:
-        print(json.dumps({"error": f"{error}{f'. {error.hint}' if error.hint else ''}"}))
+        print(json.dumps({"error": f"{str(error).rstrip('.')}. {error.hint}".strip()}))
         raise
     print(json.dumps(found))
     return OK

@@ -204,12 +204,13 @@ def _published_score(net: nn.Module, prompts: Sequence[str], images: Tensor) -> 
 def _emptied(net: nn.Module, dtype: torch.dtype) -> None:
     """Replace every weight by a (fake) tensor of its shape, floating ones in `dtype`."""
     for module in net.modules():
-        for table in (module._parameters, module._buffers):
+        tables: list[dict[str, Any]] = [module._parameters, module._buffers]  # type: ignore[list-item]
+        for table in tables:
             for name, tensor in table.items():
                 if tensor is not None:
                     kind = dtype if tensor.is_floating_point() else tensor.dtype
                     fake = torch.empty(tensor.shape, dtype=kind)
-                    table[name] = nn.Parameter(fake, False) if table is module._parameters else fake
+                    table[name] = nn.Parameter(fake, False) if isinstance(tensor, nn.Parameter) else fake
 
 
 def reward_of(config: Settings) -> _FakeReward:
@@ -220,8 +221,8 @@ def reward_of(config: Settings) -> _FakeReward:
     here = [name for name in (*rewards, *config.judges) if is_here(name, config.models_dir)]
     loaded = {name: load_scorer(name, "cpu", "fp32", config.models_dir) for name in here}
     missing = [name for name in (*rewards, *config.judges) if name not in loaded]
-    chosen = [[loaded[name] for name in names if name in loaded] for names in (rewards, config.judges)]
-    return _FakeReward(*chosen, missing=len(missing))
+    trained = [loaded[name] for name in rewards if name in loaded]
+    return _FakeReward(trained, [loaded[name] for name in config.judges if name in loaded], len(missing))
 
 
 def estimate(

@@ -42,7 +42,7 @@ def curves(steps: Sequence[Event], evaluations: Sequence[Event]) -> list[Curve]:
     """The curves of a run. steps, evaluations: its events of these kinds, or an evaluation's `summary()`.
 
     A score's axis spans at least two standard deviations of the scores themselves; ratios to the untrained model have
-    a fixed one. An event that lacks a measure leaves a gap; a measure that none has makes no curve.
+    a fixed one. An event that lacks a measure leaves a gap; a measure of fewer than two points makes no curve.
     """
     found = [
         _score("reward of training samples", _series(steps, "reward"), _first(steps, "reward_std")),
@@ -57,14 +57,14 @@ def curves(steps: Sequence[Event], evaluations: Sequence[Event]) -> list[Curve]:
         ("saturation", "saturation", PICTURE),
         ("contrast", "contrast", PICTURE),
     ):
-        found.append(Curve(f"{title}, of the untrained model's", _ratios(evaluations, name), low, high, percent=True))
+        found.append(Curve(f"{title}, before = 100%", _ratios(evaluations, name), low, high, percent=True))
     found += [_score(name, _series(steps, key), 0.0) for name, key in (("anchor", "anchor"), ("gradient", "grad_norm"))]
-    return [curve for curve in found if curve.points]
+    return [curve for curve in found if len(curve.points) > 1]
 
 
 def of_run(events: Sequence[Event]) -> tuple[list[Event], list[Event]]:
     """(steps, evaluations) of an event log, without what a killed process had done after its last saved state."""
-    kept = settled([dict(event) for event in events])
+    kept: list[Event] = [*settled([dict(event) for event in events])]
     steps = [event for event in kept if event["type"] == EventKind.STEP]
     return steps, [event for event in kept if event["type"] == EventKind.EVALUATION]
 
@@ -146,7 +146,8 @@ def _ratios(evaluations: Sequence[Event], name: str) -> tuple[Point, ...]:
 
 
 def _ratio(base: Event, now: Event, name: str) -> float | None:
-    before, after = base.get(name), now.get(name)
+    before: Any = base.get(name)
+    after: Any = now.get(name)
     return float(after) / float(before) if _number(before) and _number(after) and before else None
 
 

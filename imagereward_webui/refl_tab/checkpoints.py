@@ -7,7 +7,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from ..core import ImageRewardError, kind_of_file, module
+from ..core import ImageRewardError, kind_of_file
+from ..core import module as core_module
 
 # Kinds of imagereward_core.weights.kinds that are families of refl (a test holds it), and the size they are drawn at.
 FAMILIES = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "Stable Diffusion XL"}
@@ -55,5 +56,5 @@ def _read(path: Path) -> tuple[str, str]:
         return "", "it holds no text encoder: training needs the whole checkpoint in one file"
     if kind.key not in FAMILIES:
         return "", f"it is {kind.name}"
-    named = module("weights.kinds").few_step(path.stem)
+    named = core_module("weights.kinds").few_step(path.stem)
     return kind.key, f"it is a few-step model ({named})" if named else ""

@@ -22,6 +22,7 @@ THESE, IMAGES, BOTH = "These prompts", "Prompts of my images", "Both"
 FEWEST, FEW = 8, 50  # prompts: fewer are refused, fewer are warned about
 STARTER = Path(__file__).with_name("starter_prompts.txt")
 FAR = "quick try: to see that it works; normal: a first real run; careful: longer, in smaller steps"
+SCORERS = ("reward", "second_reward", "judge")
 Update = Any
 
 
@@ -38,10 +39,10 @@ class Form:
     def _basic(self) -> None:
         with gr.Row():
             self.widgets["checkpoint"] = _widget(BY_NAME["checkpoint"], scale=8)
-            self.refresh = host.tool_button("🔄", elem_id=ID + "refresh")
+            self.refresh = host.tool_button("🔄", size="sm", scale=1, min_width=40, elem_id=ID + "refresh")
         self.about = gr.HTML(elem_id=ID + "about")
         self.source = gr.Radio(
-            [THESE, IMAGES, BOTH], value=THESE, label="Learn from", interactive=True, elem_id=ID + "source"
+            choices=[THESE, IMAGES, BOTH], value=THESE, label="Learn from", interactive=True, elem_id=ID + "source"
         )
         self.widgets["prompts"] = _widget(BY_NAME["prompts"], value=STARTER.read_text(encoding="utf-8").strip())
         with gr.Row():
@@ -50,7 +51,7 @@ class Form:
             self.starter = gr.Button("Our 64 prompts", size="sm", elem_id=ID + "starter")
         self.count = gr.HTML(prompts_note(THESE, STARTER.read_text(encoding="utf-8")), elem_id=ID + "count")
         self.far = gr.Radio(
-            list(HOW_FAR), value="normal", label="How far", info=FAR, interactive=True, elem_id=ID + "far"
+            choices=list(HOW_FAR), value="normal", label="How far", info=FAR, interactive=True, elem_id=ID + "far"
         )
         with gr.Row():
             self.start = gr.Button("Start", variant="primary", elem_id=ID + "start")
@@ -61,7 +62,11 @@ class Form:
         with gr.Accordion("Advanced", open=False, elem_id=ID + "advanced"):
             with gr.Row():
                 self.preset = gr.Dropdown(
-                    saved_names(), label="Saved settings", interactive=True, scale=4, elem_id=ID + "preset_choice"
+                    choices=saved_names(),
+                    label="Saved settings",
+                    interactive=True,
+                    scale=4,
+                    elem_id=ID + "preset_choice",
                 )
                 self.preset_name = gr.Textbox(label="Save as", interactive=True, scale=4, elem_id=ID + "preset_name")
             with gr.Row():
@@ -137,18 +142,23 @@ def _widget(field: Field, **changes: Any) -> Any:
         return gr.Textbox(**given)
     if field.kind in ("int", "float"):
         return gr.Number(**given, **({"precision": 0} if field.kind == "int" else {}))
-    return gr.Dropdown(choices(field.name) or list(field.choices), **given)
+    return gr.Dropdown(choices=plain_choices(field), **given)
 
 
-def choices(name: str) -> list[Any]:
-    """What a field offers that this host and machine decide; [] for the others."""
-    if name == "checkpoint":
-        return checkpoint_choices()
-    if name == "reward":
-        return [(_with_size(scorer), scorer) for scorer in rewards.usable()]
-    if name in ("second_reward", "judge"):
-        return [("none", ""), *((_with_size(scorer), scorer) for scorer in api.scorers())]
-    return []
+def plain_choices(field: Field) -> list[Any]:
+    """What a field offers, by name alone: the UI is not kept waiting for a look into every file."""
+    if field.name == "checkpoint":
+        return [item["title"] for item in refl_host.checkpoints()]
+    if field.name == "reward":
+        return rewards.usable()
+    return [("none", ""), *((name, name) for name in api.scorers())] if field.name in SCORERS else list(field.choices)
+
+
+def scorer_choices(name: str) -> list[tuple[str, str]]:
+    """What a field of scorers offers, with the size of what is not on this machine."""
+    names = rewards.usable() if name == "reward" else api.scorers()
+    found = [(_with_size(scorer), scorer) for scorer in names]
+    return found if name == "reward" else [("none", ""), *found]
 
 
 def _with_size(scorer: str) -> str:
@@ -167,8 +177,6 @@ def default(field: Field) -> Any:
     """What a field starts with on this host and machine."""
     if field.name == "checkpoint":
         return refl_host.selected_checkpoint() or None
-    if field.name == "reward":
-        return rewards.default()
     if field.name == "guidance":
         return refl_host.guidance() or field.default
     if field.name == "preset":
@@ -222,7 +230,7 @@ def prompts_note(source: str, text: str) -> str:
     except SettingError as error:
         return view.note(str(error), "error")
     also = " Those of your images are added." if source == BOTH else ""
-    told = f"{prompt_files.describe(prompts)}.{also}"
+    told = f"{prompt_files.describe(prompts).rstrip('.')}.{also}".replace(", ….", ", …")
     if source == BOTH or len(prompts) >= FEW:
         return view.note(told)
     if len(prompts) < FEWEST:
@@ -253,6 +261,18 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
 def budget(name: str, title: str | None) -> dict[str, Any]:
     """The fields that "how far" decides for the chosen checkpoint."""
     return how_far(name, checkpoints.family(refl_host.checkpoint_path(title or "")))
+
+
+def settled(settings: Mapping[str, Any], far: str) -> dict[str, Any]:
+    """The settings with what "how far" decides, unless the user wrote numbers of their own.
+
+    Its numbers reach the fields by way of the server. Who presses Start before they do sends those of the choice
+    before it, and means the new one.
+    """
+    title = settings["checkpoint"]
+    known = [how_far(name, family) for name in HOW_FAR for family in ("", "sdxl")]
+    untouched = any(all(settings[key] == value for key, value in found.items()) for found in known)
+    return {**settings, **(budget(far, title) if untouched and far in HOW_FAR else {})}
 
 
 def of_run(run_id: str) -> dict[str, Any]:

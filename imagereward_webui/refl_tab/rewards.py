@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .. import host
-from ..core import ImageRewardError, module, registry
+from ..core import ImageRewardError, registry
+from ..core import module as core_module
 from ..lifecycle import available
 
 DEFAULT = "ImageReward-v1.0"
@@ -32,7 +33,7 @@ def to_download(name: str) -> int:
 
 def _is_here(source: object) -> bool:
     try:
-        module("weights").locate(source, models_dir=host.models_dir(), download=False)
+        core_module("weights").locate(source, models_dir=host.models_dir(), download=False)
     except ImageRewardError:
         return False
     return True

@@ -44,10 +44,10 @@ class RunView:
         self.boot = gr.HTML(elem_id=ID + "boot")
         self.memory = gr.Textbox(visible=False)
         self.tick = gr.Button("Refresh", elem_id=ID + "tick")
-        self.runs = gr.Radio([], label="Runs", interactive=True, elem_id=ID + "runs")
+        self.runs = gr.Radio(choices=[], label="Runs", interactive=True, elem_id=ID + "runs")
         self.status = gr.HTML(elem_id=ID + "status")
         self.verdict = gr.HTML(elem_id=ID + "verdict")
-        self.buttons: dict[Command, Any] = {}
+        self.buttons: dict[Any, Any] = {}  # by Command
         with gr.Row():
             for command in MAIN:
                 self._button(command, visible=False)
@@ -58,18 +58,18 @@ class RunView:
             self.report = gr.Button("Report", size="sm", elem_id=ID + "report")
         self.said = gr.HTML(elem_id=ID + "run_said")
         self.gallery = gr.Gallery(
-            label="Held-out pictures, before and now", columns=2, object_fit="contain", elem_id=ID + "gallery"
+            label=pictures.title([]), columns=2, object_fit="contain", visible=False, elem_id=ID + "gallery"
         )
         self.curves = gr.HTML(elem_id=ID + "curves")
         with gr.Accordion("More", open=False):
             with gr.Row():
-                for command in set(BUTTONS) - set(MAIN):
+                for command in (command for command in BUTTONS if command not in MAIN):
                     self._button(command, visible=False)
                 self.clone = gr.Button("Clone its settings", size="sm", elem_id=ID + "clone")
                 self.delete = gr.Button("Delete", size="sm", elem_id=ID + "delete")
             self.log = gr.HTML(elem_id=ID + "log")
 
-    def _button(self, command: Command, **settings: Any) -> None:
+    def _button(self, command: Any, **settings: Any) -> None:
         made = gr.Button(BUTTONS[command], size="sm", elem_id=f"{ID}{command.value}", **settings)
         self.buttons[command] = made
 
@@ -120,7 +120,8 @@ class RunView:
         usable = Path(run["result"]).stem if run and view.has_result(run) else ""
 
         def drawn(_: Any, __: Any) -> Update:
-            return gr.update(value=pictures.pairs(folder, shown["events"], _seeds(folder)))
+            found = pictures.pairs(folder, shown["events"], _seeds(folder))
+            return gr.update(value=found, label=pictures.title(sheets), visible=bool(found))
 
         return [
             changed("verdict", view.verdict(shown["events"]), _same),
@@ -133,7 +134,7 @@ class RunView:
 
     # --- what can be done ------------------------------------------------------------------------------------------
 
-    def obey(self, command: Command) -> Callable[..., list[Update]]:
+    def obey(self, command: Any) -> Callable[..., list[Update]]:
         """The function of a command's button."""
 
         def work(memory: str, chosen: str | None) -> list[Update]:

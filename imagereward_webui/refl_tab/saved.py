@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core import ImageRewardError, module, runs
+from ..core import ImageRewardError, runs
+from ..core import module as core_module
 
 FILE = "settings.json"
 
@@ -34,4 +35,4 @@ class SavedSettings:
 
     def _write(self, content: Mapping[str, Any]) -> None:
         runs.check_writable(self.path.parent, "the settings")
-        module("runs.writing").write_object(self.path, content, indent=1, durable=True)
+        core_module("runs.writing").write_object(self.path, content, indent=1, durable=True)

@@ -64,10 +64,10 @@ class Actions:
 
     # --- the form --------------------------------------------------------------------------------------------------
 
-    def start(self, memory: str, chosen: str | None, keep: bool, source: str, *values: Any) -> list[Update]:
+    def start(self, memory: str, chosen: str | None, keep: bool, far: str, source: str, *values: Any) -> list[Update]:
         """Queue a run and show it."""
         try:
-            settings = form_page.checked(self.form.settings(source, *values))
+            settings = form_page.checked(form_page.settled(self.form.settings(source, *values), far))
             chosen = api.start_run(settings, bool(keep))
             told = f"Run {chosen} is started. {rewards.note(settings['reward'])}"
             said = view.note(told.strip(), "good")
@@ -168,14 +168,22 @@ class Actions:
     # --- the page --------------------------------------------------------------------------------------------------
 
     def tick(self, memory: str, chosen: str | None, far: str) -> list[Update]:
-        """The heartbeat's look: at the first of a page, also what the host has selected by now."""
+        """The heartbeat's look: at the first of a page, also at what the host has selected by now, and into the files
+        of checkpoints and scorers.
+        """
         updates = self.runs.refresh(memory, chosen)
         found = api.installer.status()
         missing = bool(found["missing"]) and not found["installing"]
-        choice: list[Update] = [gr.update()] * 6
+        choice: list[Update] = [gr.update()] * 9
         if not memory:
             selected = refl_host.selected_checkpoint() or None
-            choice = [gr.update(choices=form_page.checkpoint_choices(), value=selected), *self.chosen(far, selected)]
+            lists = {name: form_page.scorer_choices(name) for name in form_page.SCORERS}
+            choice = [
+                gr.update(choices=form_page.checkpoint_choices(), value=selected),
+                *self.chosen(far, selected),
+                gr.update(choices=lists.pop("reward"), value=rewards.default()),
+                *(gr.update(choices=found) for found in lists.values()),
+            ]
         return [*choice, view.libraries(found), gr.update(visible=missing), *updates]
 
     def install_libraries(self) -> list[Update]:
@@ -189,8 +197,9 @@ class Actions:
         checkpoint, prompts = widgets["checkpoint"], widgets["prompts"]
         decided = [widgets[name] for name in ("steps", "learning_rate", "held_out")]
         follows = [form.about, widgets["guidance"], *decided]  # from the checkpoint
+        scorers = [widgets[name] for name in form_page.SCORERS]
         here = [runs.memory, runs.runs]
-        form.start.click(self.start, [*here, form.keep, *form.inputs], [form.said, *runs.outputs], **QUIET)
+        form.start.click(self.start, [*here, form.keep, form.far, *form.inputs], [form.said, *runs.outputs], **QUIET)
         computing = form.estimate.click(self.begin_estimate, None, form.said, **QUIET)
         computing.then(self.estimate, form.inputs, form.said, **QUIET)
         form.far.input(self.budget, [form.far, checkpoint], decided, **QUIET)
@@ -209,6 +218,6 @@ class Actions:
         runs.tick.click(
             self.tick,
             [*here, form.far],
-            [checkpoint, *follows, self.libraries, self.install, *runs.outputs],
+            [checkpoint, *follows, *scorers, self.libraries, self.install, *runs.outputs],
             **QUIET,
         )

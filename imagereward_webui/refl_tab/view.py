@@ -99,7 +99,7 @@ def status(run: Run | None, now: float, live: bool) -> str:
         return f"{mark}<p>No runs yet. What a run does, and what came of it, will stand here.</p>"
     state = State(run["state"])
     kind = "error" if state in FAILED else "warning" if state is State.STOP_RULE else ""
-    lines = " ".join(part for part in (run["message"], run["hint"]) if part)
+    lines = " ".join(f"{part.rstrip('.')}." for part in (run["message"], run["hint"]) if part)
     head = f"<b>{text(run['checkpoint'])}</b>: {text(phase(run, now))}"
     bar = (
         f'<div class="imagereward-refl-bar" role="progressbar" aria-valuenow="{100 * share(run):.0f}"'

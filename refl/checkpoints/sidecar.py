@@ -14,7 +14,9 @@ ZERO_SNR = ("rescale_betas_zero_snr", "zero_terminal_snr", "ztsnr")
 
 @dataclass(frozen=True)
 class Sidecar:
-    """numbers: unet_heads, unet_head_width, text_heads; latent_side: cells of a picture's side. source: where all this stands, for messages."""
+    """numbers: unet_heads, unet_head_width, text_heads; latent_side: cells of a picture's side. source: where all this
+    stands, for messages.
+    """
 
     source: str = ""
     numbers: dict[str, Any] = field(default_factory=dict)

@@ -76,6 +76,7 @@ with FakeHost(folder) as host:
     sys.modules.update(real)
     for part in ("tab", "form_page", "run_page"):
         host.part(f"refl_tab.{part}").gr = gr
+    host.part("host").vram_gb = lambda device: 24.0  # a larger batch, so that an update is quick here
     api = host.part("refl_tab.api")
     api.runs().python = python
     variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}

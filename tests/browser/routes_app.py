@@ -46,5 +46,5 @@ with FakeHost(Path(tempfile.mkdtemp())) as host:
     for callback in host.callbacks.lists["on_app_started"]:
         callback(None, app)
     app.get("/calls")(lambda: calls)
-    app.get("/")(lambda: HTMLResponse(host.part("refl_tab.tab").root_html()))
+    app.get("/")(lambda: HTMLResponse(host.part("refl_tab.tab").boot_html("x")))
     uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="error")

@@ -1,125 +1,267 @@
-"""The ReFL tab in a real browser: the page it builds, a run from start to stop, and what a reload finds."""
+"""The ReFL tab in both gradio versions, in a real browser, with the real training process on a tiny model."""
 
 from __future__ import annotations
 
-import socket
-import threading
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import sysconfig
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 
-uvicorn = pytest.importorskip("uvicorn", reason="needs uvicorn")
-pytest.importorskip("fastapi", reason="needs fastapi")
+from .conftest import ROOT, interpreter
+from .test_other_origin import free_port
 
-from fastapi.responses import HTMLResponse, PlainTextResponse  # noqa: E402
+torch = pytest.importorskip("torch", reason="needs torch")
+pytest.importorskip("diffusers", reason="needs diffusers")
 
-from ..contract.conftest import host  # noqa: E402, F401  a fixture
-from ..contract.test_refl_tab import page as refl  # noqa: E402, F401
+SCRIPT = ROOT / "javascript" / "imagereward_refl.js"
+GUARD = "state.boot !== mark.dataset.boot"
+ID = "#imagereward_refl_"
 
-ROOT = Path(__file__).resolve().parents[2]
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A host's folder: tiny.safetensors with its configuration, a LoRA among the checkpoints, a tiny reward model."""
+    from safetensors.torch import save_file
+
+    from imagereward_core.config import METADATA_KEY, ModelConfig, TextConfig, VisionConfig
+    from imagereward_core.model import RewardModel
+
+    from ..refl.tiny import single_file_state, tiny_modules, unet_config, write_tokenizer
+
+    root = tmp_path_factory.mktemp("host")
+    checkpoints, models = root / "checkpoints", root / "models" / "ImageReward"
+    (checkpoints / "tiny" / "unet").mkdir(parents=True)
+    models.mkdir(parents=True)
+    save_file(single_file_state(*tiny_modules(0)), str(checkpoints / "tiny.safetensors"), {"modelspec.title": "tiny"})
+    (checkpoints / "tiny" / "unet" / "config.json").write_text(json.dumps(unet_config()))
+    write_tokenizer(checkpoints / "tiny" / "tokenizer")
+    save_file({"lora_unet_a.lora_up.weight": torch.zeros(2)}, str(checkpoints / "a-lora.safetensors"))
+    config = ModelConfig(
+        vision=VisionConfig(image_size=32, patch_size=8, width=32, depth=1, heads=2),
+        text=TextConfig(width=32, depth=1, heads=2, intermediate=64, max_positions=64),
+        projection=16,
+        head=(16, 8, 8, 8),
+        mean=0.0,
+        std=1.0,
+        max_tokens=35,
+    )
+    torch.manual_seed(0)
+    save_file(
+        RewardModel(config).state_dict(), str(models / "tiny-reward.safetensors"), {METADATA_KEY: config.to_json()}
+    )
+    return root
+
+
+@pytest.fixture(scope="module", params=["gradio3", "gradio4"])
+def app(request, files, tmp_path_factory):
+    """(address, the host's folder) of the page in one gradio version."""
+    python, port = interpreter(request.param), free_port()
+    folder = tmp_path_factory.mktemp(request.param) / "host"
+    folder.mkdir()
+    for part in files.iterdir():
+        (folder / part.name).symlink_to(part)
+    log = (folder / "log.txt").open("w+")
+    environment = {
+        **os.environ,
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "HF_HUB_OFFLINE": "1",
+        "NO_PROXY": "127.0.0.1,localhost",
+        "IMAGEREWARD_TORCH": sysconfig.get_paths()["purelib"],
+    }
+    command = [python, Path(__file__).with_name("refl_app.py"), str(port), str(folder), sys.executable]
+    process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+    address = f"http://127.0.0.1:{port}/"
+    try:
+        for _ in range(480):
+            if process.poll() is not None:
+                pytest.fail(f"the page did not start:\n{(folder / 'log.txt').read_text()[-2000:]}")
+            try:
+                urllib.request.urlopen(f"{address}calls", timeout=5)
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield request.param, address, folder
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def opened(browser, address, script=None, theme="light", width=1280):
+    """A page with the tab in front."""
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.set_default_timeout(400_000)
+    page.failures = []
+    page.on("pageerror", lambda error: page.failures.append(str(error)))
+    page.add_init_script(SCRIPT.read_text(encoding="utf-8") if script is None else script)
+    page.goto(f"{address}?__theme={theme}")
+    show_tab(page)
+    return page
+
+
+def show_tab(page):
+    page.wait_for_selector(f"{ID}panel", state="attached")
+    page.click("#tabs button:has-text('ReFL')")
 
 
 @pytest.fixture
-def loader():
-    """Nothing is scored here, so that this also runs where there is no torch."""
-    return None
+def page(app, browser):
+    made = opened(browser, app[1])
+    yield made
+    made.close()
+    assert made.failures == []
 
 
-@pytest.fixture
-def tab(refl, browser):  # noqa: F811
-    """(the open page, the runs)."""
-    client, runs, fake = refl
-    script = "".join(
-        path.read_text(encoding="utf-8") for path in sorted((ROOT / "javascript").glob("imagereward_refl*.js"))
-    )
-    style = (ROOT / "style.css").read_text(encoding="utf-8")
-    body = fake.part("refl_tab.tab").root_html()
-    document = (
-        f"<style>{style}</style><div id='tabs'><div class='tab-nav'><button onclick=\"this.dataset.opened ="
-        " 1\">Txt2img</button></div></div><div id='txt2img_prompt'><textarea>a"
-        f" cat</textarea></div>{body}<script>window.onUiLoaded = (callback) => setTimeout(callback, 50)</script><script"
-        " src='/refl.js'></script>"
-    )
-    client.app.get("/")(lambda: HTMLResponse(document))
-    client.app.get("/refl.js")(lambda: PlainTextResponse(script, media_type="text/javascript"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(client.app, host="127.0.0.1", port=port, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    page = browser.new_page()
-    page.set_default_timeout(20_000)
-    problems = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.goto(f"http://127.0.0.1:{port}/")
-    yield page, runs
-    page.close()
-    server.should_exit = True
-    thread.join(10)
-    assert problems == []
+def shot(page, app, name):
+    folder = os.environ.get("IMAGEREWARD_SCREENSHOTS")
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=str(Path(folder) / f"{app[0]}-refl-{name}.png"), full_page=True)
 
 
-def test_from_form_to_stop_and_reload(tab):
-    page, runs = tab
-    page.wait_for_selector("#imagereward-refl-checkpoint")
-    assert page.input_value("#imagereward-refl-checkpoint") == "a.safetensors [123]"
-    page.click("text=Start")
-    page.wait_for_selector("text=Prompts: there are none")  # what is missing is said beside the button
-    page.set_input_files(
-        "input[type=file]",
-        {"name": "p.json", "mimeType": "application/json", "buffer": b'[{"text": "a cat"}, {"text": "a dog"}]'},
-    )
-    # the page reads the file in its own time
-    page.wait_for_function("document.querySelector('#imagereward-refl-prompts').value === 'a cat\\na dog'")
-    page.set_input_files("input[type=file]", {"name": "p.csv", "mimeType": "text/csv", "buffer": b"id,name\n1,x\n"})
-    page.wait_for_selector("text=p.csv, entry 1: no text under text, prompt, caption")
-    page.set_input_files(
-        "input[type=file]", {"name": "p.csv", "mimeType": "text/csv", "buffer": b'id,prompt\n1,"a cat, red"\n2,a dog\n'}
-    )
-    page.wait_for_function("document.querySelector('#imagereward-refl-prompts').value === 'a cat, red\\na dog'")
-    page.select_option("#imagereward-refl-second_reward", "CLIP")
-    page.fill("#imagereward-refl-second_weight", "0.25")
-    page.fill("#imagereward-refl-steps", "7")
-    page.click("text=Estimate memory")
-    page.wait_for_selector("text=Needs 5.5 GB")
-    page.click("text=Start")
-    page.wait_for_selector("text=/: training, update/")
-    page.wait_for_selector(".imagereward-refl-curves polyline", state="attached")
-    assert runs.list()[0]["max_steps"] == 7
-    page.click("button[data-command=pause]")
-    page.wait_for_selector("text=/: paused, update/")
-    assert page.is_disabled("button[data-command=pause]") and page.is_enabled("button[data-command=resume]")
+def says(page, words, where="status"):
+    page.wait_for_selector(f"{ID}{where} >> text=/{words}/")
+
+
+def runs(app):
+    return sorted((app[2] / "imagereward-runs").glob("*-tiny*"))
+
+
+def status(run):
+    return json.loads((run / "status.json").read_text())
+
+
+def calls(app):
+    return json.loads(urllib.request.urlopen(f"{app[1]}calls").read())["generate"]
+
+
+def test_two_clicks_to_a_quick_try_then_pause_kill_resume(app, page):
+    assert page.input_value(f"{ID}checkpoint input") in ("tiny.safetensors [0123]", "tiny.safetensors [0123]")
+    says(page, "64 prompts", "count")
+    shot(page, app, "opened")
+    page.click(f"{ID}far label:has-text('quick try')")
+    page.click(f"{ID}start")
+    says(page, "Run .* is started", "said")
+    says(page, "update 1 of 20")
+    page.click(f"{ID}pause")
+    says(page, "Pausing|paused, update")  # acknowledged before the process has heard of it
+    says(page, "paused, update")
+    (run,) = runs(app)
     page.reload()  # nothing of a run lives in the page
-    page.wait_for_selector("text=/: paused, update/")
-    page.click("button[data-command=stop]")
-    page.wait_for_selector("text=/: stopped, update/")
-    page.click("button[data-command=resume]")
-    page.wait_for_selector("text=/: finished, update/")
-    page.route("**/runs", lambda route: route.abort())  # the WebUI goes away for a moment
-    page.wait_for_selector("text=/The WebUI does not answer/")
-    page.unroute("**/runs")
-    page.wait_for_selector("text=/The WebUI does not answer/", state="detached")
-    page.click("text=Use in txt2img")
-    assert page.get_attribute(".tab-nav button", "data-opened")  # Forge writes the tab's name with a capital
-    assert page.input_value("#txt2img_prompt textarea") == "a cat <lora:x:1>"
-    page.evaluate(
-        "Object.defineProperty(navigator, 'clipboard', {value: undefined})"
-    )  # as over http from another machine
-    page.click("text=Prepare X/Y/Z plot")
-    page.wait_for_selector("text=/copy these values: <lora:x:0>,<lora:x:0.2>/")
-    page.select_option("#imagereward-refl-second_reward", "")
-    page.click("text=Clone")
-    page.wait_for_function("document.querySelector('#imagereward-refl-second_reward').value === 'CLIP'")
-    assert (
-        page.input_value("#imagereward-refl-steps") == "7"
-        and page.input_value("#imagereward-refl-second_weight") == "0.25"
+    show_tab(page)
+    says(page, "paused, update")
+    shot(page, app, "paused")
+    os.kill(status(run)["pid"], signal.SIGKILL)
+    says(page, "ended unexpectedly")
+    says(page, "can be resumed")
+    shot(page, app, "died")
+    page.click(f"{ID}resume")
+    says(page, "update 1 of 20|preparing|starting")
+    page.click("text='More'")
+    page.click(f"{ID}stop_now")
+    says(page, "stopped")
+    assert status(run)["state"] == "stopped"
+
+
+def test_a_run_to_its_end_and_what_it_leads_to(app, page):
+    says(page, "No runs yet|tiny.safetensors")
+    page.click("text='Advanced'")
+    for name, value in (("steps", "2"), ("held_out", "2")):
+        page.fill(f"{ID}{name} input", value)
+    page.click(f"{ID}output_name textarea, {ID}output_name input")
+    page.keyboard.type("taught")
+    page.click(f"{ID}start")
+    says(page, "finished, update 2 of 2")
+    says(page, r"After 2 updates: reward .* ±", "verdict")
+    assert page.query_selector_all(f"{ID}curves svg polygon")  # a band of the standard error
+    page.wait_for_selector(f"{ID}gallery img")
+    shot(page, app, "finished")
+    assert (app[2] / "models" / "Lora" / "taught.safetensors").is_file()
+    page.click(f"{ID}use")
+    area = "#txt2img_prompt textarea"
+    page.wait_for_function(f"document.querySelector('{area}').value === 'a cat <lora:taught:1>'")
+    assert page.is_visible("#txt2img_prompt")  # the tab was switched; Forge writes its name with a capital
+    told = []
+    page.on("dialog", lambda dialog: (told.append(dialog.message), dialog.accept()))
+    for _ in range(2):
+        show_tab(page)
+        page.click(f"{ID}plot")
+        page.wait_for_function(f"document.querySelector('{area}').value === 'a cat <lora:taught:0>'")  # never twice
+    assert re.search(r"You come to txt2img now(.|\n)*X/Y/Z plot(.|\n)*Prompt S/R", told[0])
+
+
+def test_too_few_prompts_a_bad_file_and_what_cannot_be_trained(app, page):
+    page.fill(f"{ID}prompts textarea", "a cat\na dog")
+    page.locator(f"{ID}prompts textarea").blur()
+    says(page, "At least 8 are needed", "count")
+    page.click(f"{ID}start")
+    says(page, "at least 8 are needed", "said")
+    page.set_input_files(
+        f"{ID}file input[type=file], input[type=file]{ID}file, {ID}left input[type=file]",
+        {"name": "p.csv", "mimeType": "text/csv", "buffer": b"id,prompt\n" + b'1,"a cat, red"\n2,a dog\n' * 1},
     )
-    assert page.input_value("#imagereward-refl-prompts") == "a cat, red\na dog"
-    page.on("dialog", lambda dialog: dialog.accept())
-    page.click("text=Delete")
-    page.wait_for_selector(".imagereward-refl-runs > div", state="detached")
-    assert runs.list() == []
+    page.wait_for_function(f"document.querySelector('{ID}prompts textarea').value === 'a cat, red\\na dog'")
+    page.click(f"{ID}checkpoint input")
+    page.wait_for_selector("text=/a-lora.safetensors .* cannot be trained: it is a LoRA/")
+    page.keyboard.press("Escape")
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_page_from_before_a_reload_presses_nothing(app, browser, guarded):
+    """Reload UI with events before ours: our numbers are the host's buttons then. Without the guard they are pressed,
+    so this does see it.
+    """
+    text = SCRIPT.read_text(encoding="utf-8")
+    assert text.count(GUARD) == 1
+    page = opened(browser, app[1], text if guarded else text.replace(GUARD, "false"))
+    try:
+        says(page, "No runs yet|tiny.safetensors")
+        before, mark = calls(app), f"{ID}boot [data-boot]"
+        boot = page.get_attribute(mark, "data-boot")
+        old = app[2] / "imagereward-runs" / f"20250101-00000{int(guarded)}-tiny"
+        old.mkdir(parents=True)  # news, so that a heartbeat has something to fetch
+        urllib.request.urlopen(f"{app[1]}reload?before=60").read()
+        settings = {"pretrained_model_name_or_path": "/a.safetensors", "max_train_steps": 9, "rewards": ["CLIP"]}
+        (old / "config.json").write_text(json.dumps(settings))
+        (old / "status.json").write_text('{"state": "finished", "step": 9}')
+        if guarded:
+            page.wait_for_selector(f"{mark} >> text=/reload the page/")
+            assert page.evaluate(f"document.querySelector('{ID}panel').inert")
+            page.wait_for_timeout(7000)  # longer than a page at rest waits between two looks
+            assert calls(app) == before
+            page.reload()
+            show_tab(page)
+            page.wait_for_function(f"document.querySelector('{mark}').dataset.boot !== '{boot}'")
+            says(page, "finished, update 9 of 9|stopped")
+        else:
+            page.wait_for_function(
+                f"fetch('calls').then(a => a.json()).then(found => found.generate > {before})", polling=1000
+            )
+    finally:
+        page.close()
+
+
+@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 1280), ("light", 420)])
+def test_the_tab_fits_its_width(app, browser, theme, width):
+    page = opened(browser, app[1], theme=theme, width=width)
+    try:
+        says(page, "No runs yet|tiny.safetensors|a.safetensors")
+        page.click("text='Advanced'")
+        page.wait_for_selector(f"{ID}rank input")
+        page.wait_for_timeout(500)
+        shot(page, app, f"{theme}-{width}")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        bare = page.evaluate(
+            f"[...document.querySelectorAll('{ID}panel :is(select, progress, input[type=file]:not([hidden]))')]"
+            ".filter(node => node.offsetParent !== null).length"
+        )
+        assert bare == 0  # no raw widget of the browser
+    finally:
+        page.close()

@@ -50,17 +50,25 @@ for turn in range(2000):
 """
 
 
+def write_checkpoint(path, names):
+    """A safetensors file with tensors of these names, a byte each."""
+    header = {name: {"dtype": "U8", "shape": [1], "data_offsets": [at, at + 1]} for at, name in enumerate(names)}
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(len(names)))
+
+
 @pytest.fixture
 def page(host, tmp_path, monkeypatch):
-    """(client with the page's token, the runs, the host); its checkpoints are two empty files."""
-    for name in ("a.safetensors", "b.ckpt"):
-        (tmp_path / name).write_bytes(b"")
+    """(client with the page's token, the runs, the host); its checkpoints are two headers."""
+    write_checkpoint(tmp_path / "a.safetensors", ["cond_stage_model.x"])
+    (tmp_path / "b.ckpt").write_bytes(b"\x80\x02")  # pickled: its header tells nothing
     models = types.ModuleType("modules.sd_models")
     infos = [
         types.SimpleNamespace(title=f"{name} [123]", filename=str(tmp_path / name))
         for name in ("a.safetensors", "b.ckpt")
     ]
-    models.checkpoints_list = {info.title: info for info in infos}
+    models.checkpoints_list = models.checkpoint_aliases = {info.title: info for info in infos}
+    models.get_closet_checkpoint_match = models.checkpoint_aliases.get
     models.model_path = str(tmp_path / "sd")
     monkeypatch.setitem(sys.modules, "modules.sd_models", models)
     vae = types.ModuleType("modules.sd_vae")
@@ -352,7 +360,7 @@ def test_accounts_and_the_pages_token(page):
     # the routes are the page's alone: an account opens the page, and the page holds the token
     assert stranger.get(f"{URL}/runs", auth=("anna", "secret")).status_code == 401
     tab = host.part("refl_tab.tab")
-    assert host.part("refl_tab.api").TOKEN in tab.root_html()
+    assert host.part("refl_tab.api").TOKEN in tab.boot_html("x")
 
 
 def test_every_route_of_the_tab_needs_the_token_also_without_accounts(page):
@@ -396,7 +404,8 @@ def test_estimate_comes_from_the_training_process(page):
     client, _, _ = page
     answer = client.post(f"{URL}/estimate", json={"settings": {"prompts": "a cat"}})
     assert answer.json() == {"text": "needs 5.5 GB", "unet_calls": 3, "fits": True, "seconds": None}
-    assert client.post(f"{URL}/estimate", json={"settings": {}}).status_code == 422
+    assert client.post(f"{URL}/estimate", json={"settings": {}}).json() == answer.json()  # needs no prompts
+    assert client.post(f"{URL}/estimate", json={"settings": {"reward": "nothing"}}).status_code == 422
 
 
 def test_time_is_told_by_an_earlier_run_with_the_settings_that_matter(page):

@@ -57,6 +57,21 @@ def same_unet(backend, models) -> bool:
 # names
 
 
+def test_a_models_own_size_is_read_from_its_files(models, folder, tmp_path):
+    """tiny is drawn at 16 pixels: 8 cells of a side, and its autoencoder halves once."""
+    assert open_model(models["sd1"]).usual.resolution == 512  # nothing says so: as its family
+    alone = tmp_path / "alone.safetensors"
+    shutil.copy(models["sd1"], alone)
+    alone.with_suffix(".yaml").write_text("model: {params: {image_size: 8, unet_config: {params: {image_size: 32}}}}")
+    assert open_model(alone).usual.resolution == SIZE
+    described = tmp_path / "described.safetensors"
+    shutil.copy(models["sd1"], described)
+    (tmp_path / "described" / "unet").mkdir(parents=True)
+    shutil.copy(folder / "unet" / "config.json", tmp_path / "described" / "unet")
+    assert open_model(described).usual.resolution == SIZE
+    assert open_model(folder).usual.resolution == SIZE and open_model(folder).usual.guidance == 7.0
+
+
 @pytest.mark.parametrize("mark", ["_orig_mod.", "module.", "module._orig_mod."])
 def test_names_left_by_compiling_are_taken_off_wherever_they_stand(models, tmp_path, mark):
     state = load_file(models["sd1"])

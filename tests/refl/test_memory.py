@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import torch
 
 from refl.config import ReFLConfig
 from refl.families import family
-from refl.memory import OVERHEAD, MemoryEstimate, StorageTracker, estimate, estimate_config
+from refl.memory import OVERHEAD, MemoryEstimate, StorageTracker, estimate, estimate_config, subject, table
+
+from .test_rewards_and_metrics import reward_file  # noqa: F401  a fixture
 
 GIB = 2**30
 
@@ -74,3 +77,31 @@ def test_unet_calls_and_fit():
 
     assert _unet_calls(config) == round(34.5 + 3)  # on average 34.5 steps without gradient, then forward and backward
     assert MemoryEstimate(1, 2, 3, 2, 1).fits is False and MemoryEstimate(1, 2, 3, None, 1).fits is None
+
+
+@pytest.mark.newest
+def test_the_chosen_rewards_own_size_is_counted(settings, reward_file):  # noqa: F811
+    small = estimate_config(dataclasses.replace(settings, rewards=[str(reward_file)]))
+    published = estimate_config(settings)  # its weights are not here: a model of the published size stands in
+    judged = estimate_config(dataclasses.replace(settings, rewards=[str(reward_file)], judges=["ImageReward-v1.0"]))
+    assert published.weights - small.weights > 1.5 * GIB  # 0.45 billion weights of fp32
+    assert judged.weights == pytest.approx(published.weights, rel=0.02)
+
+
+@pytest.mark.newest
+def test_the_table_holds_the_runs_own_estimate_and_grows_evenly(settings, reward_file):  # noqa: F811
+    given = subject(dataclasses.replace(settings, rewards=[str(reward_file)], train_batch_size=4))
+    cells = {cell["batch"]: cell for cell in table(given)}
+    assert list(cells) == [1, 2, 4, 8] and [size for size, cell in cells.items() if cell["chosen"]] == [4]
+    assert cells[4]["gb"] * GIB == pytest.approx(given.estimate().total, rel=0.01)
+    assert {cell["resolution"] for cell in cells.values()} == {given.config.resolution}
+
+
+def test_errors_of_an_estimate_are_one_json_object(tmp_path, capsys):
+    from refl.cli import main
+
+    config = tmp_path / "config.json"
+    config.write_text('{"pretrained_model_name_or_path": "nowhere.safetensors"}')
+    assert main(["estimate", "--config", str(config)]) == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["error"].startswith("no such checkpoint: nowhere.safetensors. Choose another checkpoint")

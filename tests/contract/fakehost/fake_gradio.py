@@ -23,13 +23,14 @@ class Component:
         return None
 
     def _listen(self, event: str) -> Any:
-        def listen(fn: Any = None, inputs: Any = None, outputs: Any = None, **_: Any) -> None:
+        def listen(fn: Any = None, inputs: Any = None, outputs: Any = None, **_: Any) -> Component:
             self.events.append((event, fn))
+            return self
 
         return listen
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("click", "change", "input", "select", "submit"):
+        if name in ("click", "change", "input", "select", "submit", "blur", "upload", "then"):
             return self._listen(name)
         raise AttributeError(name)
 
@@ -40,6 +41,7 @@ CREATED: list[Component] = []
 def module() -> types.ModuleType:
     """A fresh `gradio` module."""
     fake = types.ModuleType("gradio")
+    fake.__version__ = "4.40.0"
     CREATED.clear()
     for name in (
         "Blocks",
@@ -57,6 +59,8 @@ def module() -> types.ModuleType:
         "Slider",
         "ColorPicker",
         "Radio",
+        "UploadButton",
+        "Gallery",
         "InputAccordion",
     ):
         setattr(fake, name, type(name, (Component,), {}))
