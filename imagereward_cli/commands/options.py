@@ -15,7 +15,7 @@ from imagereward_core.errors import ConfigError, ImageRewardError
 from imagereward_core.files import ScoreJob
 from imagereward_core.library import library_place
 from imagereward_core.printable import harmless
-from imagereward_core.taste import files as tastes
+from imagereward_core.taste import place as tastes
 
 from . import scorer_choice
 
@@ -50,8 +50,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_MODEL,
         metavar="NAME_OR_PATH",
         help=(
-            f"{', '.join(registry.names())}, the name of a taste, the path of a reward model's .pt or .safetensors file,"
-            " or package.module:function that makes a scorer (default %(default)s)"
+            f"{', '.join(registry.names())}, a taste's name, the path of a reward model's .pt or .safetensors file, or"
+            " package.module:function that makes a scorer (default %(default)s)"
         ),
     )
     scorer_choice.add_arguments(group)

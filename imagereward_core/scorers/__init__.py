@@ -10,7 +10,7 @@ from typing import Any
 from .. import weights
 from ..errors import ConfigError, ModelNotFoundError
 from ..registry import get
-from ..taste import files as tastes
+from ..taste import place as tastes
 from . import own
 from .base import Scorer
 from .loading import read_config

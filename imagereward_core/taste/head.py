@@ -3,9 +3,9 @@
     P(i is chosen over j) = σ(w · (φ(i) - φ(j))),   φ = [score, image directions …, appearance …],   all of unit spread
     w ~ N((SLOPE, 0, …, 0), diag(SLOPE_WIDTH², width² …))
 
-The prior's mean is the scorer itself, so with no duel the head is the scorer. How far it may go from it, `width`, is what
-the duels make most probable (type-II maximum likelihood) under a hyperprior towards little: without it ten duels can do
-harm. The posterior is Laplace's (MacKay 1992): a normal distribution at its peak.
+The prior's mean is the scorer itself, so with no duel the head is the scorer. How far it may go from it, `width`, is
+what the duels make most probable (type-II maximum likelihood) under a hyperprior towards little: without it ten duels
+can do harm. The posterior is Laplace's (MacKay 1992): a normal distribution at its peak.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ HALVINGS = 30
 
 @dataclass(frozen=True)
 class Head:
-    """The posterior of w: mean [d] and covariance [d, d], at the width that was chosen."""
+    """The posterior of w: mean [d] and covariance [d, d], at the width that was chosen (0: not known any more)."""
 
     mean: np.ndarray
     covariance: np.ndarray
-    width: float
+    width: float = 0.0
 
     def utility(self, differences: np.ndarray) -> np.ndarray:
         """Log odds [n] of differences φ(i) - φ(j) [n, d]; above 0 the first is preferred."""
@@ -49,7 +49,9 @@ def prior(size: int) -> Head:
     return Head(mean, np.diag(1 / _precision(size, WIDTHS[0])), WIDTHS[0])
 
 
-def fit(differences: np.ndarray, weights: np.ndarray | None = None, starts: dict[float, np.ndarray] | None = None) -> Head:
+def fit(
+    differences: np.ndarray, weights: np.ndarray | None = None, starts: dict[float, np.ndarray] | None = None
+) -> Head:
     """The head of duels: differences [n, d] of the chosen picture's features less the other's, weights [n] (1 each).
 
     `starts`: a guess of the peak by width, updated to what is found: fits of nearly the same duels then take two steps.
@@ -75,7 +77,7 @@ def fit(differences: np.ndarray, weights: np.ndarray | None = None, starts: dict
 def _peak(
     differences: np.ndarray, weights: np.ndarray, width: float, start: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """(peak of the posterior [d], its Hessian [d, d], log evidence) by Newton's method, halving steps that overshoot."""
+    """(peak of the posterior [d], its Hessian [d, d], log evidence), by Newton's method with halved steps."""
     mean = prior(differences.shape[1]).mean
     precision = _precision(differences.shape[1], width)
     w = start
