@@ -11,7 +11,6 @@ from typing import Any
 
 from .errors import ConfigError, ModelNotFoundError
 from .naming import REWARD_KEY, TASTE_KEY, check_key
-from .taste import place as tastes
 
 
 @dataclass(frozen=True)
@@ -285,6 +284,8 @@ def describe(name: str) -> ModelInfo:
     """The entry of that name; for a taste, or its file, one like its scorer's; for the file of an own reward model one
     like the first's, named after it.
     """
+    from .taste import place as tastes  # its library knows scorers by this table
+
     if name in names():
         return get(name)
     taste = tastes.find(name) or name
