@@ -4,8 +4,9 @@
     w ~ N((SLOPE, 0, …, 0), diag(SLOPE_WIDTH², width² …))
 
 The prior's mean is the scorer itself, so with no duel the head is the scorer. How far it may go from it, `width`, is
-what the duels make most probable (type-II maximum likelihood) under a hyperprior towards little: without it ten duels
-can do harm. The posterior is Laplace's (MacKay 1992): a normal distribution at its peak.
+not known: heads of several widths are averaged by how probable each makes the duels (their evidence), under a
+hyperprior towards little. Without that prior, and with the one most probable width, ten duels can do harm. The
+posterior at each width is Laplace's (MacKay 1992): a normal distribution at its peak.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ HALVINGS = 30
 
 @dataclass(frozen=True)
 class Head:
-    """The posterior of w: mean [d] and covariance [d, d], at the width that was chosen (0: not known any more)."""
+    """The posterior of w: mean [d] and covariance [d, d]; `width` is the mean width (0: not known any more)."""
 
     mean: np.ndarray
     covariance: np.ndarray
@@ -61,17 +62,19 @@ def fit(
         return prior(size)
     weights = np.ones(count) if weights is None else weights
     starts = {} if starts is None else starts
-    best: tuple[float, float, np.ndarray, np.ndarray] | None = None
+    found = []
     peak = prior(size).mean
     for width in WIDTHS:
         peak, hessian, evidence = _peak(differences, weights, width, starts.get(width, peak))
         starts[width] = peak
-        evidence -= 2 * math.log1p(width / USUAL)
-        if best is None or evidence > best[0]:
-            best = evidence, width, peak, hessian
-    assert best is not None  # there are widths
-    _, width, peak, hessian = best
-    return Head(peak, np.linalg.inv(hessian), width)
+        found.append((peak, np.linalg.inv(hessian), evidence - 2 * math.log1p(width / USUAL)))
+    shares = np.exp([evidence - max(each[2] for each in found) for *_, evidence in found])
+    shares /= shares.sum()
+    mean = sum(share * peak for share, (peak, *_) in zip(shares, found))
+    covariance = sum(
+        share * (spread + np.outer(peak - mean, peak - mean)) for share, (peak, spread, _) in zip(shares, found)
+    )
+    return Head(np.asarray(mean), np.asarray(covariance), float(shares @ np.array(WIDTHS)))
 
 
 def _peak(
