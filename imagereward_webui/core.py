@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from imagereward_core.metadata.infotext import with_settings
     from imagereward_core.prompts import plain_prompt
     from imagereward_core.runs import presets
+    from imagereward_core.taste import place as tastes
 else:
     RM = importlib.import_module(CORE_NAME)
     errors, naming, registry = module("errors"), module("naming"), module("registry")
@@ -40,6 +41,7 @@ else:
     with_settings = module("metadata.infotext").with_settings
     plain_prompt = module("prompts").plain_prompt
     presets = module("runs.presets")
+    tastes = module("taste.place")
 
 __all__ = [
     "RM",
@@ -56,5 +58,6 @@ __all__ = [
     "registry",
     "replace",
     "runs",
+    "tastes",
     "with_settings",
 ]
