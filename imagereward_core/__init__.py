@@ -92,7 +92,7 @@ def available_scores() -> list[str]:
     from importlib.metadata import entry_points
 
     from .registry import names
-    from .taste.files import names as tastes
+    from .taste.place import names as tastes
 
     ours = [name for name in names() if name not in names("imagereward")]
     installed = {point.name for point in entry_points(group="imagereward.scorers")} - set(ours)

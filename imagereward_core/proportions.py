@@ -1,4 +1,4 @@
-"""Shares and how sure one can be of them: Wilson's interval, and McNemar's exact test of two raters on the same cases."""
+"""Shares and how sure one can be of them: Wilson's interval; McNemar's exact test of two raters on the same cases."""
 
 from __future__ import annotations
 

@@ -284,13 +284,22 @@ def describe(name: str) -> ModelInfo:
     """The entry of that name; for a taste, or its file, one like its scorer's; for the file of an own reward model one
     like the first's, named after it.
     """
-    from .taste import files as tastes
+    from .taste import place as tastes  # its library knows scorers by this table
 
     if name in names():
         return get(name)
     taste = tastes.find(name) or name
-    if (entry := tastes.entry(taste)) is not None:
-        return entry
+    if (told := tastes.about(taste)) is not None:
+        return replace(
+            describe(told.base.source),
+            name=Path(taste).stem,
+            kind="taste",
+            sources=(),
+            key=TASTE_KEY,
+            description=f"A taste of one's own, learnt from {told.duels} duels on {told.base.name}",
+            aliases=(),
+            advice="",
+        )
     return replace(MODELS[0], name=Path(name).name, sources=(), description="An own reward model")
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from imagereward_core.metadata.infotext import with_settings
     from imagereward_core.prompts import plain_prompt
     from imagereward_core.runs import drawing, measures, presets
+    from imagereward_core.taste import place as tastes
 else:
     RM = importlib.import_module(CORE_NAME)
     errors, naming, registry = module("errors"), module("naming"), module("registry")
@@ -41,6 +42,7 @@ else:
     with_settings = module("metadata.infotext").with_settings
     plain_prompt = module("prompts").plain_prompt
     drawing, measures, presets = module("runs.drawing"), module("runs.measures"), module("runs.presets")
+    tastes = module("taste.place")
 
 
 def kind_of_file(path: str | os.PathLike[str]) -> Any:
@@ -66,5 +68,6 @@ __all__ = [
     "registry",
     "replace",
     "runs",
+    "tastes",
     "with_settings",
 ]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .core import logger
+from .core import module as core_module
 from .options import BY_NAME, PREFIX
 
 
@@ -48,6 +49,11 @@ def models_dir() -> Path:
     """Where reward models lie: the command line wins over the setting, the default is models/ImageReward."""
     given = getattr(module("shared").cmd_opts, "imagereward_models_path", None) or option("models_dir")
     return Path(given) if given else Path(module("paths").models_path) / "ImageReward"
+
+
+def library_place() -> Path:
+    """Where this host keeps the library and the tastes beside it."""
+    return Path(module("paths").data_path) / core_module("library.place").FILE_NAME
 
 
 # --- device and memory ----------------------------------------------------------------------------

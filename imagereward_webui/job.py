@@ -11,7 +11,7 @@ from typing import Any
 from weakref import WeakSet
 
 from . import report, results
-from .core import ImageRewardError, logger, naming, plain_prompt, registry, with_settings
+from .core import ImageRewardError, logger, naming, plain_prompt, registry, tastes, with_settings
 from .fields import OVER_ALL
 from .files import FileKeeper
 from .infotext import ALL_KEYS, score_key, settings, usable_key
@@ -240,8 +240,8 @@ class Job:
 
 
 def model_name(scorer: str, folder: Any) -> str:
-    """What stands in infotexts for these weights: the registry's name, or an own file's with its hash."""
-    return scorer if scorer in registry.names() else naming.own_model_name(folder / scorer)
+    """What stands in infotexts for these weights: the registry's name, or an own file's or a taste's with its hash."""
+    return scorer if scorer in registry.names() else naming.own_model_name(tastes.find(scorer) or folder / scorer)
 
 
 def clear(p: Any) -> None:

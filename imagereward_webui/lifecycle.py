@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .core import RM, ImageRewardError, errors, logger, naming, registry
+from .core import RM, ImageRewardError, errors, logger, naming, registry, tastes
 from .core import module as core_module
 from .options import PANEL_AUTO, PANEL_TOGETHER, POLICY_AUTO, POLICY_CPU, POLICY_KEEP, POLICY_UNLOAD
 
@@ -78,7 +78,11 @@ def load_scorer(
 
 
 def have_files(name: str, folder: Path, progress: Callable[..., None] | None = None) -> None:
-    """Download what the scorer of that name lacks; nothing to do for files of the user's own."""
+    """Download what the scorer of that name lacks, or the one that a taste was learnt on; nothing to do for files of
+    the user's own.
+    """
+    if (taste := tastes.find(name)) is not None and (told := tastes.about(taste)) is not None:
+        have_files(told.base.source, folder, progress)
     if name not in registry.names():
         return
     for source in registry.get(name).sources:
@@ -237,9 +241,9 @@ class ScorerHolder:
         """
         folder = self._host.models_dir()
         try:
-            status = (folder / name).stat()
+            status = (tastes.find(name) or folder / name).stat()
             stamp = (status.st_mtime_ns, status.st_size)
-        except OSError:  # a model of the registry, not a file in this folder by that name
+        except OSError:  # a model of the registry, neither a taste nor a file in this folder by that name
             stamp = None
         return name, self._host.device(), self._host.option("precision"), folder, stamp
 

@@ -8,6 +8,7 @@ from modules import script_callbacks
 # All at once: A1111 takes our folder off sys.path after the load.
 from . import api, extras, host, job, panel, plot_output, report, saving, script, session, settings, xyz  # noqa: F401
 from .core import RM
+from .core import module as core_module
 from .refl_tab import api as refl_api
 from .refl_tab import tab as refl_tab
 
@@ -23,6 +24,7 @@ def prepare() -> None:
 
 def register_callbacks() -> None:
     """Register every callback once per UI load."""
+    core_module("library.place").settle(host.library_place())
     script_callbacks.on_ui_settings(settings.add_options)
     script_callbacks.on_before_image_saved(script.before_image_saved)
     script_callbacks.on_image_saved(script.image_saved)

@@ -12,7 +12,7 @@ from typing import Any
 
 from . import host, plot_output, start
 from . import session as sessions
-from .core import errors, registry, with_settings
+from .core import errors, registry, tastes, with_settings
 from .core import module as core_module
 from .infotext import ALL_KEYS, BROWSER_KEY, score_keys, settings
 from .job import clear
@@ -67,6 +67,8 @@ def confirm_limit(p: Any, _limits: list[float]) -> None:
 
 def missing_weights(name: str) -> str:
     """What this scorer still has to download, with its size, or "" if all is here."""
+    if (taste := tastes.find(name)) is not None and (told := tastes.about(taste)) is not None:
+        name = told.base.source
     if name not in registry.names():
         return ""
     weights = core_module("weights")

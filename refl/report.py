@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import html
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 

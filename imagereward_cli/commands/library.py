@@ -48,6 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show = _action(actions, "show", "all that is known of one picture")
     show.add_argument("image", help="a picture's path")
 
+    win = _action(actions, "win", "how often people would prefer the one of two pictures of a prompt to the other")
+    win.add_argument("images", nargs="*", metavar="FILE", help="two pictures")
+    win.add_argument("--by", metavar="SCORER", help="which scorer (default: the one with the most scores)")
+    win.add_argument(
+        "--learn", metavar="FILE", help="results.json of `imagereward bench preference`: use the k that it fitted"
+    )
+
     library_compare.add_arguments(
         _action(actions, "compare", "which checkpoint, LoRA, sampler, guidance or number of steps scores higher")
     )
@@ -223,6 +230,60 @@ def _show(args: argparse.Namespace, library: Library) -> int:
     return OK
 
 
+def _win(args: argparse.Namespace, library: Library) -> int:
+    from imagereward_core.library import find, meaning
+
+    if args.learn:
+        slopes = _slopes(args.learn)
+        for name, k in slopes.items():
+            meaning.keep_k(library, name, k)
+        learnt = ", ".join(f"{name} {k:.3f}" for name, k in slopes.items())
+        if not args.images:
+            say(args, library, {"learnt": slopes}, f"learnt k of {learnt}")
+            return OK
+    if len(args.images) != 2:
+        raise ConfigError(f"two pictures are compared, found {len(args.images)}")
+    _, name = find.scorer_named(library, args.by)
+    scores = [_score_of(library, image, name) for image in args.images]
+    difference = scores[0] - scores[1]
+    k = meaning.known_k(name, library)
+    better = args.images[0] if difference >= 0 else args.images[1]
+    summary = {
+        "scorer": name,
+        "scores": scores,
+        "k": k,
+        "probability": meaning.win_probability(difference, k),
+    }
+    say(args, library, summary, f"{better}: {meaning.win_sentence(abs(difference), k)}")
+    return OK
+
+
+def _slopes(path: str) -> dict[str, float]:
+    """k by scorer out of a table's results.json."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            scorers = json.load(file)["scorers"]
+        found = {str(name): float(one["win"]["k"]) for name, one in scorers.items() if one.get("win")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is no results.json of `imagereward bench preference`: {error}") from error
+    if not found:
+        raise ConfigError(
+            f"{path} has no k: its scorers order all pairs as people do, or none"
+        )
+    return found
+
+
+def _score_of(library: Library, image: str, scorer: str) -> float:
+    from imagereward_core.library import find
+
+    picture = find.by_path(library, image)
+    if picture is None or scorer not in picture.scores:
+        raise ConfigError(
+            f"{image} has no score of {scorer} in {library.place}: `imagereward score --remember`"
+        )
+    return picture.scores[scorer]
+
+
 def _prune(args: argparse.Namespace, library: Library) -> int:
     from imagereward_core.library.scan import prune
 
@@ -290,6 +351,7 @@ ACTIONS = {
     "list": _list,
     "top": _top,
     "show": _show,
+    "win": _win,
     "compare": library_compare.run,
     "prune": _prune,
     "export": _export,

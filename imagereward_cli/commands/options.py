@@ -15,7 +15,7 @@ from imagereward_core.errors import ConfigError, ImageRewardError
 from imagereward_core.files import ScoreJob
 from imagereward_core.library import library_place
 from imagereward_core.printable import harmless
-from imagereward_core.taste import files as tastes
+from imagereward_core.taste import place as tastes
 
 from . import scorer_choice
 

@@ -20,7 +20,7 @@ from imagereward_core.errors import ConfigError, LibraryError
 from imagereward_core.exit_codes import OK, SOME_FAILED
 from imagereward_core.library import Library, library_place, open_library
 from imagereward_core.library.records import MY_TASTE
-from imagereward_core.taste import files
+from imagereward_core.taste import place as tastes
 
 from . import options
 from .library_output import say, show_table
@@ -69,7 +69,7 @@ def _action(
 
 def run(args: argparse.Namespace) -> int:
     if getattr(args, "name", None):
-        files.check_name(args.name)
+        tastes.check_name(args.name)
     place = library_place(args.library)
     if args.action in ("export", "import"):
         return _export(args, place) if args.action == "export" else _import(args, place)
@@ -116,9 +116,7 @@ def _fit(args: argparse.Namespace, library: Library) -> int:
             bar.total = total
             bar.update(done - bar.n)
 
-        learnt = learn(
-            library, base, options.loader_of(args), args.name, uses_prompt=uses_prompt, progress=progress
-        )
+        learnt = learn(library, base, options.loader_of(args), args.name, uses_prompt=uses_prompt, progress=progress)
     if learnt.left_out:
         reasons = list(dict.fromkeys(learnt.left_out.values()))
         options.say(f"{len(learnt.left_out)} duels were left out: " + "; ".join(reasons[:SHOWN]))
@@ -126,17 +124,17 @@ def _fit(args: argparse.Namespace, library: Library) -> int:
         **as_dict(learnt.about),
         "weak": learnt.weak,
         "left_out": len(learnt.left_out),
-        "file": os.fspath(files.path_of(args.name, library.place)),
+        "file": os.fspath(tastes.path_of(args.name, library.place)),
     }
     say(args, library, summary, sentences(learnt.about))
     return OK
 
 
-def _base(args: argparse.Namespace, place: Path) -> tuple[files.Base, bool]:
+def _base(args: argparse.Namespace, place: Path) -> tuple[tastes.Base, bool]:
     """(scorer to learn on, whether it reads prompts): the one named, else the one of last time, else the default."""
     if args.model is None:
-        path = files.find(args.name, place)
-        told = files.about(path) if path else None
+        path = tastes.find(args.name, place)
+        told = tastes.about(path) if path else None
         args.model = told.base.source if told else options.DEFAULT_MODEL
     if args.weights or args.scorer_config or ":" in args.model or args.precision == "int8":
         raise ConfigError(
@@ -148,10 +146,10 @@ def _base(args: argparse.Namespace, place: Path) -> tuple[files.Base, bool]:
         raise ConfigError(f"{args.model} is a taste: one is learnt on a scorer, which --scorer names")
     path = options.model_path(args.model, args.library)
     source = os.path.abspath(path) if path else job.info.name
-    return files.Base(job.model, source), job.info.uses_prompt
+    return tastes.Base(job.model, source), job.info.uses_prompt
 
 
-def as_dict(about: files.About) -> dict[str, Any]:
+def as_dict(about: tastes.About) -> dict[str, Any]:
     """What is known of a taste, as JSON."""
     return {
         "taste": about.name,
@@ -166,7 +164,7 @@ def as_dict(about: files.About) -> dict[str, Any]:
     }
 
 
-def sentences(about: files.About) -> str:
+def sentences(about: tastes.About) -> str:
     """The same in words."""
     from imagereward_core.taste.verdict import EXPECTATION, READY
 
@@ -190,7 +188,7 @@ def _status(args: argparse.Namespace, library: Library) -> int:
     from imagereward_core.library import marks
 
     counts = marks.duels_by_taste(library)
-    fitted = {name: files.about(files.existing(name, library.place)) for name in files.names(library.place)}
+    fitted = {name: tastes.about(tastes.existing(name, library.place)) for name in tastes.names(library.place)}
     found = []
     for name in dict.fromkeys([*fitted, *counts]):
         about = fitted.get(name)  # None too where its file is damaged
@@ -218,12 +216,16 @@ def _status(args: argparse.Namespace, library: Library) -> int:
 
 
 def _export(args: argparse.Namespace, place: Path) -> int:
-    written = files.export(args.name, args.file, place)
+    from imagereward_core.taste.files import export
+
+    written = export(args.name, args.file, place)
     return _done(args, {"taste": args.name, "file": os.fspath(written)}, f"{args.name} was written to {written}")
 
 
 def _import(args: argparse.Namespace, place: Path) -> int:
-    about = files.take_in(args.file, args.name, place, base=args.base, overwrite=args.overwrite)
+    from imagereward_core.taste.files import take_in
+
+    about = take_in(args.file, args.name, place, base=args.base, overwrite=args.overwrite)
     return _done(args, dataclasses.asdict(about), f"{about.name} was taken in; it was learnt on {about.base.name}")
 
 

@@ -21,6 +21,7 @@ from .store import Library
 ENOUGH = 50  # pictures with the same checkpoint from which these are the ones compared with
 FEWEST = 20  # pictures below which a percentile says nothing
 STEPS = 100
+K_NOTE = "k of "
 # k by scorer, fitted by `fit_k` on people's choices. A scorer that is not listed has none: nobody has fitted it on its
 # published weights yet.
 WIN_K: dict[str, float] = {}
@@ -91,9 +92,25 @@ def win_probability(difference: float, k: float | None) -> float | None:
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 
-def known_k(scorer: str) -> float | None:
-    """k of a scorer's published weights, None if it has not been fitted."""
+def known_k(scorer: str, library: Library | None = None) -> float | None:
+    """k of a scorer as it is named beside scores: as the library was told (`keep_k`), else that of the published
+    weights; None if nobody has fitted it.
+    """
+    if library is not None:
+        rows = library.query("SELECT value FROM notes WHERE name = ?", (f"{K_NOTE}{scorer}",))
+        if rows:
+            return float(rows[0][0])
     return WIN_K.get(scorer)
+
+
+def keep_k(library: Library, scorer: str, k: float) -> None:
+    """Have the library use this k. Raises DataError for one that says nothing."""
+    if not math.isfinite(k) or k <= 0:
+        raise DataError(
+            f"k of {scorer} must be positive, found {k}: its scores do not follow people's choices"
+        )
+    with library.transaction() as connection:
+        connection.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (f"{K_NOTE}{scorer}", repr(float(k))))
 
 
 def win_sentence(difference: float, k: float | None) -> str:

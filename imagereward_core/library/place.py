@@ -13,6 +13,7 @@ VARIABLE = "IMAGEREWARD_LIBRARY"
 COMPANIONS = ("-wal", "-shm", "-journal")  # what SQLite keeps beside its file
 TASTES = "imagereward-tastes"  # fitted tastes, in the library's folder
 THUMBNAILS = "imagereward-library-thumbnails"  # the tab's cache, in the library's folder
+_settled: Path | None = None
 # File systems that are served by another machine, or by the host of a virtual one: shared memory between processes,
 # which SQLite's WAL needs, does not work across them.
 NETWORK = re.compile(
@@ -33,13 +34,21 @@ def data_folder(platform: str = sys.platform, environ: Mapping[str, str] = os.en
     return (Path(named) if os.path.isabs(named) else home / ".local" / "share") / "imagereward"
 
 
+def settle(place: str | os.PathLike[str] | None) -> None:
+    """Where this process has its library unless a call or IMAGEREWARD_LIBRARY names another: a host has a folder of its
+    own for data. None: the user's data folder again.
+    """
+    global _settled
+    _settled = None if place is None else Path(place)
+
+
 def library_place(named: str | os.PathLike[str] | None = None) -> Path:
-    """The library's file: the one named (a folder stands for the file in it), else IMAGEREWARD_LIBRARY, else the user's
-    data folder.
+    """The library's file: the one named (a folder stands for the file in it), else IMAGEREWARD_LIBRARY, else where this
+    process settled, else the user's data folder.
     """
     chosen = named or os.environ.get(VARIABLE)
     if not chosen:
-        return data_folder() / FILE_NAME
+        return _settled or data_folder() / FILE_NAME
     path = Path(chosen).expanduser()
     return Path(os.path.abspath(path / FILE_NAME if path.is_dir() else path))
 

@@ -269,8 +269,8 @@ def close_all(place: str | os.PathLike[str]) -> None:
 
 
 def delete_library(place: str | os.PathLike[str]) -> None:
-    """Forget everything: rows, features, tastes, thumbnails and journals. Handles are closed first (Windows removes no open
-    file). Pictures stay where they are. Raises LibraryError if another program holds the file.
+    """Forget everything: rows, features, tastes, thumbnails and journals. Handles are closed first (Windows removes no
+    open file). Pictures stay where they are. Raises LibraryError if another program holds the file.
     """
     path = Path(place)
     close_all(path)

@@ -11,7 +11,7 @@ from .. import weights
 from ..errors import ConfigError, ModelNotFoundError
 from ..naming import own_model_name
 from ..registry import ModelInfo, describe, get, labelled
-from ..taste import files as tastes
+from ..taste import place as tastes
 from . import own
 from .base import Scorer
 from .loading import read_config, settings_of

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from .. import weights
 from ..errors import ConfigError, ModelNotFoundError, WeightsError
 from ..naming import own_model_name
-from ..taste import files
+from ..registry import describe
+from ..taste import files, place
 from ..taste.appearance import NAMES, appearance, appearance_of
 from .base import Scorer, building
 
@@ -36,6 +37,11 @@ class Encoded:
 
 class TasteHead(nn.Module):
     """score · `score` + embedding · `embedding` + appearance · `appearance` + `constant`, in fp32."""
+
+    score: Tensor
+    embedding: Tensor
+    appearance: Tensor
+    constant: Tensor
 
     def __init__(self, score: float, embedding: Tensor, appearance: Tensor, constant: float):
         super().__init__()
@@ -110,17 +116,17 @@ def load_taste(name: str | os.PathLike[str], **options: Any) -> TasteScorer:
     base = load_scorer(_source(taste.about, options.get("models_dir")), **options)
     score, embedding, looks = taste.basis.linear(taste.head.mean)
     head = TasteHead(
-        score,
-        torch.tensor(embedding, dtype=torch.float32),
-        torch.tensor(looks, dtype=torch.float32),
+        taste.factor * score,
+        torch.tensor(taste.factor * embedding, dtype=torch.float32),
+        torch.tensor(taste.factor * looks, dtype=torch.float32),
         taste.constant,
     ).to(base.device)
-    scorer = TasteScorer(base, head, files.entry(name))
+    scorer = TasteScorer(base, head, describe(os.fspath(name)))
     _check_width(scorer, name)
     return scorer
 
 
-def _source(about: files.About, models_dir: Any) -> str:
+def _source(about: place.About, models_dir: Any) -> str:
     """What to load as the base: a name, or the file where it was or in the models folder. Its digest must fit."""
     source = about.base.source
     if not weights.is_path(source):
@@ -142,7 +148,7 @@ def _source(about: files.About, models_dir: Any) -> str:
 
 def _check_width(scorer: TasteScorer, name: Any) -> None:
     """Raises WeightsError if the base's embeddings are not those the taste was learnt on."""
-    wanted = len(scorer.head.embedding)  # type: ignore[arg-type]
+    wanted = len(scorer.head.embedding)
     if not wanted:
         return
     blank = torch.full((1, 3, 64, 64), 0.5, device=scorer.device)

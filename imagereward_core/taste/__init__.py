@@ -8,9 +8,9 @@
 | appearance | sixteen plain numbers of how a picture looks, differentiable |
 | basis, head | features a head can learn from · Bayesian logistic regression whose prior is the scorer |
 | verdict | whether it is better than the scorer beyond chance |
-| duels, pairs | duels out of files, marks and the library · which two pictures to show next |
+| duels | duels out of files, and those that marks and stars imply |
 | learning | from the library's duels to a fitted taste |
-| files | tastes on disk, exported and imported |
+| place, files | where tastes lie and what is said of them · the tastes in the files, exported and imported |
 
 The scorer itself is `scorers/taste.py`. Importing this package imports neither torch nor numpy.
 """

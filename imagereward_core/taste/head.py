@@ -3,9 +3,10 @@
     P(i is chosen over j) = σ(w · (φ(i) - φ(j))),   φ = [score, image directions …, appearance …],   all of unit spread
     w ~ N((SLOPE, 0, …, 0), diag(SLOPE_WIDTH², width² …))
 
-The prior's mean is the scorer itself, so with no duel the head is the scorer. How far it may go from it, `width`, is what
-the duels make most probable (type-II maximum likelihood) under a hyperprior towards little: without it ten duels can do
-harm. The posterior is Laplace's (MacKay 1992): a normal distribution at its peak.
+The prior's mean is the scorer itself, so with no duel the head is the scorer. How far it may go from it, `width`, is
+not known: heads of several widths are averaged by how probable each makes the duels (their evidence), under a
+hyperprior towards little. Without that prior, and with the one most probable width, ten duels can do harm. The
+posterior at each width is Laplace's (MacKay 1992): a normal distribution at its peak.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ HALVINGS = 30
 
 @dataclass(frozen=True)
 class Head:
-    """The posterior of w: mean [d] and covariance [d, d], at the width that was chosen."""
+    """The posterior of w: mean [d] and covariance [d, d]; `width` is the mean width (0: not known any more)."""
 
     mean: np.ndarray
     covariance: np.ndarray
-    width: float
+    width: float = 0.0
 
     def utility(self, differences: np.ndarray) -> np.ndarray:
         """Log odds [n] of differences φ(i) - φ(j) [n, d]; above 0 the first is preferred."""
@@ -49,7 +50,9 @@ def prior(size: int) -> Head:
     return Head(mean, np.diag(1 / _precision(size, WIDTHS[0])), WIDTHS[0])
 
 
-def fit(differences: np.ndarray, weights: np.ndarray | None = None, starts: dict[float, np.ndarray] | None = None) -> Head:
+def fit(
+    differences: np.ndarray, weights: np.ndarray | None = None, starts: dict[float, np.ndarray] | None = None
+) -> Head:
     """The head of duels: differences [n, d] of the chosen picture's features less the other's, weights [n] (1 each).
 
     `starts`: a guess of the peak by width, updated to what is found: fits of nearly the same duels then take two steps.
@@ -59,23 +62,25 @@ def fit(differences: np.ndarray, weights: np.ndarray | None = None, starts: dict
         return prior(size)
     weights = np.ones(count) if weights is None else weights
     starts = {} if starts is None else starts
-    best: tuple[float, float, np.ndarray, np.ndarray] | None = None
+    found = []
     peak = prior(size).mean
     for width in WIDTHS:
         peak, hessian, evidence = _peak(differences, weights, width, starts.get(width, peak))
         starts[width] = peak
-        evidence -= 2 * math.log1p(width / USUAL)
-        if best is None or evidence > best[0]:
-            best = evidence, width, peak, hessian
-    assert best is not None  # there are widths
-    _, width, peak, hessian = best
-    return Head(peak, np.linalg.inv(hessian), width)
+        found.append((peak, np.linalg.inv(hessian), evidence - 2 * math.log1p(width / USUAL)))
+    shares = np.exp([evidence - max(each[2] for each in found) for *_, evidence in found])
+    shares /= shares.sum()
+    mean = sum(share * peak for share, (peak, *_) in zip(shares, found))
+    covariance = sum(
+        share * (spread + np.outer(peak - mean, peak - mean)) for share, (peak, spread, _) in zip(shares, found)
+    )
+    return Head(np.asarray(mean), np.asarray(covariance), float(shares @ np.array(WIDTHS)))
 
 
 def _peak(
     differences: np.ndarray, weights: np.ndarray, width: float, start: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """(peak of the posterior [d], its Hessian [d, d], log evidence) by Newton's method, halving steps that overshoot."""
+    """(peak of the posterior [d], its Hessian [d, d], log evidence), by Newton's method with halved steps."""
     mean = prior(differences.shape[1]).mean
     precision = _precision(differences.shape[1], width)
     w = start

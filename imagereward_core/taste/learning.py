@@ -16,10 +16,11 @@ from ..library import Features, Library, Score, images, marks
 from ..library.features import features_of
 from ..library.images import path_from_row
 from ..library.records import MY_TASTE
-from . import files, head, verdict
+from . import files, head, place, verdict
 from .basis import Basis, Material, basis_of
 from .duels import weak_duels
-from .files import About, Base, Taste
+from .files import Taste
+from .place import About, Base
 
 if TYPE_CHECKING:
     from ..scorers.base import Scorer
@@ -61,10 +62,11 @@ def learn(
     `base`: the scorer it is learnt on; `load` is called only if a picture lacks features. Marks and stars count as weak
     duels of MY_TASTE. Raises what loading and scoring raise, LibraryError, ConfigError.
     """
-    files.check_name(name)
+    files.check_free(name)
     duels = marks.duels(library, name)
     weak = weak_duels(library) if name == MY_TASTE else []
-    wanted = {number for duel in (*duels, *weak) for number in (duel.winner, duel.loser)}
+    wanted = {number for duel in duels for number in (duel.winner, duel.loser)}
+    wanted |= {number for pair in weak for number in (pair.winner, pair.loser)}
     index, material = _material(library, base, wanted)
     problems: dict[int, str] = {}
     if lacking := sorted(wanted - set(index)):
@@ -86,8 +88,8 @@ def learn(
     measured = verdict.measure(seen, starts=starts)
     looks = _look(library, name, base, measured, clock())
     about = _about(name, base, len(duels), measured, looks, clock())
-    taste = Taste(about, fitted, basis, _constant(basis, fitted, material))
-    files.write(taste, files.path_of(name, library.place))
+    taste = Taste(about, fitted, basis, *_units(basis, fitted, material))
+    files.write(taste, place.path_of(name, library.place))
     left_out = {
         duel.id: problems.get(duel.winner) or problems.get(duel.loser) or ""
         for duel in duels
@@ -105,10 +107,10 @@ def _about(
         base,
         duels=count,
         state=verdict.state(measured, looks),
-        accuracy=measured and measured.accuracy,
-        interval=measured and measured.interval,
-        scorer_accuracy=measured and measured.scorer_accuracy,
-        p=measured and measured.p,
+        accuracy=measured.accuracy if measured else None,
+        interval=measured.interval if measured else None,
+        scorer_accuracy=measured.scorer_accuracy if measured else None,
+        p=measured.p if measured else None,
         more=verdict.more(count, measured, looks),
         time=when,
     )
@@ -120,13 +122,16 @@ def _empty_basis() -> Basis:
     return Basis(1.0, np.zeros((0, 0)), np.ones(len(NAMES)))
 
 
-def _constant(basis: Basis, fitted: head.Head, material: Material) -> float:
-    """What keeps the mean of the duels' pictures where the scorer has it."""
+def _units(basis: Basis, fitted: head.Head, material: Material) -> tuple[float, float]:
+    """(factor, constant) that give the duels' pictures the mean and the spread that they have by the scorer, so that
+    limits and the colours of badges mean what they did. Exactly (1, 0) where the head is the scorer.
+    """
     if not len(material.scores):
-        return 0.0
+        return 1.0, 0.0
     score, embedding, looks = basis.linear(fitted.mean)
     found = material.scores * score + material.embeddings @ embedding + material.appearance @ looks
-    return float(material.scores.mean() - found.mean())
+    factor = float(material.scores.std() / found.std()) if found.std() > 0 else 1.0
+    return factor, float(material.scores.mean() - factor * found.mean())
 
 
 class _Rows:
@@ -150,9 +155,7 @@ class _Rows:
             return verdict.Duels(np.zeros((0, size)), none, none.astype(bool), none, none)
         winner, loser, weight, clear = (np.array(column) for column in zip(*self.found))
         pairs = np.minimum(winner, loser) * len(self.features) + np.maximum(winner, loser)
-        return verdict.Duels(
-            self.features[winner] - self.features[loser], weight, clear, self.prompts[winner], pairs
-        )
+        return verdict.Duels(self.features[winner] - self.features[loser], weight, clear, self.prompts[winner], pairs)
 
 
 def _look(
@@ -300,4 +303,3 @@ def forget(library: Library, name: str) -> tuple[int, bool]:
         raise LibraryError(f"{library.place} can only be read: nothing is forgotten")
     count = marks.forget_taste(library, name)
     return count, files.forget(name, library.place)
-

@@ -21,8 +21,8 @@ READY, NOT_YET = "ready", "not enough yet"
 FEWEST = 30  # clear duels below which nothing is measured
 FOLDS = 10
 ALPHA = 0.05
-HALF = 130  # duels by which half of it may be spent
-WORTH = 0.0025  # a look that may spend less waits for more duels
+HALF = 140  # duels by which half of it may be spent: few before, when there is little to find, nearly all at 300
+WORTH = 0.005  # a look that may spend less waits for more duels
 USEFUL, LITTLE_AFTER = 200, 1000
 EXPECTATION = "50 duels are a hint, 200 are useful, and after 400 to 1,000 little is added"
 
@@ -106,7 +106,7 @@ def _folds(duels: Duels, folds: int) -> np.ndarray:
 
 def allowed(duels: int) -> float:
     """The error that may have been spent by so many duels, of ALPHA in all."""
-    return ALPHA * duels**2 / (duels**2 + HALF**2)
+    return ALPHA * duels**4 / (duels**4 + HALF**4)
 
 
 @dataclass(frozen=True)

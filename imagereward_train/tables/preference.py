@@ -109,6 +109,7 @@ def evaluate(data: Sequence[metrics.Ranked], seed: int = 0, repeats: int = 1000)
     return {
         "accuracy": dataclasses.asdict(metrics.accuracy(data)),
         "interval": metrics.accuracy_interval(data, repeats, seed),
+        "win": metrics.win_slope(data, repeats, seed),
         "selection": {"prompts": len(many), **metrics.selection(many)} if many else None,
     }
 
@@ -155,6 +156,14 @@ def markdown(results: dict[str, Any]) -> str:
             " numbers.**\n"
         )
     text += "\n" + report.markdown_table(header, rows)
+    slopes = {name: found["win"] for name, found in results["scorers"].items() if found["win"]}
+    if slopes:
+        rows = [[name, f"{w['k']:.3f}", f"{w['low']:.3f} to {w['high']:.3f}", w["pairs"]] for name, w in slopes.items()]
+        text += (
+            "\n## Win probability\n\nOf two pictures of one prompt people prefer the one that scores Δ more with"
+            " probability σ(k · Δ). `imagereward library win --learn results.json` lets the library use these k.\n\n"
+            + report.markdown_table(["scorer", "k", "95 % interval", "pairs"], rows)
+        )
     chosen = {name: found["selection"] for name, found in results["scorers"].items() if found["selection"]}
     if chosen:
         keys = [key for key in next(iter(chosen.values())) if key != "prompts"]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core import logger
+from ..core import module as core_module
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / ".refl-libs"
@@ -47,8 +48,8 @@ def missing(folder: Path = FOLDER) -> list[str]:
 
 
 def environment(folder: Path = FOLDER) -> dict[str, str]:
-    """Variables of the training process: our folder and this extension on its path, nothing of the host's own
-    settings.
+    """Variables of the training process: our folder and this extension on its path, the library whose tastes may be
+    rewards, nothing of the host's own settings.
     """
     own = {
         key: value
@@ -56,7 +57,14 @@ def environment(folder: Path = FOLDER) -> dict[str, str]:
         if key not in ("PYTHONPATH", "COMMANDLINE_ARGS", "PYTORCH_CUDA_ALLOC_CONF")
     }
     paths = [str(folder)] * folder.is_dir() + [str(ROOT)]
-    return {**own, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"}
+    place = core_module("library.place")
+    return {
+        **own,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONUTF8": "1",
+        "PYTHONUNBUFFERED": "1",
+        place.VARIABLE: str(place.library_place()),
+    }
 
 
 class Installer:

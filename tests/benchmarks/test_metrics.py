@@ -102,3 +102,20 @@ def test_bootstrap_is_seeded():
     assert metrics.accuracy_interval(data, 100, 5) == metrics.accuracy_interval(data, 100, 5)
     low, high = metrics.accuracy_interval(data, 100, 5)
     assert low <= metrics.accuracy(data).pair <= high
+
+
+def test_the_win_slope_is_found_again():
+    """People who choose with σ(0.7 · Δ) among four images of each of 300 prompts."""
+    rng = np.random.default_rng(5)
+    data = []
+    for _ in range(300):
+        scores = rng.normal(size=4)
+        first = rng.random() < 1 / (1 + np.exp(-0.7 * (scores[0] - scores[1])))
+        second = rng.random() < 1 / (1 + np.exp(-0.7 * (scores[2] - scores[3])))
+        data.append(([1, 2] if first else [2, 1], scores[:2].tolist()))
+        data.append(([1, 2] if second else [2, 1], scores[2:].tolist()))
+    found = metrics.win_slope(data, 50, 0)
+    assert found is not None and found["pairs"] == 600
+    assert found["low"] < 0.7 < found["high"] and found["k"] == pytest.approx(0.7, abs=0.2)
+    assert metrics.win_slope([([1, 2, 3], [3.0, 2.0, 1.0])]) is None
+    assert metrics.win_slope([([1, 1], [3.0, 2.0])]) is None

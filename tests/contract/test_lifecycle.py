@@ -257,6 +257,40 @@ def test_a_real_small_model_from_the_folder(host, tmp_path):
     assert holder.unload() > 0
 
 
+def test_a_taste_is_a_scorer_like_any_other(host, tmp_path):
+    """Learnt beside the host's own library: listed, loaded, described; loaded anew once it was learnt anew."""
+    from PIL import Image
+
+    import imagereward_core as RM
+    from imagereward_core.library import open_library
+    from imagereward_core.taste import learning
+    from imagereward_core.taste.place import Base
+
+    weights = EXTENSION / "smallworld" / "weights" / "tiny-imagereward.safetensors"
+    lifecycle, names = host.part("lifecycle"), host.part("core").naming
+    base = Base(names.own_model_name(weights), str(weights))
+    place = host.part("host").library_place()
+    assert place == tmp_path / "imagereward-library.sqlite" and "my-taste" not in lifecycle.available(tmp_path)
+    with open_library(place) as library:
+        learning.learn(library, base, lambda: None)
+    assert "my-taste" in lifecycle.available(tmp_path)
+    scorer = lifecycle.load_scorer("my-taste", "cpu", "auto", tmp_path)
+    images = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
+    assert scorer.score("a cat", images) == RM.load(weights, device="cpu").score("a cat", images)
+    assert host.part("job").model_name("my-taste", tmp_path).startswith("my-taste [")
+    assert (
+        host.part("infotext").score_key("my-taste", "") == "Taste"
+        and host.part("xyz").missing_weights("my-taste") == ""
+    )
+    holder = host.part("lifecycle").ScorerHolder(host.part("host"), lifecycle.load_scorer)
+    before = holder._sources("my-taste")
+    with open_library(place) as library:
+        learning.learn(library, base, lambda: None)
+    assert holder._sources("my-taste") != before
+    environment = host.part("refl_tab.libraries").environment()
+    assert environment["IMAGEREWARD_LIBRARY"] == str(place)
+
+
 def test_idle_cost(tmp_path):
     """Loading the extension imports no torch, no transformers, no core model code."""
     code = f"""

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 
 import pytest
@@ -214,3 +215,25 @@ def test_scoring_goes_on_without_the_library(run, pictures, place, tiny_file):
     code, out, err = run("score", pictures / "00.png", "--model", tiny_file, "--device", "cpu", "--json", "--remember")
     assert code == 0 and len(json.loads(out)["images"]) == 1
     assert err.count("pictures are not remembered for now; scoring goes on") == 1
+
+
+def test_win_is_unknown_until_k_was_fitted(run, pictures, tmp_path):
+    run("library", "add", pictures)
+    two = (pictures / "01.png", pictures / "00.png")
+    found = as_json(run("library", "win", *two, "--by", "ImageReward", "--json"))
+    assert found["k"] is None and found["probability"] is None
+    assert "is unknown" in run("library", "win", *two)[1]
+    table = {"scorers": {"ImageReward-v1.0": {"win": {"k": 0.8}}, "random": {"win": None}}}
+    (tmp_path / "results.json").write_text(json.dumps(table))
+    assert run("library", "win", "--learn", tmp_path / "results.json")[1] == "learnt k of ImageReward-v1.0 0.800\n"
+    found = as_json(run("library", "win", *two, "--json"))
+    difference = found["scores"][0] - found["scores"][1]
+    assert found["k"] == 0.8 and found["probability"] == pytest.approx(1 / (1 + math.exp(-0.8 * difference)))
+    assert f"{two[0]}: preferred in about" in run("library", "win", *reversed(two))[1]
+    for arguments, words in (
+        ((two[0],), "two pictures are compared"),
+        ((two[0], tmp_path / "none.png"), "has no score of"),
+        (("--learn", tmp_path / "none.json"), "is no results.json"),
+    ):
+        code, _, err = run("library", "win", *arguments)
+        assert code == exit_codes.USAGE and words in err

@@ -124,6 +124,8 @@ class FakeHost:
         return self
 
     def __exit__(self, *_: Any) -> None:
+        for name in [name for name in sys.modules if name.endswith(".library.place")]:
+            sys.modules[name].settle(None)
         for key in [
             k
             for k in sys.modules
