@@ -37,6 +37,10 @@ class Field:
     help: str = ""
     row: int = 4
 
+    def shown(self, value: Any) -> Any:
+        """A value as its widget holds it."""
+        return list(value) if self.kind == "names" else value
+
 
 # The order is the order of the script's arguments: API clients address them by position, so only ever append.
 FIELDS: tuple[Field, ...] = (

@@ -118,7 +118,7 @@ def paste_value(field: Field, params: Mapping[str, Any], own_key: str = SCORE_KE
     if field.infotext is not None and field.infotext in params:
         with contextlib.suppress(InvalidRequest):
             value = getattr(ScoreRequest.from_api({field.attr: _typed(field, params[field.infotext])}), field.attr)
-    return list(value) if field.kind == "names" else value  # as the widget has it
+    return field.shown(value)
 
 
 def _typed(field: Field, text: Any) -> Any:

@@ -89,7 +89,7 @@ def own_scores(names: list[str] | None, constants: str) -> tuple[str, str]:
         found = core_module("panel").from_library({name: stored_name(name, folder) for name in names})
     except ImageRewardError as error:
         return constants, html.escape(str(error))
-    return core_module("panel").to_text(found), f"Taken from your own scores of {len(found)} scorers."
+    return core_module("panel").to_text(found), html.escape(f"Taken from your own scores of {', '.join(found)}.")
 
 
 def unload_button(elem_id: ElemId) -> None:
@@ -115,7 +115,7 @@ def _paste(field: Field) -> infotext.PasteKey:
 
 
 def _widget(field: Field, elem_id: ElemId) -> Any:
-    common = {"label": field.label, "value": field.default, "elem_id": elem_id(field.attr)}
+    common = {"label": field.label, "value": field.shown(field.default), "elem_id": elem_id(field.attr)}
     if field.help:
         common["tooltip"] = field.help  # a keyword that the hosts add to every component
     if field.kind == "bool":
@@ -127,7 +127,7 @@ def _widget(field: Field, elem_id: ElemId) -> Any:
     if field.kind == "choice":
         return gr.Dropdown(choices=list(field.choices), **common)
     if field.kind == "names":
-        return gr.Dropdown(choices=available(host.models_dir()), multiselect=True, **{**common, "value": []})
+        return gr.Dropdown(choices=available(host.models_dir()), multiselect=True, **common)
     if field.kind == "constants":
         return gr.Textbox(lines=1, **common)
     return gr.Dropdown(choices=available(host.models_dir()), **common)
