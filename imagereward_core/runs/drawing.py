@@ -42,7 +42,7 @@ def figure(curve: Curve) -> str:
         f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>',
         _word(LEFT, 12, curve.text(top)),
         _word(LEFT, HEIGHT - 6, curve.text(bottom)),
-        _word(WIDTH - LEFT, HEIGHT - 6, f"update {last:g}", end=True),
+        _word(WIDTH - LEFT, HEIGHT - 6, f"{curve.along} {last:g}", end=True),
     ]
     caption = f"{html.escape(curve.title)}: {curve.text(start)} → {curve.text(end)}"
     return (

@@ -18,13 +18,16 @@ DIVERSITY, ERROR, PICTURE = (0.0, 1.2), (0.0, 2.0), (0.0, 2.0)
 
 @dataclass(frozen=True)
 class Curve:
-    """One measure over the updates. low, high: what the axis shows at least, so that noise looks like noise."""
+    """One measure over the updates, or along something else. low, high: what the axis shows at least, so that noise
+    looks like noise.
+    """
 
     title: str
     points: tuple[Point, ...]
     low: float
     high: float
     percent: bool = False
+    along: str = "update"
 
     @property
     def axis(self) -> tuple[float, float]:
