@@ -176,7 +176,9 @@ class HostLane(threading.Thread):
                 continue
             if not environments.make_room(host):
                 needed, free = (f"{size / 2**30:.0f} GB" for size in (environments.ROOM, environments.room()))
-                self.failed.append(f"tests in the environment of {host.name}: it needs {needed} of disk, {free} are free")
+                self.failed.append(
+                    f"tests in the environment of {host.name}: it needs {needed} of disk, {free} are free"
+                )
                 continue
             if not environments.make(host, python, folder / f"{host.name}-install.log"):
                 self.failed.append(f"installing the environment of {host.name}")

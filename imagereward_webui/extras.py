@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 from modules import scripts_postprocessing
 
-from . import host, infotext, panel
+from . import extras_table, host, infotext, panel
 from .core import logger, metadata, plain_prompt, registry
 from .fields import BY_ATTR
 from .lifecycle import available, holder
@@ -38,21 +38,25 @@ class ScriptPostprocessingImageReward(scripts_postprocessing.ScriptPostprocessin
     ) -> None:
         if not enable or not scorer:  # the old Extras API sends None to every script but its own
             return
+        row = extras_table.Row(file=host.extras_file(), scorer=scorer, prompt="", image=pp.image)
+        extras_table.add(row)
         key = infotext.score_key(scorer, host.option("key"))
         try:
             words, missing = prompt_in(pp.image)
-            words = words or plain_prompt(prompt or "")
+            row.prompt = words = words or plain_prompt(prompt or "")
             if not words and registry.describe(scorer).uses_prompt:
-                pp.info[f"{key} note"] = f"not scored, {missing}"
+                row.note = f"not scored, {missing}"
                 return
-            score = holder.score(scorer, words, [pp.image])[0]
-            pp.info[key] = infotext.format_score(score, int(host.option("decimals")))
+            row.score = holder.score(scorer, words, [pp.image])[0]
+            pp.info[key] = infotext.format_score(row.score, int(host.option("decimals")))
         except Exception as error:  # noqa: BLE001 - the other postprocessing scripts' work must not be lost
             logger.warning("image not scored: %s", error)
-            pp.info[f"{key} note"] = f"not scored, {error}"
+            row.note = f"not scored, {error}"
         finally:
-            if notes := holder.take_notes():
-                pp.info.setdefault(f"{key} note", "; ".join(notes))
+            notes = holder.take_notes()
+            row.note = row.note or "; ".join(notes)
+            if row.note:
+                pp.info[f"{key} note"] = row.note
             if (
                 host.at_last_image()
             ):  # not after each: a directory of images would move or load the scorer for every one
