@@ -24,7 +24,7 @@ def module(name: str) -> ModuleType:
 
 if TYPE_CHECKING:
     import imagereward_core as RM
-    from imagereward_core import errors, metadata, naming, prompt_files, registry, runs
+    from imagereward_core import errors, metadata, naming, printable, prompt_files, registry, runs
     from imagereward_core.atomic import replace
     from imagereward_core.errors import ConfigError, ImageRewardError
     from imagereward_core.log import logger
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from imagereward_core.taste import place as tastes
 else:
     RM = importlib.import_module(CORE_NAME)
-    errors, naming, registry = module("errors"), module("naming"), module("registry")
+    errors, naming, printable, registry = (module(name) for name in ("errors", "naming", "printable", "registry"))
     metadata, prompt_files, runs = module("metadata"), module("prompt_files"), module("runs")
     ConfigError, ImageRewardError = errors.ConfigError, errors.ImageRewardError
     logger = module("log").logger

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 from modules import scripts_postprocessing
 
-from . import host, infotext
+from . import extras_table, host, infotext
 from . import panel as widgets
 from .core import logger, metadata, naming, plain_prompt
 from .fields import BY_ATTR
@@ -57,6 +57,8 @@ class ScriptPostprocessingImageReward(scripts_postprocessing.ScriptPostprocessin
     ) -> None:
         if not enable or not scorer:  # the old Extras API sends None to every script but its own
             return
+        row = extras_table.Row(file=host.extras_file(), scorer=scorer, prompt="", image=pp.image)
+        extras_table.add(row)
         key = infotext.SCORE_KEY
         try:
             request = ScoreRequest.from_api({"scorer": scorer, "panel": panel, "panel_constants": constants})
@@ -64,18 +66,23 @@ class ScriptPostprocessingImageReward(scripts_postprocessing.ScriptPostprocessin
             judges = judges_of(request.scorers, bool(request.panel), host.models_dir(), own_key, request.constants)
             key = judges.key
             words, missing = prompt_in(pp.image)
-            words = words or plain_prompt(prompt or "")
+            row.scorer, row.scale = " + ".join(judges.names), judges.scale
+            row.prompt = words = words or plain_prompt(prompt or "")
             if not words and judges.uses_prompt:
-                pp.info[f"{key} note"] = f"not scored, {missing}"
+                row.note = f"not scored, {missing}"
                 return
             judged = judges.at_once(words, holder.score_by(judges.names, words, [pp.image]))
+            row.score = judged.score
+            row.note = judges.no_limit if judged.score is None else ""
             pp.info.update(pairs_of(judges, judged, int(host.option("decimals"))))
         except Exception as error:  # noqa: BLE001 - the other postprocessing scripts' work must not be lost
             logger.warning("image not scored: %s", error)
-            pp.info[f"{key} note"] = f"not scored, {error}"
+            row.note = f"not scored, {error}"
         finally:
-            if notes := holder.take_notes():
-                pp.info.setdefault(f"{key} note", "; ".join(notes))
+            notes = holder.take_notes()
+            row.note = row.note or "; ".join(notes)
+            if row.note:
+                pp.info[f"{key} note"] = row.note
             if (
                 host.at_last_image()
             ):  # not after each: a directory of images would move or load the scorer for every one

@@ -142,6 +142,13 @@ def at_last_image() -> bool:
     return getattr(state, "job_no", 0) >= getattr(state, "job_count", 0)
 
 
+def extras_file() -> str:
+    """Extras tab: the file that is being worked on, as far as the host says it ("" for an image without one). To be
+    asked before anything else is shown in the progress bar.
+    """
+    return str(module("shared").state.textinfo or "")
+
+
 def process_images(p: Any) -> Any:
     return module("processing").process_images(p)
 

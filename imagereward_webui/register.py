@@ -6,7 +6,7 @@ from __future__ import annotations
 from modules import script_callbacks
 
 # All at once: A1111 takes our folder off sys.path after the load.
-from . import api, extras, host, job, panel, plot_output, report, saving, script, session, settings, xyz  # noqa: F401
+from . import api, extras, extras_table, host, job, panel, plot_output, report, saving, script, session, settings, xyz  # noqa: F401
 from .core import RM
 from .core import module as core_module
 from .refl_tab import api as refl_api
@@ -18,6 +18,7 @@ def prepare() -> None:
     host.before_results_are_sent(report.refresh)
     session.watch_scripts()
     saving.watch_saving()
+    extras_table.watch_extras()
     xyz.add_axes()
     panel.find_problems()
 
@@ -28,6 +29,7 @@ def register_callbacks() -> None:
     script_callbacks.on_ui_settings(settings.add_options)
     script_callbacks.on_before_image_saved(script.before_image_saved)
     script_callbacks.on_image_saved(script.image_saved)
+    script_callbacks.on_image_saved(extras_table.image_saved)
     script_callbacks.on_image_grid(job.images_joined)
     script_callbacks.on_image_grid(plot_output.draw_scores)
     script_callbacks.on_before_ui(prepare)

@@ -1,8 +1,8 @@
-"""Save and Zip take what is seen: the page may show a gallery best first and without what lies below a threshold, and the
-host's own functions know only the gallery as it was made.
+"""Save and Zip take what is seen: the page may show a gallery best first and without what lies below a threshold, and
+the host's own functions know only the gallery as it was made.
 
-The page leaves a note in the text that they are given beside the images (javascript/imagereward_order.js): for each image
-seen, in the order seen, its place in the gallery and that of its infotext.
+The page leaves a note in the text that they are given beside the images (javascript/imagereward_order.js): for each
+image seen, in the order seen, its place in the gallery and that of its infotext.
 """
 
 from __future__ import annotations

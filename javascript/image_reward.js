@@ -297,7 +297,7 @@
     }
     // for the files beside this one, for tests and for other extensions: what is on screen, by image address
     Object.assign(gallery, {
-        LISTS: LISTS, states: states, update: update, paint: paint, reaches: reaches, isBest: isBest, scoreOf: scoreOf,
+        LISTS: LISTS, states: states, update: update, paint: paint, paintBadges: paintBadges, newState: newState, option: option, reaches: reaches, isBest: isBest, scoreOf: scoreOf,
         masksEach: masksEach, setBadge: setBadge, setClass: setClass, setAttribute: setAttribute,
         scoreInInfotext: scoreInInfotext, scoresByPosition: scoresByPosition,
     });

@@ -35,7 +35,7 @@
         const [pin, pinLabel] = checkbox("pin", tab, "keep for the next job", (on) => set({pinned: on}), KEEP);
         const slider = make("input", {type: "range", id: "imagereward-threshold-" + tab, step: "0.01"});
         const at = make("span", {className: "imagereward-at"});
-        const label = make("label", {htmlFor: slider.id}, "score ≥ ", at);
+        slider.setAttribute("aria-label", "Threshold: score at least");
         slider.addEventListener("input", () => set({threshold: Number(slider.value) <= Number(slider.min) ? null : Number(slider.value)}));
         const reset = make("button", {type: "button", id: "imagereward-reset-" + tab, textContent: "Reset", title: "Show every image, in the order they were made."});
         reset.addEventListener("click", () => {
@@ -43,7 +43,7 @@
             sort.focus();  // the button is disabled now, and the keyboard's place would be lost with it
         });
         const count = make("span", {id: "imagereward-count-" + tab, className: "imagereward-count"});
-        const root = make("div", {id: "imagereward-bar-" + tab, className: "imagereward-bar"}, sortLabel, label, slider, hideLabel, pinLabel, reset, count);
+        const root = make("div", {id: "imagereward-bar-" + tab, className: "imagereward-bar"}, sortLabel, at, slider, hideLabel, pinLabel, reset, count);
         root.setAttribute("role", "group");
         root.setAttribute("aria-label", "ImageReward: what the gallery shows");
         return {root: root, sort: sort, hide: hide, pin: pin, slider: slider, at: at, reset: reset, count: count};
@@ -111,7 +111,7 @@
         if (Number(slider.value) !== Number(value)) slider.value = value;
         const share = ((100 * (Number(slider.value) - low)) / (high - low)).toFixed(1) + "%";
         if (slider.style.getPropertyValue("--imagereward-share") !== share) slider.style.setProperty("--imagereward-share", share);
-        gallery.setAttribute(slider, "aria-valuetext", (state.threshold === null ? "all" : state.threshold.toFixed(2)) + ", " + standing(state));
+        gallery.setAttribute(slider, "aria-valuetext", (state.threshold === null ? "any score" : state.threshold.toFixed(2)) + ", " + standing(state));
     }
 
     function paintBar(tab, state) {
@@ -129,7 +129,7 @@
         }
         const untouched = state.threshold === null && !state.hide && !state.sort;
         if (reset.disabled !== untouched) reset.disabled = untouched;
-        write(at, state.threshold === null ? "all" : state.threshold.toFixed(2));
+        write(at, state.threshold === null ? "any score" : "score ≥ " + state.threshold.toFixed(2));
         write(count, standing(state));
     }
 

@@ -19,9 +19,7 @@ from typing import Any
 
 from imagereward_core.atomic import write_bytes
 from imagereward_core.errors import ConfigError
-from imagereward_core.printable import drives_terminal, harmless
-
-FORMULA = ("=", "+", "-", "@")
+from imagereward_core.printable import csv_cell, drives_terminal, harmless
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None) -> str:
@@ -108,7 +106,7 @@ def _text(
         flat = [_flat(record) for record in records]
         writer = csv.DictWriter(buffer, fieldnames=list(flat[0]) if flat else ["file"], lineterminator="\n")
         writer.writeheader()
-        writer.writerows({key: _cell(value) for key, value in record.items()} for record in flat)
+        writer.writerows({key: csv_cell(value) for key, value in record.items()} for record in flat)
         return buffer.getvalue()
     return table(header, rows, width)
 
@@ -129,14 +127,6 @@ def as_json(data: Any, ascii_only: bool = False, indent: int = 2) -> str:
 
 def _escaped(char: str) -> str:
     return json.dumps(char)[1:-1] if not char.isascii() else f"\\u{ord(char):04x}"
-
-
-def _cell(value: Any) -> Any:
-    """A CSV cell: numbers as they are; text harmless to terminals and not a formula."""
-    if not isinstance(value, str):
-        return value
-    text = harmless(value, keep="\n\t")
-    return f"'{text}" if text.lstrip().startswith(FORMULA) else text
 
 
 def _printable(text: str) -> str:

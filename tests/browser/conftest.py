@@ -39,7 +39,8 @@ const modal = document.createElement("div");
 modal.id = "lightboxModal";
 modal.tabIndex = 0;
 modal.style.cssText = "display: none; position: fixed; inset: 0; z-index: 1001; background: rgb(20 20 20 / 95%);";
-modal.innerHTML = '<img id="modalImage" style="margin: auto; height: 80%"><a class="modalPrev">‹</a><a class="modalNext">›</a>';
+modal.innerHTML = '<img id="modalImage" style="margin: auto; height: 80%">'
+    + '<a class="modalPrev">‹</a><a class="modalNext">›</a>';
 const thumbs = () => [...document.querySelectorAll("#txt2img_gallery .thumbnails > button")];
 const go = (offset) => {
     const all = thumbs();

@@ -15,8 +15,9 @@ import gradio as gr
 from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from imagereward_webui import host, saving
+from imagereward_webui import extras_table, host, options, saving
 
+host.option = lambda name: options.BY_NAME[name].default
 host.saves_chosen_image = lambda index, first: False  # as if the setting "save selected only" was off
 
 FOLDER = Path(tempfile.mkdtemp())
@@ -82,6 +83,32 @@ def save_files(text, images, do_make_zip, index):
     return None, f"{next(counter)} · {info['index_of_first_image']} grids: " + " ".join(saved)
 
 
+EXTRAS = [
+    ("cat.png", 0.5, "a cat"),
+    ("b10.png", -1.25, "a <b>dog</b>"),
+    ("b9.png", None, ""),
+    ("a.png", 1.75, "=an apple"),
+]
+
+
+def run_extras():
+    """As the host's, with the table that the extension adds."""
+    rows, pictures = [], []
+    for i, (name, score, prompt) in enumerate(EXTRAS):
+        pictures.append(picture("extras", i))
+        note = "" if score is not None else "not scored, the image carries no prompt"
+        rows.append(
+            extras_table.Row(f"/in/{name}", "ImageReward-v1.0", prompt, pictures[-1], score, note, f"/out/{i}.png")
+        )
+    return extras_table.with_table(lambda: (pictures, add_rows(rows), ""))()[:2]
+
+
+def add_rows(rows):
+    for row in rows:
+        extras_table.add(row)
+    return "<p>ImageReward: 1.7500</p>"
+
+
 def button_js(code):
     return {"_js" if gr.__version__.startswith("3.") else "js": code}
 
@@ -93,7 +120,13 @@ with gr.Blocks(analytics_enabled=False) as demo:
         with gr.Column(elem_id="txt2img_results"):
             with gr.Group(elem_id="txt2img_gallery_container"):
                 gallery = gr.Gallery(
-                    label="Output", show_label=False, elem_id="txt2img_gallery", columns=4, preview=False, height=480, **GALLERY
+                    label="Output",
+                    show_label=False,
+                    elem_id="txt2img_gallery",
+                    columns=4,
+                    preview=False,
+                    height=480,
+                    **GALLERY,
                 )
             info = gr.Textbox(visible=False, elem_id="generation_info_txt2img")
             save = gr.Button("save", elem_id="save_txt2img")
@@ -107,6 +140,13 @@ with gr.Blocks(analytics_enabled=False) as demo:
             for name in RESULTS:
                 button = gr.Button(name, elem_id=f"generate_{name}")
                 button.click(fn=lambda name=name: generate(name), inputs=[], outputs=[gallery, info])
+
+    with gr.Column(elem_id="extras_results"):
+        extras = gr.Gallery(
+            label="Output", show_label=False, elem_id="extras_gallery", columns=4, preview=False, **GALLERY
+        )
+        below = gr.HTML(elem_id="html_info_x_extras")
+        gr.Button("extras", elem_id="generate_extras").click(fn=run_extras, inputs=[], outputs=[extras, below])
 
 app, _, _ = demo.launch(
     server_name="127.0.0.1", server_port=int(sys.argv[1]), show_api=False, quiet=True, prevent_thread_lock=True

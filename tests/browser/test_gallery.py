@@ -13,7 +13,9 @@ BADGES = (
 
 def generate(page, name, count):
     close_preview(page)
+    before = job(page)
     page.click(f"#generate_{name}")
+    page.wait_for_function(f"was => {JOB} !== was", arg=before)
     page.wait_for_function(
         "([selector, count]) => document.querySelectorAll(selector).length === count", arg=[GRID, count]
     )
@@ -23,6 +25,13 @@ def generate(page, name, count):
         arg=name,
     )
     page.wait_for_timeout(450)  # the host's 200 ms after the last change, twice
+
+
+JOB = "(document.querySelector('#generation_info_txt2img textarea').value.match(/job_timestamp[^,}]*/) || [''])[0]"
+
+
+def job(page):
+    return page.evaluate(JOB)
 
 
 def close_preview(page):
@@ -175,10 +184,10 @@ def at(page):
 def test_threshold_dims_and_hides_without_reordering(page, screenshot):
     generate(page, "first", 9)
     order = page.eval_on_selector_all(f"{GRID} img", "all => all.map(i => i.src)")
-    assert at(page) == "all"
+    assert at(page) == "any score"
     page.fill("#imagereward-threshold-txt2img", "0.5")
     assert below(page, "imagereward-below") == [2, 4, 5, 7]
-    assert at(page) == "0.50" and texts(page, "count") == ["4 of 8"]
+    assert at(page) == "score ≥ 0.50" and texts(page, "count") == ["4 of 8"]
     assert page.get_attribute("#imagereward-threshold-txt2img", "aria-valuetext") == "0.50, 4 of 8"
     screenshot("threshold")
     page.check("#imagereward-hide-txt2img")
@@ -187,7 +196,7 @@ def test_threshold_dims_and_hides_without_reordering(page, screenshot):
     screenshot("hidden")
     assert page.eval_on_selector_all(f"{GRID} img", "all => all.map(i => i.src)") == order
     page.click("#imagereward-reset-txt2img")
-    assert below(page, "imagereward-hidden") == [] and at(page) == "all" and texts(page, "count") == ["8 of 8"]
+    assert below(page, "imagereward-hidden") == [] and at(page) == "any score" and texts(page, "count") == ["8 of 8"]
     assert page.is_disabled("#imagereward-reset-txt2img") and not page.is_checked("#imagereward-hide-txt2img")
 
 
@@ -196,18 +205,18 @@ def test_each_job_starts_anew_unless_the_bar_is_pinned(page, screenshot):
     page.fill("#imagereward-threshold-txt2img", "0.5")
     page.check("#imagereward-hide-txt2img")
     generate(page, "second", 4)
-    assert below(page, "imagereward-hidden") == [] and at(page) == "all"
+    assert below(page, "imagereward-hidden") == [] and at(page) == "any score"
     page.check("#imagereward-pin-txt2img")
     page.fill("#imagereward-threshold-txt2img", "0.25")
     page.check("#imagereward-hide-txt2img")
     generate(page, "first", 9)
-    assert below(page, "imagereward-hidden") == [2, 4, 5, 7] and at(page) == "0.25"
+    assert below(page, "imagereward-hidden") == [2, 4, 5, 7] and at(page) == "score ≥ 0.25"
     page.fill("#imagereward-threshold-txt2img", "2.0")
     generate(page, "second", 4)
     assert texts(page, "empty") == [
         "Nothing to see: the best of 4 has 1.10, and the threshold is 2.00. Lower it, or press Reset."
     ]
-    assert at(page) == "2.00" and texts(page, "count") == ["0 of 4 shown"]
+    assert at(page) == "score ≥ 2.00" and texts(page, "count") == ["0 of 4 shown"]
     screenshot("nothing")
     page.click("#imagereward-reset-txt2img")
     assert page.query_selector("#imagereward-empty-txt2img") is None and below(page, "imagereward-hidden") == []
@@ -393,7 +402,7 @@ def test_results_are_said_and_everything_has_a_name(page):
     bar = page.locator("#imagereward-bar-txt2img")
     for role, name in (
         ("checkbox", "best first"),
-        ("slider", "score ≥"),
+        ("slider", "Threshold: score at least"),
         ("checkbox", "hide the others"),
         ("checkbox", "keep for the next job"),
         ("button", "Reset"),
@@ -408,7 +417,7 @@ def test_the_bar_by_keyboard_alone(page):
     assert shown_order(page) == [2, 0, 3, 1]
     page.keyboard.press("Tab")
     page.keyboard.press("End")  # the slider: up to the best
-    assert at(page) == "1.10"
+    assert at(page) == "score ≥ 1.10"
     page.keyboard.press("Tab")
     page.keyboard.press("Space")
     assert shown_order(page) == [2]

@@ -1,7 +1,12 @@
 """X/Y/Z axes with the CSV of scores, and the Extras tab."""
 
+import base64
 import copy
 import csv
+import html
+import json
+import re
+import sys
 import types
 
 import pytest
@@ -177,3 +182,89 @@ def test_extras_apply_the_memory_policy_after_the_last_image(host, extras, tmp_p
     for host.state.job_no in (1, 2):
         extras.process(image_with(tmp_path, None), enable=True, scorer="CLIP", prompt="a dog")
     assert len(loader.loads) == 1 and host.part("lifecycle").holder.status()["loaded"] is None
+
+
+# --- the table of a run ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_extras(host, tmp_path):
+    """One run of the Extras tab over a folder of images: (name, red, prompt)."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+
+    def run(images, *args, show=True):
+        for name, red, prompt in images:
+            chunks = PngImagePlugin.PngInfo()
+            if prompt:
+                chunks.add_text("parameters", f"{prompt}\nSteps: 20, Sampler: Euler, Seed: 1")
+            Image.new("RGB", (8, 8), (red, 0, 0)).save(folder / name, pnginfo=chunks)
+        run = sys.modules["modules.postprocessing"].run_postprocessing
+        return run(2, None, None, str(folder), "", show, *(args or (True, "ImageReward-v1.0", "")))
+
+    return run
+
+
+IMAGES = [("a.png", 60, "a cat"), ("b.png", 80, "a <b>dog</b>"), ("c.png", 40, ""), ("d.png", 50, "=1+1")]
+
+
+def rows_of(below):
+    body = below.partition("<tbody>")[2].partition("</tbody>")[0]
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", body)]
+    return [tuple(html.unescape(re.sub("<.*?>", " ", cell)) for cell in row) for row in cells]
+
+
+def test_a_run_of_extras_ends_with_a_table_best_first(run_extras):
+    images, below, log = run_extras(IMAGES)
+    assert len(images) == 4 and log == "" and below.startswith("<p>ImageReward: 0.0000</p>")
+    assert rows_of(below) == [
+        ("b.png", "3.0000", "a <b>dog</b>"),
+        ("a.png", "1.0000", "a cat"),
+        ("d.png", "0.0000", "=1+1"),
+        ("c.png", "–", "  not scored, the image carries no prompt "),
+    ]
+    assert "<b>dog" not in below
+    assert "ImageReward-v1.0: scored 3 · not scored 1 · mean 1.33 · best 3.00 (b.png)" in below
+    gallery = json.loads(html.unescape(re.search("data-gallery='(.*?)'", below)[1]))
+    assert gallery == {"scores": [1.0, 3.0, None, 0.0], "low": -2.0, "high": 2.0}
+
+
+def test_the_tables_csv_holds_what_was_scored_and_where_it_was_saved(run_extras, host, tmp_path):
+    below = run_extras(IMAGES)[1]
+    encoded = re.search("base64,(.*?)'", below)[1]
+    text = base64.b64decode(encoded).decode("utf-8-sig")
+    rows = list(csv.DictReader(text.splitlines()))
+    saved = str(host.folder / "outputs" / "extras" / "00002.png")
+    assert rows[0] == {
+        "file": str(tmp_path / "in" / "b.png"),
+        "saved as": saved,
+        "scorer": "ImageReward-v1.0",
+        "score": "3.0000",
+        "prompt": "a <b>dog</b>",
+        "note": "",
+    }
+    assert rows[2]["prompt"] == "'=1+1" and rows[3]["note"] == "not scored, the image carries no prompt"
+    assert [row["score"] for row in rows] == ["3.0000", "1.0000", "0.0000", ""]
+
+
+def test_a_run_that_shows_no_images_has_its_table_all_the_same(run_extras):
+    images, below, _ = run_extras(IMAGES, show=False)
+    assert images == [] and len(rows_of(below)) == 4 and "&quot;scores&quot;: []" in below
+
+
+def test_without_scores_the_tab_is_as_the_host_made_it(run_extras):
+    assert run_extras(IMAGES, False, "ImageReward-v1.0", "")[1] == "<p></p>"
+    assert run_extras(IMAGES, None, None, None)[1] == "<p></p>"
+
+
+def test_the_tables_are_of_one_run_each_and_watched_once(run_extras, host):
+    host.callbacks.call("on_before_ui")
+    below = run_extras(IMAGES)[1]
+    assert below.count("<table>") == 1 and len(rows_of(run_extras(IMAGES)[1])) == 4
+
+
+def test_a_failing_scorer_fills_the_table_with_reasons(run_extras, loader):
+    loader.failure = RuntimeError("no <weights>")
+    below = run_extras(IMAGES[:1])[1]
+    assert rows_of(below) == [("a.png", "–", "a cat  not scored, no <weights> ")]
+    assert "ImageReward-v1.0: scored 0 · not scored 1" in below

@@ -153,6 +153,7 @@ class FakeHost:
         add("call_queue", queue_lock=runner.NonReentrantLock())
         add("ui_components", InputAccordion=self.gradio.InputAccordion)
         add("ui_common", create_refresh_button=lambda component, refresh, args, elem_id: args())
+        add("postprocessing", run_postprocessing=runner.extras(self))
         add("infotext_utils", parse_generation_parameters=infotext.parse)
         self.callbacks = runner.Callbacks()
         add("script_callbacks", **self.callbacks.registrars())

@@ -61,6 +61,34 @@ class ScriptPostprocessing:
     order = 1000
 
 
+def extras(host: Any) -> Any:
+    """The Extras tab's function for this host: every image through every script, then saved; HTML tells of the last."""
+
+    def run_postprocessing(mode, image, image_folder, input_dir, output_dir, show, *args, save_output=True):
+        from PIL import Image
+
+        files = sorted(Path(input_dir).iterdir()) if mode == 2 else [Path(file.name) for file in image_folder or []]
+        waiting = [(Image.open(file), str(file)) for file in files] if mode else [(image, None)]
+        host.state.job_count, host.state.job_no, outputs, text = len(waiting), 0, [], ""
+        for picture, name in waiting:
+            host.state.job_no += 1
+            host.state.textinfo = name
+            pp = SimpleNamespace(image=picture, info={})
+            for entry in host.scripts.scripts_data:
+                if issubclass(entry.script_class, ScriptPostprocessing):
+                    script = entry.script_class()
+                    script.process(pp, **dict(zip(script.ui(), args)))
+            text = ", ".join(f"{key}: {value}" for key, value in pp.info.items())
+            if save_output:
+                folder = output_dir or str(host.folder / "outputs" / "extras")
+                host.images.save_image(pp.image, folder, "", seed=f"{host.state.job_no:05}", info=text)
+            if mode != 2 or show:
+                outputs.append(pp.image)
+        return outputs, f"<p>{text}</p>", ""
+
+    return run_postprocessing
+
+
 class NonReentrantLock:
     """The host's lock: taking it twice on one thread would hang a real host; here it fails at once."""
 
