@@ -116,9 +116,7 @@ def _fit(args: argparse.Namespace, library: Library) -> int:
             bar.total = total
             bar.update(done - bar.n)
 
-        learnt = learn(
-            library, base, options.loader_of(args), args.name, uses_prompt=uses_prompt, progress=progress
-        )
+        learnt = learn(library, base, options.loader_of(args), args.name, uses_prompt=uses_prompt, progress=progress)
     if learnt.left_out:
         reasons = list(dict.fromkeys(learnt.left_out.values()))
         options.say(f"{len(learnt.left_out)} duels were left out: " + "; ".join(reasons[:SHOWN]))

@@ -125,9 +125,7 @@ def _picture(library: Library, path: Path, prompt: str | None, numbers: dict[Pat
 
 
 def _words(library: Library, number: int) -> str | None:
-    rows = library.query(
-        "SELECT p.words FROM images i JOIN prompts p ON p.id = i.prompt_id WHERE i.id = ?", (number,)
-    )
+    rows = library.query("SELECT p.words FROM images i JOIN prompts p ON p.id = i.prompt_id WHERE i.id = ?", (number,))
     return str(rows[0][0]) if rows else None
 
 

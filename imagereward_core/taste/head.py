@@ -49,7 +49,9 @@ def prior(size: int) -> Head:
     return Head(mean, np.diag(1 / _precision(size, WIDTHS[0])), WIDTHS[0])
 
 
-def fit(differences: np.ndarray, weights: np.ndarray | None = None, starts: dict[float, np.ndarray] | None = None) -> Head:
+def fit(
+    differences: np.ndarray, weights: np.ndarray | None = None, starts: dict[float, np.ndarray] | None = None
+) -> Head:
     """The head of duels: differences [n, d] of the chosen picture's features less the other's, weights [n] (1 each).
 
     `starts`: a guess of the peak by width, updated to what is found: fits of nearly the same duels then take two steps.

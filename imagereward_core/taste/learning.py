@@ -150,9 +150,7 @@ class _Rows:
             return verdict.Duels(np.zeros((0, size)), none, none.astype(bool), none, none)
         winner, loser, weight, clear = (np.array(column) for column in zip(*self.found))
         pairs = np.minimum(winner, loser) * len(self.features) + np.maximum(winner, loser)
-        return verdict.Duels(
-            self.features[winner] - self.features[loser], weight, clear, self.prompts[winner], pairs
-        )
+        return verdict.Duels(self.features[winner] - self.features[loser], weight, clear, self.prompts[winner], pairs)
 
 
 def _look(
@@ -300,4 +298,3 @@ def forget(library: Library, name: str) -> tuple[int, bool]:
         raise LibraryError(f"{library.place} can only be read: nothing is forgotten")
     count = marks.forget_taste(library, name)
     return count, files.forget(name, library.place)
-
