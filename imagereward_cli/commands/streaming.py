@@ -30,6 +30,7 @@ WHOLE = ("write", "rescore", "sort", "min_score", "top", "remember", "form")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags."""
+    parser.set_defaults(refuse=parser.error)
     group = parser.add_argument_group("many images")
     group.add_argument(
         "--manifest",
@@ -55,11 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def wanted(args: argparse.Namespace) -> bool:
-    """Whether these arguments ask for such a run. ConfigError for a command that names no image at all."""
+    """Whether these arguments ask for such a run. A command that names no image at all is refused with its usage."""
     asked = args.manifest or args.resume or args.engine != "local"
     streamed = str(args.output or "").lower().endswith(STREAMED)
     if not asked and not args.images:
-        raise ConfigError("name images, folders or patterns, or a --manifest")
+        args.refuse("name images, folders or patterns, or a --manifest")
     return bool(asked or streamed)
 
 
