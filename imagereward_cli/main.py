@@ -86,13 +86,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = next((word for word in argv if not word.startswith("-")), None)
     try:
         args = build_parser(command if command in COMMANDS else None).parse_args(argv)
-    except SystemExit as stop:  # argparse's way to end after --help or an error
-        return int(stop.code or OK)
-    _log_to_stderr(args.verbose)
-    try:
+        _log_to_stderr(args.verbose)
         code = int(args.run(args))
         sys.stdout.flush()
         return code
+    except SystemExit as stop:  # argparse's way to end after --help or an error
+        return int(stop.code or OK)
     except ImageRewardError as error:
         print(f"imagereward: {harmless(str(error), keep=LAYOUT)}", file=sys.stderr)
         return (

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError, ImageError, ImageRewardError, MetadataError
 from .metadata import ForeignText, FoundPrompt, NoPrompt, prompt_of, read_score, reason, write_score
 from .metadata.infotext import StoredScore
 from .naming import score_key
+from .pipeline import ahead, cores
 from .preprocess import open_image
 from .registry import ModelInfo
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from .scorers.base import Scorer
 
-Prepared = tuple[list["FileScore"], "Image.Image"]  # a file's results so far, and its pixels
-READERS = 4  # threads that read and decode ahead of the network; Pillow decodes outside Python's lock
+Prepared = tuple[list["FileScore"], Any]  # a file's results so far, and its pixels where some are wanted
 
 
 @dataclass(frozen=True)
@@ -78,37 +74,32 @@ def score_files_by(
     """As `score_files`, by several scorers that are in memory together: for every path a result of each job. The jobs
     differ in their scorers alone. A file is read once for all of them.
     """
-    scorers: Sequence[Scorer] = ()
-    batch: list[Prepared] = []
-    ahead: deque[Future[tuple[list[FileScore], Image.Image | None]]] = deque()
-    waiting = iter(paths)
+    scorers: list[Scorer] = []
     size = jobs[0].batch_size
-    pool = ThreadPoolExecutor(READERS, thread_name_prefix="imagereward-files")
-    try:
-        while True:
-            while len(ahead) < size + READERS and (path := next(waiting, None)) is not None:
-                ahead.append(pool.submit(_prepare, path, jobs))
-            if ahead:
-                results, image = ahead.popleft().result()
-                if image is None:
-                    yield results
-                    continue
-                batch.append((results, image))
-            if batch and (len(batch) >= size or not ahead):
-                if not scorers:
-                    scorers = load()
-                    for scorer in scorers:
-                        scorer.batch_size = size
-                yield from _scored(batch, jobs, scorers)
-                batch = []
-            elif not ahead:
-                return
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+
+    def looked_at() -> Iterator[list[FileScore]]:
+        for results in ahead(paths, lambda path: _looked_at(path, jobs), depth=size + cores()):
+            if not scorers and any(map(_is_open, results)):
+                scorers.extend(load())
+                for scorer in scorers:
+                    scorer.batch_size = size
+            yield results
+
+    batch: list[Prepared] = []
+    for results, image in ahead(looked_at(), lambda results: _decoded(results, jobs, scorers), depth=2 * size):
+        if image is None:
+            yield results
+            continue
+        batch.append((results, image))
+        if len(batch) == size:
+            yield from _scored(batch, jobs, scorers)
+            batch = []
+    if batch:
+        yield from _scored(batch, jobs, scorers)
 
 
-def _prepare(path: Path, jobs: Sequence[ScoreJob]) -> tuple[list[FileScore], Image.Image | None]:
-    """The file's prompt and stored scores, and its pixels if there is something to compute."""
+def _looked_at(path: Path, jobs: Sequence[ScoreJob]) -> list[FileScore]:
+    """The file's prompt and stored scores."""
     results = [FileScore(path, prompt=job.prompt, source="given") for job in jobs]
     try:
         with _reading(path):
@@ -119,12 +110,31 @@ def _prepare(path: Path, jobs: Sequence[ScoreJob]) -> tuple[list[FileScore], Ima
                 results = [
                     _with_prompt(result, found) if _wants_prompt(job) else result for result, job in zip(results, jobs)
                 ]
-            results = [_with_stored(result, job) for result, job in zip(results, jobs)]
-            if not any(map(_is_open, results)):
-                return results, None
-            return results, open_image(path, jobs[0].exif_transpose)
+            return [_with_stored(result, job) for result, job in zip(results, jobs)]
     except ImageRewardError as error:
-        return [replace(result, error=str(error)) if _is_open(result) else result for result in results], None
+        return _failed(results, str(error))
+
+
+def _decoded(results: list[FileScore], jobs: Sequence[ScoreJob], scorers: Sequence[Scorer]) -> Prepared:
+    """With the pixels that the scorers will ask for, if there is something to compute. Those that share their features
+    ask once.
+    """
+    from .scorers.base import Decoded
+
+    if not any(map(_is_open, results)):
+        return results, None
+    first = {scorer.features_key(): scorer for scorer in reversed(scorers)}
+    path = results[0].path
+    try:
+        with _reading(path):
+            return results, Decoded(path, list(first.values()), jobs[0].exif_transpose)
+    except ImageRewardError as error:
+        return _failed(results, str(error)), None
+
+
+def _failed(results: Sequence[FileScore], error: str) -> list[FileScore]:
+    """With this error wherever a score was still to be computed."""
+    return [replace(result, error=error) if _is_open(result) else result for result in results]
 
 
 def _wants_prompt(job: ScoreJob) -> bool:
@@ -184,7 +194,7 @@ def _scored(batch: list[Prepared], jobs: Sequence[ScoreJob], scorers: Sequence[S
         if len(batch) == 1:
             results, _ = batch[0]
             failed = f"{results[0].path}: {error}"
-            yield [replace(result, error=failed) if _is_open(result) else result for result in results]
+            yield _failed(results, failed)
             return
         for single in batch:
             yield from _scored([single], jobs, scorers)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import io
 import os
 import stat
+import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from .errors import ImageError
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP (Radford et al. 2021)
 STD = (0.26862954, 0.26130258, 0.27577711)
+LARGE = 1 << 24  # pixels of a file above which it is decoded alone
+_LARGE_ONE = threading.Lock()
 HUGE = 1 << 24  # pixels of the resized image above which only the part that survives the crop is resampled
 
 
@@ -67,6 +70,29 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(width, height) as the file's header says. Raises ImageError as `open_image` does."""
     with _open_file(os.fspath(path)) as image:
         return image.size
+
+
+@contextmanager
+def alone_if_large(source: Any) -> Iterator[None]:
+    """Inside, no other thread decodes a large file: one needs `LARGE` pixels and more at once, and their sum over all
+    cores would fill the memory. What is decoded already, or cannot be opened, does not wait.
+    """
+    with _LARGE_ONE if _pixels_to_decode(source) > LARGE else nullcontext():
+        yield
+
+
+def _pixels_to_decode(source: Any) -> int:
+    try:
+        if isinstance(source, (str, os.PathLike)):
+            width, height = image_size(source)
+        elif isinstance(source, (bytes, bytearray, memoryview)):
+            with _open_encoded(io.BytesIO(source), "") as image:
+                width, height = image.size
+        else:
+            return 0
+    except ImageError:
+        return 0  # what is wrong is said where it is read
+    return width * height
 
 
 @contextmanager

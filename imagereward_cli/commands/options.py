@@ -70,9 +70,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_image_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which images, and how they are read."""
-    parser.add_argument("images", nargs="+", help="image files, folders or patterns such as 'out/*.png'")
+def add_image_arguments(parser: argparse.ArgumentParser, needed: bool = True) -> None:
+    """Which images, and how they are read. needed: there must be one, as nothing else names any."""
+    count = "+" if needed else "*"
+    parser.add_argument("images", nargs=count, help="image files, folders or patterns such as 'out/*.png'")
     parser.add_argument("-r", "--recursive", action="store_true", help="folders with everything below them")
     parser.add_argument(
         "--exclude",

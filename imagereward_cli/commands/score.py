@@ -26,7 +26,7 @@ from imagereward_core.metadata.formats import NAMES
 from imagereward_core.panel import to_text
 from imagereward_core.panel.files import PanelFile, PanelFiles
 
-from . import options, output, panel_choice, remembering
+from . import options, output, panel_choice, remembering, streaming
 
 if TYPE_CHECKING:
     from imagereward_core.scorers.base import Scorer
@@ -35,7 +35,8 @@ Source = Callable[["list[Path]", Callable[[], object]], "Iterator[FileScore]"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    options.add_image_arguments(parser)
+    options.add_image_arguments(parser, needed=False)
+    streaming.add_arguments(parser)
     parser.add_argument("-p", "--prompt", help="the prompt for all images (default: each image's own)")
     parser.add_argument(
         "--write",
@@ -66,6 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if streaming.wanted(args):
+        return streaming.run(args)
     changes = {"write": args.write, "rescore": args.rescore, "key": args.key or ""}
     if names := panel_choice.names_of(args.model):
         return _run_panel(args, panel_choice.panel_of(args, names, args.prompt, **changes))

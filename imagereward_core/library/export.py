@@ -12,6 +12,7 @@ from typing import Any
 
 from .. import atomic
 from ..errors import LibraryError
+from ..parquet import pyarrow
 from . import find
 from .conditions import EVERYTHING, Where
 from .images import loras_text
@@ -19,6 +20,7 @@ from .records import Picture
 from .store import Library
 
 FORMATS = ("csv", "jsonl", "parquet")
+PARQUET = "a Parquet file"
 TOGETHER = 5000  # rows of one group of a Parquet file
 COLUMNS = (
     "path",
@@ -81,7 +83,7 @@ def export(library: Library, target: str | os.PathLike[str], form: str, where: W
     names = list(dict.fromkeys(name for _, name, _, used in find.scorers(library) if used))
     write = {"csv": _csv, "jsonl": _jsonl, "parquet": _parquet}[form]
     if form == "parquet":
-        _pyarrow()  # say what is missing before a file is begun
+        pyarrow(PARQUET)  # say what is missing before a file is begun
     try:
         with atomic.replacing(Path(target)) as temporary:
             return write(temporary, pictures, names)
@@ -118,7 +120,7 @@ def _jsonl(path: Path, pictures: Iterator[Picture], scorers: list[str]) -> int:
 
 
 def _parquet(path: Path, pictures: Iterator[Picture], scorers: list[str]) -> int:
-    arrow, parquet = _pyarrow()
+    arrow, parquet = pyarrow(PARQUET)
     kinds = {"missing": arrow.bool_(), "seed": arrow.uint64(), "cfg_scale": arrow.float64()}
     kinds |= dict.fromkeys(("width", "height", "stars"), arrow.int32()) | {"steps": arrow.int64()}
     fields = [(column, kinds.get(column, arrow.string())) for column in COLUMNS]
@@ -134,17 +136,6 @@ def _parquet(path: Path, pictures: Iterator[Picture], scorers: list[str]) -> int
                 rows = []
         writer.write_table(arrow.Table.from_pylist(rows, schema))
     return count
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise LibraryError(
-            "Parquet needs the package pyarrow, which is not installed: `pip install pyarrow`, or export csv or jsonl"
-        ) from error
-    return pyarrow, parquet
 
 
 def _iso(moment: float) -> str:

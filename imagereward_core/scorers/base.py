@@ -6,16 +6,15 @@ from __future__ import annotations
 import contextlib
 import os
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError, ScoreError
-from ..preprocess import open_image, pil_to_pixels, tensor_to_pixels
+from ..pipeline import ahead, chunks
+from ..preprocess import alone_if_large, open_image, pil_to_pixels, tensor_to_pixels
 from ..registry import ModelInfo, labelled
 from . import arguments
 from .modulelike import ModuleLike
@@ -43,6 +42,24 @@ def as_list(images: Any) -> tuple[list[Any], bool]:
     if isinstance(images, (list, tuple)):
         return list(images), False
     return [images], True
+
+
+class Decoded:
+    """An image file's pixels for some scorers, made by the thread that reads ahead; the decoded image is let go.
+
+    Raises ImageError for what cannot be read or converted.
+    """
+
+    def __init__(self, source: Any, scorers: Sequence[Scorer], exif_transpose: bool = False):
+        self.source, self.exif_transpose = source, exif_transpose
+        with alone_if_large(source):
+            image = open_image(source, exif_transpose)
+            self._ready = {id(scorer): scorer.pixels_from_image(image) for scorer in scorers}
+
+    def pixels(self, scorer: Scorer) -> Tensor:
+        """The scorer's pixels [3, S, S]; the file is read again for one that was not told of."""
+        ready = self._ready.get(id(scorer))
+        return scorer.pixels_from_image(open_image(self.source, self.exif_transpose)) if ready is None else ready
 
 
 class Scorer(ModuleLike, ABC):
@@ -78,7 +95,10 @@ class Scorer(ModuleLike, ABC):
 
     def preprocess(self, image: Any) -> Tensor:
         """One image (PIL, path, array) → the network's pixels [3, S, S], float32."""
-        return self.pixels_from_image(open_image(image, self.exif_transpose))
+        if isinstance(image, Decoded):
+            return image.pixels(self)
+        with alone_if_large(image):
+            return self.pixels_from_image(open_image(image, self.exif_transpose))
 
     # --- what a scorer defines -------------------------------------------------------------------------------------
 
@@ -169,16 +189,15 @@ class Scorer(ModuleLike, ABC):
 
     def _batches(self, runs: list[list[int]], images: list[Any]) -> Iterator[tuple[list[list[int]], Tensor]]:
         """Batches of distinct images with their pixels; the next batch is read while this one is computed."""
-        chunks = [runs[start : start + self.batch_size] for start in range(0, len(runs), self.batch_size)]
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="imagereward-read") as pool:
-            ahead: deque[Future[Tensor]] = deque()
-            for index, chunk in enumerate(chunks):
-                for later in chunks[index + len(ahead) : index + 2]:
-                    ahead.append(pool.submit(self._read, [images[run[0]] for run in later]))
-                yield chunk, ahead.popleft().result().to(self.device, self.dtype)
+        pixels = ahead((images[run[0]] for run in runs), self.preprocess, depth=2 * self.batch_size)
+        for chunk, read in zip(chunks(runs, self.batch_size), chunks(pixels, self.batch_size)):
+            yield chunk, self.placed(torch.stack(read))
 
-    def _read(self, images: list[Any]) -> Tensor:
-        return torch.stack([self.preprocess(image) for image in images])
+    def placed(self, pixels: Tensor) -> Tensor:
+        """Pixels where the network is, in its dtype. To a GPU they go from pinned memory, without waiting."""
+        if self.device.type == "cuda":
+            return pixels.to(self.dtype).pin_memory().to(self.device, non_blocking=True)
+        return pixels.to(self.device, self.dtype)
 
     def pixels_from_image(self, image: Any) -> Tensor:
         """A PIL image → the network's pixels [3, S, S], float32."""

@@ -414,6 +414,12 @@ def test_the_command_line_scores_the_words_and_names_the_rest(tmp_path):
     class Scorer:
         batch_size = 8
 
+        def features_key(self):
+            return ()
+
+        def pixels_from_image(self, image):
+            return image
+
         def score_pairs(self, prompts, images):
             return [float(len(prompt)) for prompt in prompts]
 
