@@ -27,6 +27,7 @@ BIN = "Scripts" if os.name == "nt" else "bin"
 EXE = ".exe" if os.name == "nt" else ""
 CONSTRAINTS = ROOT / "requirements" / "tested.txt"
 TORCH = os.environ.get("IMAGEREWARD_TORCH", "torch==2.13.0")
+EVERYTHING = "train,refl,clip,data,ray,dev"  # extras of the package that the tests need
 SHOWN = 60  # lines of a log that are shown at the end
 NO_VENV = (
     f"this Python ({sys.executable}) lacks venv or ensurepip: install them (Debian, Ubuntu: apt install"
@@ -201,7 +202,7 @@ def test(arguments: list[str]) -> int:
     """Lint, types, tests; beside them the tests of hosts in the hosts' own environments; then the core with
     transformers absent. Non-zero if anything failed.
     """
-    python = environment("train,refl,clip,dev")
+    python = environment(EVERYTHING)
     if arguments:  # somebody at work on one thing
         return run(python, "-m", "pytest", *arguments)
     failed = []
@@ -255,7 +256,7 @@ def main() -> int:
         if command == "test":
             return test(arguments)
         if command == "shell":
-            print(environment("train,refl,clip,dev"))
+            print(environment(EVERYTHING))
             return 0
     except KeyboardInterrupt:
         say("interrupted; the same command goes on from here")

@@ -98,10 +98,11 @@ def score_with_ray(
     together: int = TOGETHER,
 ) -> tuple[int, int]:
     """(rows in the output, rows with an error). Every id of the manifest is there exactly once, or DataError says how
-    many are missing. `load` must be picklable; actors: how many hold the scorer (0: one a CPU, or a GPU). together: rows of one
-    file of results, which is what a killed actor's retry and a resumed run do again.
+    many are missing. A row needs an id, or a path that is one.
 
-    A row needs an id, or a path that is one. Runs on the cluster that RAY_ADDRESS names, else on this machine.
+    load: makes the scorer, picklable. actors: how many hold one (0: one a CPU, or a GPU). together: rows of one file of
+    results, which is what the retry of a killed actor and a resumed run do again. Runs on the cluster that RAY_ADDRESS
+    names, else on this machine.
     """
     ray = ray_data()
     suffix = Path(manifest).suffix.lower()
@@ -156,13 +157,14 @@ class _NotIn:
     """Keeps records whose id is not written yet."""
 
     def __init__(self, done: Any):
-        self.done, self._ids = done, None
+        self.done = done
+        self._ids: frozenset[str] | None = None
 
     def __call__(self, found: Mapping[str, Any]) -> bool:
         if self._ids is None:
             import ray
 
-            self._ids = ray.get(self.done)
+            self._ids = frozenset(ray.get(self.done))
         return identity(found) not in self._ids
 
 

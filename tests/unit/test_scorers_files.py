@@ -100,7 +100,8 @@ def test_a_tensor_too_many_is_one_warning(tmp_path, name, caplog):
     save_file({**sets.state(name), "momentum.queue": torch.zeros(3)}, tmp_path / "long.safetensors")
     with caplog.at_level(logging.WARNING):
         found = rows(name, tmp_path / "long.safetensors")
-    assert found == rows(name, sets.write(name, tmp_path))
+    for row, wanted in zip(found, rows(name, sets.write(name, tmp_path)), strict=True):
+        assert row == pytest.approx(wanted, abs=1e-6)  # where weights begin in memory changes the last digit
     assert len([record for record in caplog.records if "momentum.queue" in record.getMessage()]) == 1
 
 
