@@ -167,6 +167,9 @@ class Settings:
     dial: bool = option(True, "at the end, measure the LoRA at strengths from 0 to 1.25 and say at which to use it")
     checkpointing_steps: int = option(10, "save a resumable state every so many updates")
     checkpoints_total_limit: int = option(2, "resumable states kept, besides the best")
+    report_to: str = option(
+        "", "curves and pictures also to tensorboard (in the run folder) or wandb", choices=("", "tensorboard", "wandb")
+    )
     resume_from_checkpoint: str = option("", "folder of a saved state, or latest", path=True)
     output_dir: str = option("checkpoint/refl", "run folder: events, status, samples, states, report", path=True)
     output: str = option("lora", "what is written at the end", choices=OUTPUTS)
