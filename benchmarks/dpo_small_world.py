@@ -99,7 +99,7 @@ def settings(picks: Path, seed: int, updates: int, out: Path) -> ReFLConfig:
         pretrained_model_name_or_path=str(TINY_SD),
         algorithm="dpo",
         picks=str(picks),
-        dpo_beta=2000.0,
+        dpo_beta=500.0,
         resolution=64,
         num_inference_steps=STEPS,
         guidance_scale=GUIDANCE,
@@ -111,10 +111,10 @@ def settings(picks: Path, seed: int, updates: int, out: Path) -> ReFLConfig:
         gradient_checkpointing=False,
         vae_checkpointing=False,
         max_train_steps=updates,
-        eval_steps=updates // 3,
+        eval_steps=updates // 4,
         eval_seeds=2,
         held_out=8,
-        checkpointing_steps=updates // 3,
+        checkpointing_steps=updates // 4,
         stop_rule="off",
         judges=["none"],
         output="single-file",
@@ -142,6 +142,7 @@ def main() -> None:
     parser.add_argument("--judged", type=int, default=15, help="held-out captions, EACH pictures of each")
     parser.add_argument("--updates", type=int, default=120)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", choices=(PICKS, CONTROL), help="runs of one kind")
     parser.add_argument("--work", type=Path, help="folder for pictures and runs; default one that is removed")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -158,7 +159,7 @@ def main() -> None:
         for seed in args.seeds:
             *files, larger = write_picks(work, args.captions, seed, read)
             for name, picks in zip((PICKS, CONTROL), files, strict=True):
-                if (name, seed) in done:
+                if (name, seed) in done or args.only not in (None, name):
                     continue
                 started = time.process_time()
                 result = Trainer(

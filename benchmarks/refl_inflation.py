@@ -4,8 +4,8 @@
     python benchmarks/refl_inflation.py --out docs/refl
 
 Sound runs follow tiny-imagereward; the control follows a reward model trained on rankings dealt at random, from the
-same encoders. The rule is off: its verdict is read from each evaluation afterwards. Runs that the file holds
-already are kept.
+same encoders; and a run "too fast" follows tiny-imagereward with everything off that holds it back. The rule is off.
+Runs that the file holds already are kept.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
 
-from benchmarks.refl_small_world import OracleJudge, captions  # noqa: E402
+from benchmarks.refl_small_world import LATE, OracleJudge, captions  # noqa: E402
 from benchmarks.smallworld_proof import negative_control  # noqa: E402
 from refl import ReFLConfig, Trainer  # noqa: E402
 from refl.rewards import load_rewards  # noqa: E402
 from smallworld.demo import TINY_REWARD  # noqa: E402
 from smallworld.pipeline import TINY_SD  # noqa: E402
 
-SOUND, CONTROL = "sound", "control"
+SOUND, CONTROL, TOO_FAST = "sound", "control", "too fast"
 
 
 def settings(seed: int, updates: int, out: Path) -> ReFLConfig:
@@ -66,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--updates", type=int, default=40)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", choices=(SOUND, CONTROL), help="runs of one kind")
+    parser.add_argument("--only", choices=(SOUND, CONTROL, TOO_FAST), help="runs of one kind")
     parser.add_argument("--control", type=Path, help="folder where the control's reward model is made, or lies")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -75,12 +75,15 @@ def main() -> None:
     runs: list[dict[str, Any]] = json.loads(target.read_text(encoding="utf-8"))["runs"] if target.is_file() else []
     done = {(run["name"], run["seed"]) for run in runs}
     with tempfile.TemporaryDirectory() as work:
-        rewards = {SOUND: TINY_REWARD, CONTROL: negative_control(args.control or Path(work) / CONTROL)}
+        shuffled = negative_control(args.control or Path(work) / CONTROL)
+        rewards = {SOUND: TINY_REWARD, CONTROL: shuffled, TOO_FAST: TINY_REWARD}
         for seed in args.seeds:
             for name, reward in rewards.items():
                 if (name, seed) in done or args.only not in (None, name):
                     continue
-                config = settings(seed, args.updates, Path(work) / f"{name}-{seed}")
+                config = settings(seed, args.updates, Path(work) / f"{name.replace(' ', '-')}-{seed}")
+                if name == TOO_FAST:
+                    config = dataclasses.replace(config, **{**LATE, "eval_steps": 15, "eval_seeds": 2})
                 mix = load_rewards([str(reward)], "cpu")
                 result = Trainer(args=config, rewards=mix, judges=[OracleJudge()]).train()
                 evaluations = [item.summary() for item in result.evaluations]
@@ -89,10 +92,12 @@ def main() -> None:
                     "machine": f"{platform.machine()}, one thread",
                     "python": platform.python_version(),
                     "torch": torch.__version__,
-                    "settings": {**dataclasses.asdict(config), "prompts": len(config.prompts), "output_dir": ""},
+                    "settings": {
+                        **settings(seed, args.updates, Path(work)).shareable(),
+                        "prompts": len(config.prompts),
+                    },
                     "runs": runs,
                 }
-                document["settings"]["pretrained_model_name_or_path"] = TINY_SD.name
                 target.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
                 print(name, seed, [(item["step"], round(item["inflation"], 4)) for item in evaluations], flush=True)
 

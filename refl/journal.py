@@ -17,6 +17,7 @@ from .errors import ReFLError, SaveError
 from .evaluate import save_sheet
 from .log import logger
 from .runfiles import RunFolder
+from .trackers import Careful
 
 MEMORY_HINT = (
     "Lower resolution or train_batch_size, use --taesd, or free the WebUI's memory first; the last saved state can be"
@@ -36,11 +37,14 @@ class Journal:
         self.step = 0
         self.notes: list[str] = []
         self.standing = ""
+        self.tracker = Careful()
 
     def event(self, kind: EventKind, **data: Any) -> None:
         """Append an event."""
         if self.folder:
             self.folder.event(kind, **{"step": self.step, **data})
+            if kind in (EventKind.STEP, EventKind.EVALUATION):
+                self.tracker.event(kind.value, int(data.get("step", self.step)), data)
 
     def say(self, state: State, **changes: Any) -> None:
         """Change the status; a change of state is an event, too."""
@@ -83,6 +87,7 @@ class Journal:
         try:
             save_sheet(images, seeds, path)
             self.event(EventKind.SAMPLES, path=f"{Name.SAMPLES}/{path.name}", **told)
+            self.tracker.picture(self.step, "held-out prompts", path)
         except SaveError as error:
             logger.warning("%s", error)
 

@@ -109,7 +109,7 @@ class StopRule:
 
     min_diversity: float = 0.7
     max_eps_mse: float = 1.75
-    max_inflation: float = 1.1
+    max_inflation: float = 1.015
 
     def verdict(self, base: Evaluation, now: Evaluation) -> str:
         """Why to stop, in plain words; empty if there is no reason."""
@@ -142,10 +142,11 @@ class StopRule:
                 f"the model is forgetting how to denoise: its error is {now.eps_mse / base.eps_mse:.1f} times the base"
                 f" model's (limit {self.max_eps_mse:g})"
             )
-        if now.inflation > self.max_inflation * base.inflation:
+        length = now.inflation / base.inflation
+        if max(length, 1 / length) > self.max_inflation:
             reasons.append(
-                f"the network's output grows: as velocity it is {now.inflation / base.inflation:.2f} times as long as"
-                f" the base model's (limit {self.max_inflation:g})"
+                f"the network's output {'grows' if length > 1 else 'shrinks'}: as velocity it is {length:.3f} times as"
+                f" long as the base model's (limit {self.max_inflation:g} in either direction)"
             )
         return reasons
 

@@ -33,7 +33,6 @@ UNUSED_REFERENCE_FLAGS: dict[str, tuple[Any, str]] = {
     "hub_token": (str, "results stay on this machine"),
     "hub_model_id": (str, "results stay on this machine"),
     "logging_dir": (str, "events lie in the run folder"),
-    "report_to": (str, "events lie in the run folder"),
     "tracker_project_name": (str, "events lie in the run folder"),
     "local_rank": (int, "accelerate sets it in the environment"),
     "enable_xformers_memory_efficient_attention": (bool, "torch's own attention needs no extension"),

@@ -10,7 +10,7 @@ from typing import Any
 
 from imagereward_core.runs import Name, State, write_settings
 
-from . import output, setup
+from . import checkpoint, output, setup
 from .anchor import AnchorSet
 from .backend import Backend
 from .config import ReFLConfig
@@ -29,6 +29,7 @@ from .preference import HeldOutPicks
 from .resolved import ResolvedConfig, resolve
 from .rewards import DifferentiableScorer, RewardMix
 from .runfiles import own_errors
+from .trackers import Careful, open_tracker
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,10 @@ class Preparation:
         self.asked = ReFLConfig(**self.config.decided())
         if self.processes.is_main:
             self._write_settings(dataclasses.asdict(self.asked), Name.CONFIG)
+            folder = Path(self.config.output_dir)
+            resume_at = (checkpoint.resumable(folder) or 0) if self.config.resume_from_checkpoint else 0
+            tracker = open_tracker(self.config.report_to, folder, self.asked.shareable(), resume_at)
+            self.journal.tracker = Careful(tracker)
 
     def _load_scorers(self) -> None:
         """Rewards, and in the process that evaluates the judges. That nobody judges is said while the run lasts, and at

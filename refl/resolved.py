@@ -151,6 +151,8 @@ def _check_asked(config: Settings) -> None:
             raise ConfigError(f"{name} must not be negative, found {value}")
     if not 1 <= config.draft_steps <= 5:
         raise ConfigError(f"draft_steps must lie between 1 and 5, found {config.draft_steps}")
+    if not config.max_inflation >= 1:
+        raise ConfigError(f"max_inflation must be at least 1, found {config.max_inflation}")
     if not 0 <= config.ema_decay < 1:
         raise ConfigError(f"ema_decay must lie in [0, 1), found {config.ema_decay}")
     if not config.rewards:

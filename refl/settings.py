@@ -122,7 +122,7 @@ class Settings:
     min_diversity: float = option(0.7, "stop when seed diversity falls below this share of the base model's")
     max_eps_mse: float = option(1.75, "stop when the denoising error exceeds this multiple of the base model's")
     max_inflation: float = option(
-        1.1, "stop when the network's output (as velocity) is longer than the base model's by more than this factor"
+        1.015, "stop when the network's output, as velocity, is longer or shorter than the base model's by this factor"
     )
     # what is tuned
     tune: str = option("lora", "what is trained", choices=("lora", "full"))
@@ -167,6 +167,9 @@ class Settings:
     dial: bool = option(True, "at the end, measure the LoRA at strengths from 0 to 1.25 and say at which to use it")
     checkpointing_steps: int = option(10, "save a resumable state every so many updates")
     checkpoints_total_limit: int = option(2, "resumable states kept, besides the best")
+    report_to: str = option(
+        "", "curves and pictures also to tensorboard (in the run folder) or wandb", choices=("", "tensorboard", "wandb")
+    )
     resume_from_checkpoint: str = option("", "folder of a saved state, or latest", path=True)
     output_dir: str = option("checkpoint/refl", "run folder: events, status, samples, states, report", path=True)
     output: str = option("lora", "what is written at the end", choices=OUTPUTS)

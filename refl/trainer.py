@@ -108,6 +108,7 @@ class Trainer:
             return RunResult(State.STOPPED.value, self.step, reason, None, self.history)
         finally:
             self._interruptible = False
+            self.journal.tracker.close()
 
     def request_stop(self, reason: StopReason = StopReason.HOST_ENDED) -> None:
         """Save and stop at the next micro-step; may be called from another thread."""

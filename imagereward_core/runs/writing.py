@@ -125,7 +125,12 @@ class RunFolder:
         with self._guard:
             if number > max(self._acknowledged, self._status["control_id"]) and command in COMMANDS:
                 self._acknowledged = number
-                self._status["message"] = HEARD[Command(command)]
+                self._status.update(self._heard(Command(command)))
+
+    def _heard(self, command: Command) -> dict[str, str]:
+        """What a command changes in the status until it is obeyed; nothing if it means nothing to a paused run."""
+        ends_pause = command in (Command.RESUME, Command.STOP, Command.STOP_NOW)
+        return {"message": HEARD[command]} if ends_pause or self.state is not State.PAUSED else {}
 
     @property
     def state(self) -> State:
@@ -188,5 +193,5 @@ class RunFolder:
             self.status(control_id=number)
             logger.warning("control.json asks for %r; known commands are %s", command, ", ".join(COMMANDS))
             return None
-        self.status(control_id=number, message=HEARD[Command(command)])
+        self.status(control_id=number, **self._heard(Command(command)))
         return Command(command)

@@ -159,7 +159,9 @@ def test_stop_rule_names_each_reason():
     assert "the reward itself falls" in damaged and "while judge" not in damaged  # too fast, not over-optimised
     crashed = rule.verdict(base, evaluation(10, reward=0.0, judge=(-1.0, 0.1, 1.0)))
     assert crashed == "judge, which is not trained on, falls by 0.967"  # whether or not the reward rises
-    assert "1.50 times as long" in rule.verdict(base, evaluation(10, reward=1.0, inflation=1.5))
+    for length, told in ((1.02, "grows: as velocity it is 1.020"), (0.98, "shrinks: as velocity it is 0.980")):
+        assert told in rule.verdict(base, evaluation(10, reward=1.0, inflation=length))
+    assert rule.verdict(base, evaluation(10, reward=1.0, inflation=0.99)) == ""
     noisy = evaluation(10, reward=1.0, judge=(-3.0, 3.5, 2.0))
     assert rule.verdict(base, noisy) == ""  # within two standard errors
 
@@ -227,6 +229,20 @@ def test_stop_rule_tells_the_measured_runs_apart():
         all("forgetting how to denoise" in verdict for run in found["shuffled"] for verdict in verdicts(run))
         and found["shuffled"]
     )
+
+
+def test_the_length_of_the_output_tells_sound_runs_from_others():
+    """The committed runs from which the limit comes: the denoising error alone would let the control pass."""
+    runs = json.loads((ROOT / "docs/refl/refl_inflation.json").read_text(encoding="utf-8"))["runs"]
+
+    def speaks(run):
+        base, *later = run["evaluations"]
+        measured = [evaluation(10, 1.0, 0.5, 0.04, inflation=item["inflation"]) for item in later]
+        return ["times as long" in StopRule().verdict(evaluation(), now) for now in measured]
+
+    assert {run["name"] for run in runs} == {"sound", "control", "too fast"}
+    for run in runs:
+        assert not any(speaks(run)) if run["name"] == "sound" else speaks(run)[-1]
 
 
 def test_judges_are_reported_beside_rewards(settings):

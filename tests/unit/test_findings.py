@@ -31,3 +31,36 @@ def test_speed_against_the_reference():
         assert (
             f"| {values['seconds_per_sample']:.2f} | {shown[0]} | {values['peak_growth_mib']:.0f} | {shown[1]} |" in DOC
         )
+
+
+def shares(name, runs, key, digits):
+    """Cells of a paired change: before and after, change and interval in per cent of `before` or in points."""
+    found = runs[key]
+    scale = found["before"] if name == "relative" else 1.0
+    low, high = (value / scale for value in found["change 95 %"])
+    change = f"{found['change'] / scale:+.1%} ({low:+.1%} to {high:+.1%})".replace("-", "−").replace("%", " %")
+    return f"{found['before']:.{digits}f} → {found['after']:.{digits}f} | {change}"
+
+
+def test_learning_from_picks():
+    found = json.loads((ROOT / "docs/refl/dpo_small_world.json").read_text(encoding="utf-8"))
+    for run in found["runs"]:
+        accuracy = max(item["pick_accuracy"] for item in run["evaluations"])
+        cells = [
+            f"{run['name']}, seed {run['seed']}",
+            shares("relative", run, "area", 4),
+            shares("points", run, "every attribute right", 3),
+            f"{accuracy:.0%}".replace("%", " %"),
+        ]
+        assert f"| {' | '.join(cells)} |" in DOC
+
+
+def test_length_of_the_output():
+    found = json.loads((ROOT / "docs/refl/refl_inflation.json").read_text(encoding="utf-8"))
+    for run in found["runs"]:
+        base, *later = run["evaluations"]
+        cells = [f"{run['name']}, seed {run['seed']}"]
+        for item in later:
+            cells += [f"{item['inflation']:.3f}", f"{item['eps_mse'] / base['eps_mse']:.2f} ×"]
+        cells += [f"{base['judges']['oracle']:.2f} → {later[-1]['judges']['oracle']:.2f}"]
+        assert f"| {' | '.join(cells)} |" in DOC

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -38,18 +39,39 @@ def test_status_events_and_commands_go_round(tmp_path):
         folder.status(state=State.TRAINING, step=4, message="half\udcff name", seconds_left=12)
         folder.event(EventKind.STEP, step=4, reward=0.5, parts=[float("nan"), {"x": float("inf")}])
         assert folder.state is State.TRAINING and folder.command() is None
+        assert runs.read_status(tmp_path / "run").message == "half\udcff name"
         runs.send(tmp_path / "run", "pause")
         runs.send(tmp_path / "run", "stop")  # the newest wins
         assert folder.command() is Command.STOP and folder.command() is None
     status = runs.read_status(tmp_path / "run")
     assert (status.state, status.step, status.heartbeat, status.seconds_left) == (State.TRAINING, 4, 100.0, 12)
-    assert status.message == "half\udcff name"
+    assert status.message.startswith("Saving and stopping")  # it was heard
     events = runs.read_events(tmp_path / "run" / Name.EVENTS)
     assert events == [{"time": 100.0, "type": "step", "step": 4, "reward": 0.5, "parts": [None, {"x": None}]}]
     with runs.RunFolder(tmp_path / "run") as folder:
         assert folder.command() is None  # what an earlier process was told
     with pytest.raises(ValueError, match="dance"):
         runs.send(tmp_path / "run", "dance")
+
+
+def test_a_busy_run_acknowledges_commands_with_its_heartbeat(tmp_path, monkeypatch):
+    """Even while it loads models and asks for no command; the command stays to be obeyed."""
+    monkeypatch.setattr("imagereward_core.runs.writing.HEARTBEAT", 0.01)
+    with runs.RunFolder(tmp_path) as folder:
+        folder.status(state=State.PREPARING, message="loading")
+        runs.send(tmp_path, "pause")
+        _wait(lambda: runs.read_status(tmp_path).message.startswith("Pausing"))
+        assert folder.state is State.PREPARING and folder.command() is Command.PAUSE
+        folder.status(state=State.PAUSED, message="")
+        runs.send(tmp_path, "save")  # nothing to save since
+        assert folder.command() is Command.SAVE and runs.read_status(tmp_path).message == ""
+
+
+def _wait(condition, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.01)
 
 
 def test_a_command_that_came_while_the_process_was_loading_is_obeyed(tmp_path):
