@@ -135,9 +135,10 @@ def test_the_form_marks_what_cannot_be_trained(page, tmp_path, name, tensors, wh
     good = checkpoint("a [1]", tmp_path / "a.safetensors")
     host_with(sys.modules["modules.sd_models"], checkpoint("bad [2]", path), good)
     pages = host.part("refl_tab.form_page")
-    (first, title), (label, bad) = pages.checkpoint_choices()
-    assert (first, title, bad) == ("a [1]", "a [1]", "bad [2]")  # what can be trained comes first
+    first, label = pages.marked_choices("checkpoint")
+    assert first == "a [1]"  # what can be trained comes first
     assert label.startswith("bad [2] — cannot be trained:") and why in label
+    assert pages.meant("checkpoint", label) == "bad [2]" and why in pages.about(label)
     assert why in pages.about("bad [2]") and "error" in pages.about("bad [2]")
     with pytest.raises(host.part("refl_tab.form").SettingError, match="cannot be trained"):
         host.part("refl_tab.form").build_config({"prompts": "a cat", "checkpoint": "bad [2]"})
@@ -389,8 +390,11 @@ def test_the_first_look_of_a_page_marks_and_preselects(actions, tmp_path):
     host_with(sys.modules["modules.sd_models"], good, checkpoint("x [2]", tmp_path / "x.safetensors"))
     host.options.data["sd_model_checkpoint"] = "a"
     first = actions.tick("", None, "quick try")
-    assert first[0]["value"] == "a [1]" and "cannot be trained" in first[0]["choices"][1][0]
-    assert first[3]["value"] == 20 and first[6]["value"] == host.part("refl_tab.rewards").default()
+    assert first[0]["value"] == "a [1]" and "cannot be trained" in first[0]["choices"][1]
+    reward = first[6]
+    assert first[3]["value"] == 20 and reward["value"] in reward["choices"] and first[7]["choices"][0] == "none"
+    # no labels beside the values: gradio 3's drop-downs have none
+    assert all(isinstance(choice, str) for update in (first[0], *first[6:9]) for choice in update["choices"])
     memory = first[11]
     later = actions.tick(memory, None, "quick try")
     assert len(first) == len(later) and all(update == {"__type__": "update"} for update in later[:9])
