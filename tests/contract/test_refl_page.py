@@ -235,8 +235,9 @@ def test_the_reward_falls_to_a_scorer_that_is_here_and_a_download_is_said(page, 
     assert "begins with a download of 1.8 GB" in rewards.note("ImageReward-v1.0")
     folder = rewards.host.models_dir()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "mine.safetensors").write_bytes(b"x")
-    monkeypatch.setattr(rewards, "to_download", lambda name: 0 if name == "mine.safetensors" else 1)
+    write_checkpoint(folder / "a-lora.safetensors", ["lora_unet_a.lora_up.weight"])  # no reward, whatever lies here
+    write_checkpoint(folder / "mine.safetensors", ["blip.visual_encoder.x"])
+    monkeypatch.setattr(rewards, "to_download", lambda name: int("safetensors" not in name))
     assert rewards.default() == "mine.safetensors" and rewards.note("mine.safetensors") == ""
 
 
