@@ -19,7 +19,7 @@ from ..guard import Alone
 from . import api, form_page, rewards, view
 from . import host as refl_host
 from .api import PREFIX, TOKEN
-from .form import BY_NAME
+from .form import BY_NAME, usual_guidance
 from .form_page import Form
 from .run_page import QUIET, RunView
 
@@ -100,7 +100,7 @@ class Actions:
         """Another checkpoint: what it is, and what follows from its family."""
         path = refl_host.checkpoint_path(form_page.meant("checkpoint", title))
         family = form_page.checkpoints.family(path)
-        guidance = refl_host.guidance() or (5.0 if family == "sdxl" else BY_NAME["guidance"].default)
+        guidance = refl_host.guidance() or usual_guidance(family)
         return [form_page.about(title or ""), gr.update(value=guidance), *self.budget(name, title)]
 
     def refresh_checkpoints(self, title: str | None) -> list[Update]:

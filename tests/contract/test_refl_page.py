@@ -147,8 +147,10 @@ def test_the_form_marks_what_cannot_be_trained(page, tmp_path, name, tensors, wh
 def test_what_the_form_calls_trainable_are_the_trainers_families(page):  # noqa: F811
     from refl.families import FAMILIES
 
-    known = page[2].part("refl_tab.checkpoints").FAMILIES
+    known, form = page[2].part("refl_tab.checkpoints").FAMILIES, page[2].part("refl_tab.form")
     assert {key: family.name for key, family in FAMILIES.items()} == known
+    usual = {key: family.usual.guidance for key, family in FAMILIES.items()}
+    assert {key: form.usual_guidance(key) for key in known} == usual
 
 
 # --- Basic -----------------------------------------------------------------------------------------------------------
@@ -348,6 +350,16 @@ def told(**changes):
 def test_a_phase_has_its_count_and_its_time(page, changes, words):  # noqa: F811
     view = page[2].part("refl_tab.view")
     assert view.phase(told(**changes), 120.0).startswith(words)
+
+
+@pytest.mark.parametrize(("output", "name"), [("lora", "x"), ("single-file", "")])
+def test_only_a_lora_is_offered_for_the_prompt(page, output, name):  # noqa: F811
+    _, runs, host = page
+    run = old_run(runs, 0, '{"state": "finished", "step": 9, "result": "/models/x.safetensors"}', output=output)
+    view = host.part("refl_tab.run_page").RunView()
+    shown = dict(zip(map(id, view.outputs), view.refresh("", run)))
+    assert shown[id(view.result)]["value"] == name and shown[id(view.result_row)]["visible"] is bool(name)
+    assert "/models/x.safetensors" in shown[id(view.status)]["value"]
 
 
 def test_failed_runs_look_like_errors_and_texts_are_escaped(page):  # noqa: F811
