@@ -170,10 +170,15 @@ class RunView:
             self.remove, [self.runs, self.memory], [self.said, *self.outputs], **QUIET, **host.page_script(CONFIRM)
         )
         for button, name in ((self.use, "use"), (self.plot, "plot")):
-            script = host.page_script(f"(name) => [window.imagerewardRefl.{name}(name)]")
-            button.click(None, [self.result], None, **script)
-        script = host.page_script("(id) => [window.imagerewardRefl.report(id)]")
-        self.report.click(None, [self.runs], None, **script)
+            button.click(None, [self.result], None, **_in_page(name))
+        self.report.click(None, [self.runs], None, **_in_page("report"))
+
+
+def _in_page(name: str) -> dict[str, str]:
+    """The argument of an event that only calls a function of our page script with the one input. It has no outputs, so
+    none may come back.
+    """
+    return host.page_script(f"(value) => {{ window.imagerewardRefl.{name}(value); return []; }}")
 
 
 class _Changed:
