@@ -117,7 +117,7 @@ class Form:
             if name not in settings or (name == "checkpoint" and not value):
                 found.append(gr.update())
             elif name == "checkpoint" or name in SCORERS:
-                found.append(gr.update(value=shown(name, value)))
+                found.append(gr.update(value=shown(name, str(value or ""))))
             else:
                 found.append(gr.update(value="\n".join(value) if isinstance(value, list) else value))
         return found
