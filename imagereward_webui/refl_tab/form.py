@@ -280,12 +280,18 @@ HOW_FAR: dict[str, dict[str, Any]] = {
     "careful": {"steps": 300, "learning_rate": 5e-5, "held_out": 32},
 }
 SDXL_STEPS = {"quick try": 10, "normal": 60, "careful": 200}
+SDXL_GUIDANCE = 5.0
 
 
 def how_far(name: str, family: str) -> dict[str, Any]:
     """The fields that a budget decides for a family ("sd1", "sdxl", "" where it is unknown)."""
     found = dict(HOW_FAR[name])
     return {**found, "steps": SDXL_STEPS[name]} if family == "sdxl" else found
+
+
+def usual_guidance(family: str) -> float:
+    """The CFG scale that a family is sampled with where the host has none of its own."""
+    return SDXL_GUIDANCE if family == "sdxl" else float(BY_NAME["guidance"].default)
 
 
 def build_config(settings: Mapping[str, Any], promised: Promised = (), *, needs_prompts: bool = True) -> dict[str, Any]:

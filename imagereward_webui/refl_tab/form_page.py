@@ -23,6 +23,7 @@ FEWEST, FEW = 8, 50  # prompts: fewer are refused, fewer are warned about
 STARTER = Path(__file__).with_name("starter_prompts.txt")
 FAR = "quick try: to see that it works; normal: a first real run; careful: longer, in smaller steps"
 SCORERS = ("reward", "second_reward", "judge")
+NONE, UNTRAINABLE, ABSENT = "none", " — cannot be trained: ", " — to be downloaded, "
 Update = Any
 
 
@@ -103,6 +104,7 @@ class Form:
         """The form in the terms of `build_config`."""
         found = dict(zip(self.names, values))
         found = {name: BY_NAME[name].default if value is None else value for name, value in found.items()}
+        found |= {name: meant(name, found[name]) for name in ("checkpoint", *SCORERS)}
         if source == IMAGES:
             found["prompts"] = ""
         return {**found, "from_outputs": source != THESE}
@@ -114,6 +116,8 @@ class Form:
             value = settings.get(name)
             if name not in settings or (name == "checkpoint" and not value):
                 found.append(gr.update())
+            elif name == "checkpoint" or name in SCORERS:
+                found.append(gr.update(value=shown(name, str(value or ""))))
             else:
                 found.append(gr.update(value="\n".join(value) if isinstance(value, list) else value))
         return found
@@ -145,38 +149,59 @@ def _widget(field: Field, **changes: Any) -> Any:
     return gr.Dropdown(choices=plain_choices(field), **given)
 
 
-def plain_choices(field: Field) -> list[Any]:
+def plain_choices(field: Field) -> list[str]:
     """What a field offers, by name alone: the UI is not kept waiting for a look into every file."""
     if field.name == "checkpoint":
         return [item["title"] for item in refl_host.checkpoints()]
-    if field.name == "reward":
-        return rewards.usable()
-    return [("none", ""), *((name, name) for name in api.scorers())] if field.name in SCORERS else list(field.choices)
+    if field.name in SCORERS:
+        return _scorers(field.name)
+    return list(field.choices)
 
 
-def scorer_choices(name: str) -> list[tuple[str, str]]:
-    """What a field of scorers offers, with the size of what is not on this machine."""
-    names = rewards.usable() if name == "reward" else api.scorers()
-    found = [(_with_size(scorer), scorer) for scorer in names]
-    return found if name == "reward" else [("none", ""), *found]
+def _scorers(name: str) -> list[str]:
+    return rewards.usable() if name == "reward" else [NONE, *api.scorers()]
 
 
-def _with_size(scorer: str) -> str:
-    size = rewards.to_download(scorer)
-    return f"{scorer} (to be downloaded, {size / 1e9:.1f} GB)" if size else scorer
+# gradio 3 knows no labels beside a drop-down's values, so that a value carries its mark, and `meant` takes it off.
 
 
-def checkpoint_choices() -> list[tuple[str, str]]:
-    """(label, title), those that can be trained first; the others say why not."""
-    found = [(item["title"], checkpoints.why_not(item["path"])) for item in refl_host.checkpoints()]
-    marked = [(f"{title} — cannot be trained: {why}", title) for title, why in found if why]
-    return [(title, title) for title, why in found if not why] + marked
+def marked_choices(name: str) -> list[str]:
+    """What the field of the checkpoint, or one of scorers, offers, each with what there is to say of it; checkpoints
+    that cannot be trained come last.
+    """
+    if name in SCORERS:
+        return [shown(name, scorer) for scorer in _scorers(name)]
+    found = [shown(name, item["title"]) for item in refl_host.checkpoints()]
+    return sorted(found, key=_is_refused)
+
+
+def _is_refused(text: str) -> bool:
+    return UNTRAINABLE in text
+
+
+def shown(name: str, value: str) -> str:
+    """A value of such a field as its list has it."""
+    if name == "checkpoint":
+        why = checkpoints.why_not(refl_host.checkpoint_path(value))
+        return f"{value}{UNTRAINABLE}{why}" if why else value
+    size = rewards.to_download(value) if value not in ("", NONE) else 0
+    return f"{value}{ABSENT}{size / 1e9:.1f} GB" if size else value or NONE
+
+
+def meant(name: str, text: str | None) -> str:
+    """The value that stands behind a list's text: the inverse of `shown`."""
+    if name == "checkpoint":
+        return (text or "").partition(UNTRAINABLE)[0]
+    value = (text or "").partition(ABSENT)[0]
+    return "" if value == NONE else value
 
 
 def default(field: Field) -> Any:
     """What a field starts with on this host and machine."""
     if field.name == "checkpoint":
         return refl_host.selected_checkpoint() or None
+    if field.name in ("second_reward", "judge"):
+        return NONE
     if field.name == "guidance":
         return refl_host.guidance() or field.default
     if field.name == "preset":
@@ -206,7 +231,8 @@ def kept_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def about(title: str) -> str:
-    """What the chosen checkpoint is, or why there is none."""
+    """What the chosen checkpoint is, or why there is none. title: as the list has it."""
+    title = meant("checkpoint", title)
     if not title:
         return view.note("No checkpoint is chosen: the WebUI does not say which one it uses. Choose one.", "warning")
     path = refl_host.checkpoint_path(title)
@@ -260,7 +286,7 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def budget(name: str, title: str | None) -> dict[str, Any]:
     """The fields that "how far" decides for the chosen checkpoint."""
-    return how_far(name, checkpoints.family(refl_host.checkpoint_path(title or "")))
+    return how_far(name, checkpoints.family(refl_host.checkpoint_path(meant("checkpoint", title))))
 
 
 def settled(settings: Mapping[str, Any], far: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import host
-from ..core import ImageRewardError, registry
+from ..core import ImageRewardError, kind_of_file, registry
 from ..core import module as core_module
 from ..lifecycle import available
 
@@ -20,6 +20,15 @@ def _differentiable(name: str) -> bool:
         return bool(registry.get(name).differentiable)
     except ImageRewardError:
         return True
+
+
+def _is_reward(name: str) -> bool:
+    path = host.models_dir() / name
+    try:
+        kind = kind_of_file(path) if path.is_file() else None
+    except ImageRewardError:
+        return False
+    return not path.is_file() or (kind is not None and kind.key == "imagereward")
 
 
 def to_download(name: str) -> int:
@@ -40,8 +49,10 @@ def _is_here(source: object) -> bool:
 
 
 def default() -> str:
-    """The scorer a new run learns from: ours, or where its weights are missing the first that is here."""
-    here = (name for name in usable() if not to_download(name))
+    """The scorer a new run learns from: ours, or where its weights are missing the first that is here. A file of the
+    user's own counts if it is a reward model.
+    """
+    here = (name for name in usable() if not to_download(name) and _is_reward(name))
     return DEFAULT if not to_download(DEFAULT) else next(here, DEFAULT)
 
 

@@ -55,7 +55,6 @@ class RunView:
             self.result = gr.Textbox(visible=False)
             self.use = gr.Button("Use in txt2img", size="sm", elem_id=ID + "use")
             self.plot = gr.Button("Prepare X/Y/Z plot", size="sm", elem_id=ID + "plot")
-            self.report = gr.Button("Report", size="sm", elem_id=ID + "report")
         self.said = gr.HTML(elem_id=ID + "run_said")
         self.gallery = gr.Gallery(
             label=pictures.title([]), columns=2, object_fit="contain", visible=False, elem_id=ID + "gallery"
@@ -65,6 +64,7 @@ class RunView:
             with gr.Row():
                 for command in (command for command in BUTTONS if command not in MAIN):
                     self._button(command, visible=False)
+                self.report = gr.Button("Report", size="sm", elem_id=ID + "report")
                 self.clone = gr.Button("Clone its settings", size="sm", elem_id=ID + "clone")
                 self.delete = gr.Button("Delete", size="sm", elem_id=ID + "delete")
             self.log = gr.HTML(elem_id=ID + "log")
@@ -117,10 +117,11 @@ class RunView:
             shown = api.runs().show(run["id"])
             folder = api.runs().folder / run["id"]
             sheets = pictures.sheets(shown["events"])
-        usable = Path(run["result"]).stem if run and view.has_result(run) else ""
+        is_lora = run is not None and view.has_result(run) and _setting(folder, "output") == "lora"
+        usable = Path(run["result"]).stem if run and is_lora else ""
 
         def drawn(_: Any, __: Any) -> Update:
-            found = pictures.pairs(folder, shown["events"], _seeds(folder))
+            found = pictures.pairs(folder, shown["events"], int(_setting(folder, "eval_seeds")))
             return gr.update(value=found, label=pictures.title(sheets), visible=bool(found))
 
         return [
@@ -169,10 +170,15 @@ class RunView:
             self.remove, [self.runs, self.memory], [self.said, *self.outputs], **QUIET, **host.page_script(CONFIRM)
         )
         for button, name in ((self.use, "use"), (self.plot, "plot")):
-            script = host.page_script(f"(name) => [window.imagerewardRefl.{name}(name)]")
-            button.click(None, [self.result], None, **script)
-        script = host.page_script("(id) => [window.imagerewardRefl.report(id)]")
-        self.report.click(None, [self.runs], None, **script)
+            button.click(None, [self.result], None, **_in_page(name))
+        self.report.click(None, [self.runs], None, **_in_page("report"))
+
+
+def _in_page(name: str) -> dict[str, str]:
+    """The argument of an event that only calls a function of our page script with the one input. It has no outputs, so
+    none may come back.
+    """
+    return host.page_script(f"(value) => {{ window.imagerewardRefl.{name}(value); return []; }}")
 
 
 class _Changed:
@@ -205,10 +211,14 @@ def _object(memory: str) -> dict[str, str]:
     return found if isinstance(found, dict) else {}
 
 
-def _seeds(folder: Path) -> int:
-    """Pictures of a prompt in a sheet's row."""
+DEFAULTS: dict[str, Any] = {"eval_seeds": 2, "output": "lora"}  # before the process has written what it decided
+
+
+def _setting(folder: Path, name: str) -> Any:
+    """A setting of a run: its own if it is of the right kind."""
+    default = DEFAULTS[name]
     try:
-        found = protocol.read_settings(folder).get("eval_seeds", 2)
+        found = protocol.read_settings(folder).get(name, default)
     except protocol.RunDamaged:
-        return 2
-    return found if isinstance(found, int) and found > 0 else 2
+        return default
+    return found if isinstance(found, type(default)) and found else default

@@ -19,7 +19,7 @@ from ..guard import Alone
 from . import api, form_page, rewards, view
 from . import host as refl_host
 from .api import PREFIX, TOKEN
-from .form import BY_NAME
+from .form import BY_NAME, usual_guidance
 from .form_page import Form
 from .run_page import QUIET, RunView
 
@@ -98,16 +98,23 @@ class Actions:
 
     def chosen(self, name: str, title: str | None) -> list[Update]:
         """Another checkpoint: what it is, and what follows from its family."""
-        family = form_page.checkpoints.family(refl_host.checkpoint_path(title or ""))
-        guidance = refl_host.guidance() or (5.0 if family == "sdxl" else BY_NAME["guidance"].default)
+        path = refl_host.checkpoint_path(form_page.meant("checkpoint", title))
+        family = form_page.checkpoints.family(path)
+        guidance = refl_host.guidance() or usual_guidance(family)
         return [form_page.about(title or ""), gr.update(value=guidance), *self.budget(name, title)]
 
     def refresh_checkpoints(self, title: str | None) -> list[Update]:
         """The host's list anew; where nothing is chosen, what the host has selected."""
         refl_host.refresh_checkpoints()
         known = {item["title"] for item in refl_host.checkpoints()}
-        kept = title if title in known else refl_host.selected_checkpoint() or None
-        return [gr.update(choices=form_page.checkpoint_choices(), value=kept), form_page.about(kept or "")]
+        title = form_page.meant("checkpoint", title)
+        kept = title if title in known else refl_host.selected_checkpoint()
+        return [self._checkpoints(kept), form_page.about(kept)]
+
+    @staticmethod
+    def _checkpoints(title: str) -> Update:
+        value = form_page.shown("checkpoint", title) if title else None
+        return gr.update(choices=form_page.marked_choices("checkpoint"), value=value)
 
     def load_file(self, file: Any, source: str) -> list[Update]:
         """The prompts of a file into the box."""
@@ -176,14 +183,12 @@ class Actions:
         missing = bool(found["missing"]) and not found["installing"]
         choice: list[Update] = [gr.update()] * 9
         if not memory:
-            selected = refl_host.selected_checkpoint() or None
-            lists = {name: form_page.scorer_choices(name) for name in form_page.SCORERS}
-            choice = [
-                gr.update(choices=form_page.checkpoint_choices(), value=selected),
-                *self.chosen(far, selected),
-                gr.update(choices=lists.pop("reward"), value=rewards.default()),
-                *(gr.update(choices=found) for found in lists.values()),
-            ]
+            selected = refl_host.selected_checkpoint()
+            lists = {name: gr.update(choices=form_page.marked_choices(name)) for name in form_page.SCORERS[1:]}
+            reward = gr.update(
+                choices=form_page.marked_choices("reward"), value=form_page.shown("reward", rewards.default())
+            )
+            choice = [self._checkpoints(selected), *self.chosen(far, selected), reward, *lists.values()]
         return [*choice, view.libraries(found), gr.update(visible=missing), *updates]
 
     def install_libraries(self) -> list[Update]:

@@ -143,7 +143,8 @@ def calls(app):
 
 
 def test_two_clicks_to_a_quick_try_then_pause_kill_resume(app, page):
-    assert page.input_value(f"{ID}checkpoint input") in ("tiny.safetensors [0123]", "tiny.safetensors [0123]")
+    assert page.input_value(f"{ID}checkpoint input") == "tiny.safetensors [0123]"
+    says(page, "No runs yet")  # the first look has come: a scorer that is here is preselected, too
     says(page, "64 prompts", "count")
     shot(page, app, "opened")
     page.click(f"{ID}far label:has-text('quick try')")
@@ -171,7 +172,7 @@ def test_two_clicks_to_a_quick_try_then_pause_kill_resume(app, page):
 
 
 def test_a_run_to_its_end_and_what_it_leads_to(app, page):
-    says(page, "No runs yet|tiny.safetensors")
+    says(page, "No runs yet|safetensors")
     page.click("text='Advanced'")
     for name, value in (("steps", "2"), ("held_out", "2")):
         page.fill(f"{ID}{name} input", value)
@@ -222,7 +223,7 @@ def test_a_page_from_before_a_reload_presses_nothing(app, browser, guarded):
     assert text.count(GUARD) == 1
     page = opened(browser, app[1], text if guarded else text.replace(GUARD, "false"))
     try:
-        says(page, "No runs yet|tiny.safetensors")
+        says(page, "No runs yet|safetensors")
         before, mark = calls(app), f"{ID}boot [data-boot]"
         boot = page.get_attribute(mark, "data-boot")
         old = app[2] / "imagereward-runs" / f"20250101-00000{int(guarded)}-tiny"
@@ -252,7 +253,7 @@ def test_a_page_from_before_a_reload_presses_nothing(app, browser, guarded):
 def test_the_tab_fits_its_width(app, browser, theme, width):
     page = opened(browser, app[1], theme=theme, width=width)
     try:
-        says(page, "No runs yet|tiny.safetensors|a.safetensors")
+        says(page, "No runs yet|safetensors")
         page.click("text='Advanced'")
         page.wait_for_selector(f"{ID}rank input")
         page.wait_for_timeout(500)

@@ -135,9 +135,10 @@ def test_the_form_marks_what_cannot_be_trained(page, tmp_path, name, tensors, wh
     good = checkpoint("a [1]", tmp_path / "a.safetensors")
     host_with(sys.modules["modules.sd_models"], checkpoint("bad [2]", path), good)
     pages = host.part("refl_tab.form_page")
-    (first, title), (label, bad) = pages.checkpoint_choices()
-    assert (first, title, bad) == ("a [1]", "a [1]", "bad [2]")  # what can be trained comes first
+    first, label = pages.marked_choices("checkpoint")
+    assert first == "a [1]"  # what can be trained comes first
     assert label.startswith("bad [2] — cannot be trained:") and why in label
+    assert pages.meant("checkpoint", label) == "bad [2]" and why in pages.about(label)
     assert why in pages.about("bad [2]") and "error" in pages.about("bad [2]")
     with pytest.raises(host.part("refl_tab.form").SettingError, match="cannot be trained"):
         host.part("refl_tab.form").build_config({"prompts": "a cat", "checkpoint": "bad [2]"})
@@ -146,8 +147,10 @@ def test_the_form_marks_what_cannot_be_trained(page, tmp_path, name, tensors, wh
 def test_what_the_form_calls_trainable_are_the_trainers_families(page):  # noqa: F811
     from refl.families import FAMILIES
 
-    known = page[2].part("refl_tab.checkpoints").FAMILIES
+    known, form = page[2].part("refl_tab.checkpoints").FAMILIES, page[2].part("refl_tab.form")
     assert {key: family.name for key, family in FAMILIES.items()} == known
+    usual = {key: family.usual.guidance for key, family in FAMILIES.items()}
+    assert {key: form.usual_guidance(key) for key in known} == usual
 
 
 # --- Basic -----------------------------------------------------------------------------------------------------------
@@ -234,8 +237,9 @@ def test_the_reward_falls_to_a_scorer_that_is_here_and_a_download_is_said(page, 
     assert "begins with a download of 1.8 GB" in rewards.note("ImageReward-v1.0")
     folder = rewards.host.models_dir()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "mine.safetensors").write_bytes(b"x")
-    monkeypatch.setattr(rewards, "to_download", lambda name: 0 if name == "mine.safetensors" else 1)
+    write_checkpoint(folder / "a-lora.safetensors", ["lora_unet_a.lora_up.weight"])  # no reward, whatever lies here
+    write_checkpoint(folder / "mine.safetensors", ["blip.visual_encoder.x"])
+    monkeypatch.setattr(rewards, "to_download", lambda name: int("safetensors" not in name))
     assert rewards.default() == "mine.safetensors" and rewards.note("mine.safetensors") == ""
 
 
@@ -348,6 +352,16 @@ def test_a_phase_has_its_count_and_its_time(page, changes, words):  # noqa: F811
     assert view.phase(told(**changes), 120.0).startswith(words)
 
 
+@pytest.mark.parametrize(("output", "name"), [("lora", "x"), ("single-file", "")])
+def test_only_a_lora_is_offered_for_the_prompt(page, output, name):  # noqa: F811
+    _, runs, host = page
+    run = old_run(runs, 0, '{"state": "finished", "step": 9, "result": "/models/x.safetensors"}', output=output)
+    view = host.part("refl_tab.run_page").RunView()
+    shown = dict(zip(map(id, view.outputs), view.refresh("", run)))
+    assert shown[id(view.result)]["value"] == name and shown[id(view.result_row)]["visible"] is bool(name)
+    assert "/models/x.safetensors" in shown[id(view.status)]["value"]
+
+
 def test_failed_runs_look_like_errors_and_texts_are_escaped(page):  # noqa: F811
     view = page[2].part("refl_tab.view")
     shown = view.status(told(state="failed", active=False, message="<b>out of memory</b>", hint="Less."), 0.0, False)
@@ -389,8 +403,11 @@ def test_the_first_look_of_a_page_marks_and_preselects(actions, tmp_path):
     host_with(sys.modules["modules.sd_models"], good, checkpoint("x [2]", tmp_path / "x.safetensors"))
     host.options.data["sd_model_checkpoint"] = "a"
     first = actions.tick("", None, "quick try")
-    assert first[0]["value"] == "a [1]" and "cannot be trained" in first[0]["choices"][1][0]
-    assert first[3]["value"] == 20 and first[6]["value"] == host.part("refl_tab.rewards").default()
+    assert first[0]["value"] == "a [1]" and "cannot be trained" in first[0]["choices"][1]
+    reward = first[6]
+    assert first[3]["value"] == 20 and reward["value"] in reward["choices"] and first[7]["choices"][0] == "none"
+    # no labels beside the values: gradio 3's drop-downs have none
+    assert all(isinstance(choice, str) for update in (first[0], *first[6:9]) for choice in update["choices"])
     memory = first[11]
     later = actions.tick(memory, None, "quick try")
     assert len(first) == len(later) and all(update == {"__type__": "update"} for update in later[:9])
