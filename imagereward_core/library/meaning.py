@@ -106,9 +106,7 @@ def known_k(scorer: str, library: Library | None = None) -> float | None:
 def keep_k(library: Library, scorer: str, k: float) -> None:
     """Have the library use this k. Raises DataError for one that says nothing."""
     if not math.isfinite(k) or k <= 0:
-        raise DataError(
-            f"k of {scorer} must be positive, found {k}: its scores do not follow people's choices"
-        )
+        raise DataError(f"k of {scorer} must be positive, found {k}: its scores do not follow people's choices")
     with library.transaction() as connection:
         connection.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (f"{K_NOTE}{scorer}", repr(float(k))))
 
