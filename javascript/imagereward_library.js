@@ -120,6 +120,11 @@
 
     // --- duels ----------------------------------------------------------------------------------------------------
 
+    // Whether the pair that is seen may be decided.
+    function ready(is) {
+        duel.box.dataset.ready = is ? "1" : "";
+    }
+
     async function nextPair() {
         const query = new URLSearchParams({taste: duel.taste, where: part("where").value});
         const {pair} = await json(`/pair?${query}`);
@@ -133,14 +138,14 @@
         images.forEach((img, index) => img.addEventListener("click", () => decide(index, "win")));
         duel.box.querySelector(`.${PLACE}-two`).replaceChildren(...images);
         duel.box.querySelector(`.${PLACE}-prompt`).textContent = pair[0].prompt;
-        duel.ready = true;
+        ready(true);
     }
 
     const decide = (index, verdict) => guarded(async () => {
-        if (!duel || !duel.ready) {
+        if (!duel || !duel.box.dataset.ready) {
             return; // the next pair is not drawn yet: a key that is held down must not decide unseen pictures
         }
-        duel.ready = false;
+        ready(false);
         const [winner, loser] = [duel.pair[index].id, duel.pair[1 - index].id];
         const kept = await json("/duel", {winner, loser, verdict, taste: duel.taste});
         duel.kept.push(kept.id);
@@ -183,7 +188,7 @@
             button("neither ↓", () => decide(0, "neither")), button("this one →", () => decide(1, "win")),
             button("Undo ⌫", takeBack), button("Done Esc", () => endDuel("")), text("say"));
         const box = make("div", {className: `${PLACE}-duel`}, make("p", {className: `${PLACE}-prompt`}), make("div", {className: `${PLACE}-two`}), bar);
-        duel = {taste, box, kept: [], pair: null, ready: false};
+        duel = {taste, box, kept: [], pair: null};
         root.append(box);
         document.addEventListener("keydown", keys, true);
         const known = state.tastes.find((one) => one.name === taste);

@@ -22,6 +22,7 @@ from ..contract.fakehost import EXTENSION  # noqa: E402
 from ..contract.test_library_tab import read_all, tab  # noqa: E402, F401
 from .conftest import keep_screenshot  # noqa: E402
 
+READY = '.imagereward-library-duel[data-ready="1"]'
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -69,7 +70,8 @@ def page(tab, browser):  # noqa: F811
 def drawn(page, selector, count):
     """Wait until so many pictures are there, with their pixels."""
     page.wait_for_function(
-        "([selector, count]) => [...document.querySelectorAll(selector)].filter((img) => img.naturalWidth).length === count",
+        "([selector, count]) => [...document.querySelectorAll(selector)].filter((img) => img.naturalWidth).length"
+        " === count",
         arg=[selector, count],
     )
 
@@ -101,24 +103,20 @@ def test_from_nothing_to_a_taste(page, tmp_path):
 
     assert "No duels yet. 50 are a hint" in opened.text_content(".imagereward-library-state")
     opened.click("text=Duel")
-    drawn(opened, ".imagereward-library-two img", 2)
+    opened.wait_for_selector(READY)
     keep_screenshot(opened, "library-duel")
     opened.keyboard.press("ArrowLeft")
     opened.wait_for_selector("text=1 duels of my-taste")
-    drawn(opened, ".imagereward-library-two img", 2)
+    opened.wait_for_selector(READY)
     opened.keyboard.press("Backspace")
     opened.wait_for_selector(".imagereward-library-duel >> text=taken back")
     opened.keyboard.press("ArrowUp")
     opened.wait_for_selector("text=1 duels of my-taste")
-    drawn(opened, ".imagereward-library-two img", 2)
+    opened.wait_for_selector(READY)
     opened.locator(".imagereward-library-two img").nth(1).click()
     opened.wait_for_selector("text=2 duels of my-taste")
-    for _ in range(2):
-        drawn(opened, ".imagereward-library-two img", 2)
-        opened.wait_for_timeout(100)
-        if not opened.locator(".imagereward-library-duel").count():
-            break
-        opened.keyboard.press("ArrowRight")
+    opened.wait_for_selector(READY)
+    opened.keyboard.press("ArrowRight")
     opened.wait_for_selector("text=no pair is left")
     assert not opened.locator(".imagereward-library-duel").count()
     with open_library(tmp_path / "imagereward-library.sqlite") as library:
