@@ -94,9 +94,9 @@ def world(folder: pathlib.Path) -> World:
             pictures.append(np.asarray(picture))
     weights = WEIGHTS / "tiny-imagereward.safetensors"
     base = place.Base(own_model_name(weights), str(weights))
-    problems = learning._compute(library, base, numbers, lambda: RM.load(weights, device="cpu"), True, lambda *_: None)
+    problems = learning.compute(library, base, numbers, lambda: RM.load(weights, device="cpu"), True, lambda *_: None)
     assert not problems, problems
-    index, material = learning._material(library, base, numbers)
+    index, material = learning.material_of(library, base, numbers)
     assert [index[number] for number in numbers] == list(range(len(numbers)))
     return World(library, base, material, np.array(numbers), groups, seen(pictures, material.scores))
 
