@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,6 +55,15 @@ def models_dir() -> Path:
 def library_place() -> Path:
     """Where this host keeps the library and the tastes beside it."""
     return Path(module("paths").data_path) / core_module("library.place").FILE_NAME
+
+
+def output_folders() -> list[str]:
+    """Where this host saves pictures: its own settings, which nobody's request can change here."""
+    opts = module("shared").opts
+    names = ("samples", "txt2img_samples", "img2img_samples", "extras_samples", "save")
+    given = [str(getattr(opts, f"outdir_{name}", None) or "") for name in names]
+    base = module("paths").data_path
+    return [os.path.join(base, folder) for folder in given if folder]
 
 
 # --- device and memory ----------------------------------------------------------------------------

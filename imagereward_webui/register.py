@@ -9,6 +9,8 @@ from modules import script_callbacks
 from . import api, extras, extras_table, host, job, panel, plot_output, report, saving, script, session, settings, xyz  # noqa: F401
 from .core import RM
 from .core import module as core_module
+from .library_tab import api as library_api
+from .library_tab import tab as library_tab
 from .refl_tab import api as refl_api
 from .refl_tab import tab as refl_tab
 
@@ -33,7 +35,9 @@ def register_callbacks() -> None:
     script_callbacks.on_image_grid(job.images_joined)
     script_callbacks.on_image_grid(plot_output.draw_scores)
     script_callbacks.on_before_ui(prepare)
+    script_callbacks.on_ui_tabs(library_tab.tabs)
     script_callbacks.on_ui_tabs(refl_tab.tabs)
     script_callbacks.on_app_started(api.mount)
+    script_callbacks.on_app_started(library_api.mount)
     script_callbacks.on_app_started(refl_api.mount)
     host.log_ready(RM.__version__)

@@ -67,11 +67,11 @@ def learn(
     weak = weak_duels(library) if name == MY_TASTE else []
     wanted = {number for duel in duels for number in (duel.winner, duel.loser)}
     wanted |= {number for pair in weak for number in (pair.winner, pair.loser)}
-    index, material = _material(library, base, wanted)
+    index, material = material_of(library, base, wanted)
     problems: dict[int, str] = {}
     if lacking := sorted(wanted - set(index)):
-        problems = _compute(library, base, lacking, load, uses_prompt, progress)
-        index, material = _material(library, base, wanted)
+        problems = compute(library, base, lacking, load, uses_prompt, progress)
+        index, material = material_of(library, base, wanted)
     basis = basis_of(material) if index else _empty_basis()
     features = basis.features(material) if index else np.zeros((0, basis.size))
     rows = _Rows(index, features, material.prompts)
@@ -87,7 +87,7 @@ def learn(
     fitted = head.fit(seen.differences, seen.weights, starts)
     measured = verdict.measure(seen, starts=starts)
     looks = _look(library, name, base, measured, clock())
-    about = _about(name, base, len(duels), measured, looks, clock())
+    about = _about(name, base, len(duels), measured, looks, fitted.width, clock())
     taste = Taste(about, fitted, basis, *_units(basis, fitted, material))
     files.write(taste, place.path_of(name, library.place))
     left_out = {
@@ -99,19 +99,25 @@ def learn(
 
 
 def _about(
-    name: str, base: Base, count: int, measured: verdict.Measured | None, looks: list[verdict.Look], when: float
+    name: str,
+    base: Base,
+    count: int,
+    measured: verdict.Measured | None,
+    looks: list[verdict.Look],
+    width: float,
+    when: float,
 ) -> About:
     """What a taste's file says of it."""
     return About(
         name,
         base,
         duels=count,
-        state=verdict.state(measured, looks),
+        state=verdict.state(measured, looks, width),
         accuracy=measured.accuracy if measured else None,
         interval=measured.interval if measured else None,
         scorer_accuracy=measured.scorer_accuracy if measured else None,
         p=measured.p if measured else None,
-        more=verdict.more(count, measured, looks),
+        more=verdict.more(count, measured, looks, width),
         time=when,
     )
 
@@ -179,7 +185,7 @@ def _look(
     return [*looks, verdict.Look(measured.duels, measured.p, level)]
 
 
-def _material(library: Library, base: Base, wanted: Iterable[int]) -> tuple[dict[int, int], Material]:
+def material_of(library: Library, base: Base, wanted: Iterable[int]) -> tuple[dict[int, int], Material]:
     """(row by picture, material) of the pictures that have all it takes."""
     looks = features_of(library, wanted, LOOKS, LOOKS)
     embeddings = features_of(library, looks, base.name, EMBEDDING)
@@ -232,7 +238,7 @@ def _asked(library: Library, sql: str, numbers: Iterable[int], *values: Any) -> 
         yield from library.query(sql.format(", ".join("?" * len(part))), (*values, *part))
 
 
-def _compute(
+def compute(
     library: Library,
     base: Base,
     lacking: Sequence[int],

@@ -21,8 +21,9 @@ READY, NOT_YET = "ready", "not enough yet"
 FEWEST = 30  # clear duels below which nothing is measured
 FOLDS = 10
 ALPHA = 0.05
-HALF = 140  # duels by which half of it may be spent: few before, when there is little to find, nearly all at 300
+HALF = 135  # duels by which half of it may be spent: little before, when there is little to find, nearly all at 300
 WORTH = 0.005  # a look that may spend less waits for more duels
+FAR = 0.08  # mean width of the head's prior from which the duels say that the taste is another than the scorer's
 USEFUL, LITTLE_AFTER = 200, 1000
 EXPECTATION = "50 duels are a hint, 200 are useful, and after 400 to 1,000 little is added"
 
@@ -106,7 +107,7 @@ def _folds(duels: Duels, folds: int) -> np.ndarray:
 
 def allowed(duels: int) -> float:
     """The error that may have been spent by so many duels, of ALPHA in all."""
-    return ALPHA * duels**4 / (duels**4 + HALF**4)
+    return ALPHA * duels**5 / (duels**5 + HALF**5)
 
 
 @dataclass(frozen=True)
@@ -124,16 +125,18 @@ def next_level(duels: int, looks: list[Look]) -> float | None:
     return level if level >= WORTH else None
 
 
-def state(measured: Measured | None, looks: list[Look]) -> str:
-    """READY once a look passed and the head is still ahead, else NOT_YET."""
+def state(measured: Measured | None, looks: list[Look], width: float) -> str:
+    """READY once a look passed, while the head is ahead and the evidence of all duels speaks for another taste: a look
+    that passed by luck goes with a head that hardly leaves the scorer.
+    """
     passed = any(look.p <= look.level for look in looks)
     ahead = measured is not None and measured.head_only > measured.scorer_only
-    return READY if passed and ahead else NOT_YET
+    return READY if passed and ahead and width >= FAR else NOT_YET
 
 
-def more(count: int, measured: Measured | None, looks: list[Look]) -> int | None:
+def more(count: int, measured: Measured | None, looks: list[Look], width: float) -> int | None:
     """About how many duels are missing if things go on as they did; None where nothing suggests that any would do."""
-    if state(measured, looks) == READY:
+    if state(measured, looks, width) == READY:
         return 0
     if measured is None or measured.head_only <= measured.scorer_only:
         return USEFUL - count if count < USEFUL else None

@@ -133,13 +133,16 @@ def page(request, browser, tmp_path_factory):
         app.wait(timeout=20)
 
 
+def keep_screenshot(page, name: str) -> None:
+    """A picture of the page, where IMAGEREWARD_SCREENSHOTS asks for them."""
+    if folder := os.environ.get("IMAGEREWARD_SCREENSHOTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=str(Path(folder) / f"{name}.png"))
+
+
 @pytest.fixture
 def screenshot(page):
-    folder = os.environ.get("IMAGEREWARD_SCREENSHOTS")
-
     def take(name: str) -> None:
-        if folder:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            page.screenshot(path=str(Path(folder) / f"{page.gradio}-{name}.png"))
+        keep_screenshot(page, f"{page.gradio}-{name}")
 
     return take

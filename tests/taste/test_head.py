@@ -107,7 +107,7 @@ def as_duels(differences, prompts=None):
 
 def test_below_thirty_duels_nothing_is_measured():
     assert verdict.measure(as_duels(some_duels(29, [0, 2.0]))) is None
-    assert verdict.state(None, []) == verdict.NOT_YET and verdict.more(29, None, []) == 171
+    assert verdict.state(None, [], 0.2) == verdict.NOT_YET and verdict.more(29, None, [], 0.2) == 171
 
 
 def test_a_taste_is_measured_on_duels_it_was_not_shown():
@@ -149,9 +149,10 @@ def test_ready_is_said_once_a_look_passed_and_only_while_it_is_ahead():
     ahead = verdict.Measured(200, 140, 110, 50, 20)
     behind = verdict.Measured(300, 150, 160, 20, 30)
     passed, failed = verdict.Look(200, 0.001, 0.03), verdict.Look(200, 0.04, 0.03)
-    assert verdict.state(ahead, [passed]) == verdict.READY and verdict.more(200, ahead, [passed]) == 0
-    assert verdict.state(ahead, [failed]) == verdict.NOT_YET
-    assert verdict.state(behind, [passed]) == verdict.NOT_YET
-    assert verdict.more(300, behind, [failed]) is None
+    assert verdict.state(ahead, [passed], 0.2) == verdict.READY and verdict.more(200, ahead, [passed], 0.2) == 0
+    assert verdict.state(ahead, [failed], 0.2) == verdict.NOT_YET
+    assert verdict.state(behind, [passed], 0.2) == verdict.NOT_YET
+    assert verdict.more(300, behind, [failed], 0.2) is None
+    assert verdict.state(ahead, [passed], 0.04) == verdict.NOT_YET  # luck: the head is the scorer, nearly
     nearly = verdict.Measured(100, 60, 50, 25, 15)
-    assert 10 <= verdict.more(100, nearly, [verdict.Look(100, 0.08, 0.018)]) <= 300
+    assert 10 <= verdict.more(100, nearly, [verdict.Look(100, 0.08, 0.018)], 0.2) <= 300

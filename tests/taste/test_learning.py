@@ -54,7 +54,7 @@ def test_without_duels_it_is_the_scorer_to_the_last_bit(library, base, small, pi
 def test_scores_keep_the_scorers_mean_and_spread(library, base, small, duels):
     add_file(library, duels)
     learnt = learn(library, base, small)
-    _, material = learning._material(library, base, [number for (number,) in library.query("SELECT id FROM images")])
+    _, material = learning.material_of(library, base, [number for (number,) in library.query("SELECT id FROM images")])
     score, embedding, looks = learnt.taste.basis.linear(learnt.taste.head.mean)
     raw = material.scores * score + material.embeddings @ embedding + material.appearance @ looks
     found = learnt.taste.factor * raw + learnt.taste.constant
