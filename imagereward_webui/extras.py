@@ -7,10 +7,9 @@ from typing import Any
 import gradio as gr
 from modules import scripts_postprocessing
 
-from . import extras_table, host, infotext, panel
+from . import extras_table, host, infotext, panel, scorer_list
 from .core import logger, metadata, plain_prompt, registry
-from .fields import BY_ATTR
-from .lifecycle import available, holder
+from .lifecycle import holder
 
 
 class ScriptPostprocessingImageReward(scripts_postprocessing.ScriptPostprocessing):
@@ -22,11 +21,8 @@ class ScriptPostprocessingImageReward(scripts_postprocessing.ScriptPostprocessin
 
     def ui(self) -> dict[str, Any]:
         with panel.input_accordion("ImageReward score", "extras_imagereward_enable") as enable:
-            scorer = gr.Dropdown(
-                label="Scorer",
-                choices=available(host.models_dir()),
-                value=BY_ATTR["scorer"].default,
-                elem_id="extras_imagereward_scorer",
+            scorer = scorer_list.dropdown(
+                "Scorer", "extras_imagereward_scorer", status_id="extras_imagereward_scorer_status"
             )
             prompt = gr.Textbox(
                 label="Prompt for images without infotext", value="", elem_id="extras_imagereward_prompt"

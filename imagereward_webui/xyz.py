@@ -12,8 +12,8 @@ from typing import Any
 
 from . import host, plot_output, start
 from . import session as sessions
-from .core import errors, registry, with_settings
 from .core import module as core_module
+from .core import registry, with_settings
 from .infotext import ALL_KEYS, BROWSER_KEY, score_keys, settings
 from .job import clear
 from .lifecycle import available
@@ -69,13 +69,8 @@ def missing_weights(name: str) -> str:
     """What this scorer still has to download, with its size, or "" if all is here."""
     if name not in registry.names():
         return ""
-    weights = core_module("weights")
-    wanted = []
-    for source in registry.get(name).sources:
-        try:
-            weights.locate(source, models_dir=host.models_dir(), download=False)
-        except errors.ModelNotFoundError:
-            wanted.append(f"{source.local_name} ({source.about / 1e9:.1f} GB)")
+    missing = core_module("weights").missing(registry.get(name), models_dir=host.models_dir())
+    wanted = [f"{source.local_name} ({source.about / 1e9:.1f} GB)" for source in missing]
     return f"{name} needs {' and '.join(wanted)}" if wanted else ""
 
 
