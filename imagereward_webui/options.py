@@ -30,13 +30,7 @@ class Option:
 
 
 OPTIONS: tuple[Option, ...] = (
-    Option(
-        "default_scorer",
-        "ImageReward-v1.0",
-        "Default scorer",
-        scorers=True,
-        info="of accordion, dropdown script and Extras; while it is not on this machine, one that is takes its place",
-    ),
+    Option("default_scorer", "ImageReward-v1.0", "Scorer of the dropdown script", scorers=True),
     Option(
         "models_dir", "", "Folder with reward models", info="empty: models/ImageReward; --imagereward-models-path wins"
     ),

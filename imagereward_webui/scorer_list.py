@@ -16,6 +16,7 @@ from . import host
 from .core import module as core_module
 from .core import registry
 from .downloads import PREFIX, downloads
+from .fields import BY_ATTR
 from .guard import TOKEN
 from .lifecycle import available
 
@@ -48,11 +49,11 @@ def choices() -> list[str]:
     return list(sizes())
 
 
-def preferred() -> tuple[str, str]:
-    """(the scorer to begin with, why it is not the one that the settings name). That falls to one that is here: an
+def preferred(wanted: str) -> tuple[str, str]:
+    """(the scorer to begin with, why it is not the `wanted` one). While that is not here it falls to one that is: an
     own reward model before the others. Where none is, it stays.
     """
-    wanted, folder = host.option("default_scorer"), host.models_dir()
+    folder = host.models_dir()
     missing = to_fetch(wanted, folder)
     names = available(folder)
     here = [name for name in names if not to_fetch(name, folder)] if missing or wanted not in names else []
@@ -65,9 +66,11 @@ def preferred() -> tuple[str, str]:
 
 def dropdown(label: str, elem_id: str, *, refresh_id: str = "", status_id: str, **more: Any) -> Any:
     """A list of scorers with what belongs to it; returns the list."""
-    name, why = preferred()
+    name, why = preferred(BY_ATTR["scorer"].default)
     chosen = gr.Dropdown(label=label, choices=choices(), value=name, elem_id=elem_id, **more)
-    chosen.do_not_save_to_config = True  # the default is a setting of ours, and must fall when its weights are not here
+    chosen.do_not_save_to_config = bool(
+        why
+    )  # or the host's ui-config.json would keep what is here today as the default
     if refresh_id:
         _refresh(chosen, refresh_id)
     status = gr.HTML(status_html(name, why), elem_id=status_id)

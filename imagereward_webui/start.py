@@ -21,7 +21,7 @@ def resolve(p: Any, args: tuple[Any, ...]) -> ScoreRequest:
     dropdown = getattr(p, DROPDOWN, None)
     if dropdown is not None:
         if not request.enabled:
-            request = ScoreRequest(scorer=scorer_list.preferred()[0])
+            request = ScoreRequest(scorer=scorer_list.preferred(host.option("default_scorer"))[0])
         request = request.with_dropdown(*dropdown)
     axes = getattr(p, AXES, None)
     return request.with_values(axes) if axes else request
@@ -68,7 +68,7 @@ def start_job(p: Any, request: ScoreRequest, session: Any = None) -> Job:
         script=infotext.DROPDOWN_TITLE if dropdown else "",
         session=session,
     )
-    chosen, why = scorer_list.preferred() if dropdown else ("", "")
+    chosen, why = scorer_list.preferred(host.option("default_scorer")) if dropdown else ("", "")
     if why and chosen == request.scorer:
         job.notes.append(why)
     return job

@@ -53,23 +53,22 @@ def test_what_is_here_comes_first_and_parts_are_counted(scorers, folder):
 
 
 def test_the_default_falls_to_one_that_is_here_and_says_so(scorers, folder):
-    assert scorers.preferred() == ("ImageReward-v1.0", "")  # nothing is here: it stays
+    assert scorers.preferred("ImageReward-v1.0") == ("ImageReward-v1.0", "")  # nothing is here: it stays
     (folder / "clip-vit-large-patch14.safetensors").write_bytes(b"x")
-    assert scorers.preferred() == (
+    assert scorers.preferred("ImageReward-v1.0") == (
         "CLIP",
         "ImageReward-v1.0 is not on this machine (1.8 GB to download), so CLIP scores.",
     )
     (folder / "mine.safetensors").write_bytes(b"x")
-    assert scorers.preferred()[0] == "mine.safetensors"
+    assert scorers.preferred("ImageReward-v1.0")[0] == "mine.safetensors"
     (folder / "ImageReward.pt").write_bytes(b"x")
-    assert scorers.preferred() == ("ImageReward-v1.0", "")
+    assert scorers.preferred("ImageReward-v1.0") == ("ImageReward-v1.0", "")
 
 
-def test_a_default_whose_file_is_gone_falls_too(scorers, folder, host):
-    host.options.data["imagereward_default_scorer"] = "gone.safetensors"
-    assert scorers.preferred() == ("gone.safetensors", "")
+def test_a_default_whose_file_is_gone_falls_too(scorers, folder):
+    assert scorers.preferred("gone.safetensors") == ("gone.safetensors", "")
     (folder / "mine.safetensors").write_bytes(b"x")
-    assert scorers.preferred() == (
+    assert scorers.preferred("gone.safetensors") == (
         "mine.safetensors",
         "gone.safetensors is not on this machine (its file is gone), so mine.safetensors scores.",
     )
@@ -87,6 +86,9 @@ def test_the_accordions_list_begins_with_the_default_and_is_not_frozen(host, fol
     assert chosen.do_not_save_to_config  # or the host's ui-config.json would keep what was here on the first day
     status = next(c for c in reversed(host.gradio.CREATED) if c.elem_id == "script_txt2img_imagereward_scorer_status")
     assert "so mine.safetensors scores." in status.value
+    (folder / "ImageReward.pt").write_bytes(b"x")
+    usual = widgets(host)["script_txt2img_imagereward_scorer"]  # which the host keeps, as it always did
+    assert usual.value == "ImageReward-v1.0" and not usual.do_not_save_to_config
     ((event, said),) = chosen.events
     assert event == "change" and "PickScore is not on this machine: 3.9 GB to download" in said("PickScore")
     assert "is not on this machine" not in said("mine.safetensors")
