@@ -100,8 +100,9 @@ def table(rows: Sequence[Row], images: Sequence[Any]) -> str:
     data = html.escape(json.dumps({"scores": scores, "low": scale.low, "high": scale.high}), quote=True)
     body = "".join(_row(row) for row in _best_first(rows))
     return (
-        f"<div class='imagereward-table' data-gallery='{data}'><p role='status'>{html.escape(summary(rows))}"
-        f" {_csv_link(rows)}</p><div class='imagereward-scroll' tabindex='0' role='region' aria-label='Scores'><table>"
+        f"<div class='imagereward-table' data-gallery='{data}'><p><span class='imagereward-summary'>"
+        f"{html.escape(summary(rows))}</span> {_csv_link(rows)}</p>"
+        "<div class='imagereward-scroll' tabindex='0' role='region' aria-label='Scores'><table>"
         f"<thead><tr>{_header('File', 'none')}{_header('Score', 'descending')}{_header('Prompt', 'none')}</tr></thead>"
         f"<tbody>{body}</tbody></table></div></div>"
     )

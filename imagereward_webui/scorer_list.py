@@ -67,12 +67,14 @@ def preferred(wanted: str) -> tuple[str, str]:
 def dropdown(label: str, elem_id: str, *, refresh_id: str = "", status_id: str, **more: Any) -> Any:
     """A list of scorers with what belongs to it; returns the list."""
     name, why = preferred(BY_ATTR["scorer"].default)
-    chosen = gr.Dropdown(label=label, choices=choices(), value=name, elem_id=elem_id, **more)
-    # or the host's ui-config.json would keep today's substitute for good
-    chosen.do_not_save_to_config = bool(why)
-    if refresh_id:
-        _refresh(chosen, refresh_id)
-    status = gr.HTML(status_html(name, why), elem_id=status_id)
+    with gr.Column():
+        with gr.Row():
+            chosen = gr.Dropdown(label=label, choices=choices(), value=name, elem_id=elem_id, **more)
+            # or the host's ui-config.json would keep today's substitute for good
+            chosen.do_not_save_to_config = bool(why)
+            if refresh_id:
+                _refresh(chosen, refresh_id)
+        status = gr.HTML(status_html(name, why), elem_id=status_id)
     chosen.change(fn=status_html, inputs=[chosen], outputs=[status])
     return chosen
 
