@@ -28,10 +28,10 @@ import torch  # noqa: E402
 
 import imagereward_core  # noqa: E402
 from imagereward_core.hashing import file_digest  # noqa: E402
-from smallworld.demo import ORACLE, TINY_REWARD  # noqa: E402
+from smallworld.demo import ORACLE  # noqa: E402
 from smallworld.evaluate import held_out_scenes  # noqa: E402
 from smallworld.oracle import Oracle, judge  # noqa: E402
-from smallworld.pipeline import TINY_SD, generate, load_pipeline  # noqa: E402
+from smallworld.pipeline import TINY_REWARD, TINY_SD, generate, load_pipeline  # noqa: E402
 from smallworld.report import Entry, Section, write_png  # noqa: E402
 from smallworld.teach import (  # noqa: E402
     EVALUATION_SEED,

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 from modules import scripts_postprocessing
 
-from . import extras_table, host, infotext
+from . import extras_table, host, infotext, scorer_list
 from . import panel as widgets
 from .core import logger, metadata, naming, plain_prompt
 from .fields import BY_ATTR
@@ -25,11 +25,8 @@ class ScriptPostprocessingImageReward(scripts_postprocessing.ScriptPostprocessin
 
     def ui(self) -> dict[str, Any]:
         with widgets.input_accordion("ImageReward score", "extras_imagereward_enable") as enable:
-            scorer = gr.Dropdown(
-                label="Scorer",
-                choices=available(host.models_dir()),
-                value=BY_ATTR["scorer"].default,
-                elem_id="extras_imagereward_scorer",
+            scorer = scorer_list.dropdown(
+                "Scorer", "extras_imagereward_scorer", status_id="extras_imagereward_scorer_status"
             )
             several = gr.Dropdown(
                 label="Panel",

@@ -58,7 +58,7 @@ def add(row: Row) -> None:
 
 
 def image_saved(params: Any) -> None:
-    """The host has written a result (a callback of `on_image_saved`)."""
+    """The host has written a result: note where, if it is one of the run under way."""
     for row in _rows.get() or ():
         if row.image is params.image:
             row.saved = params.filename
@@ -101,8 +101,9 @@ def table(rows: Sequence[Row], images: Sequence[Any]) -> str:
     data = html.escape(json.dumps({"scores": scores, "low": scale.low, "high": scale.high}), quote=True)
     body = "".join(_row(row) for row in _best_first(rows))
     return (
-        f"<div class='imagereward-table' data-gallery='{data}'><p role='status'>{html.escape(summary(rows))}"
-        f" {_csv_link(rows)}</p><div class='imagereward-scroll' tabindex='0' role='region' aria-label='Scores'><table>"
+        f"<div class='imagereward-table' data-gallery='{data}'><p><span class='imagereward-summary'>"
+        f"{html.escape(summary(rows))}</span> {_csv_link(rows)}</p>"
+        "<div class='imagereward-scroll' tabindex='0' role='region' aria-label='Scores'><table>"
         f"<thead><tr>{_header('File', 'none')}{_header('Score', 'descending')}{_header('Prompt', 'none')}</tr></thead>"
         f"<tbody>{body}</tbody></table></div></div>"
     )
@@ -146,9 +147,10 @@ def _header(text: str, sort: str) -> str:
 
 def _row(row: Row) -> str:
     score = f"<td data-value='{row.score!r}'>{_number(row)}</td>" if row.score is not None else "<td>–</td>"
-    note = f"<br><em>{html.escape(row.note)}</em>" if row.note else ""
+    note = f"<em>{html.escape(row.note)}</em>" if row.note else ""
+    words = html.escape(row.prompt) + ("<br>" if row.prompt and note else "") + note
     name = f"<td title='{html.escape(row.saved or row.file, quote=True)}'>{html.escape(row.shown_name)}</td>"
-    return f"<tr>{name}{score}<td>{html.escape(row.prompt)}{note}</td></tr>"
+    return f"<tr>{name}{score}<td>{words}</td></tr>"
 
 
 def _csv_link(rows: Sequence[Row]) -> str:

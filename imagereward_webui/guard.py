@@ -173,7 +173,7 @@ async def require_token(request: Request) -> None:
             detail=(
                 "reload the page: it was opened before the WebUI was started again"
                 if given
-                else "this route is the ReFL tab's own; reload the page of the WebUI and use it there"
+                else "this route is for the WebUI's own page: reload the page, and use it there"
             ),
             headers={"WWW-Authenticate": "ImageReward-Token"},  # a scheme that makes no browser ask for a password
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from . import host, infotext, session
+from . import host, infotext, scorer_list, session
 from .core import ImageRewardError, logger
 from .core import module as core_module
 from .fields import FIELDS, Field
@@ -35,8 +35,8 @@ def accordion(elem_id: ElemId) -> tuple[list[Any], list[Any], list[str]]:
             with gr.Row():
                 for field in (field for field in FIELDS[1:] if field.row == row):
                     widgets[field.attr] = _widget(field, elem_id)
-                    if field.kind in ("name", "names"):
-                        _refresh(widgets[field.attr], elem_id(f"{field.attr}_refresh"))
+                    if field.kind == "names":
+                        scorer_list.refresh_button(widgets[field.attr], elem_id(f"{field.attr}_refresh"))
         own_scores_button(elem_id, widgets["panel"], widgets["panel_constants"])
         unload_button(elem_id)
     inputs = [widgets[field.attr] for field in FIELDS]
@@ -130,7 +130,13 @@ def _widget(field: Field, elem_id: ElemId) -> Any:
         return gr.Dropdown(choices=available(host.models_dir()), multiselect=True, **common)
     if field.kind == "constants":
         return gr.Textbox(lines=1, **common)
-    return gr.Dropdown(choices=available(host.models_dir()), **common)
+    return scorer_list.dropdown(
+        common.pop("label"),
+        common.pop("elem_id"),
+        refresh_id=elem_id(f"{field.attr}_refresh"),
+        status_id=elem_id(f"{field.attr}_status"),
+        **{name: value for name, value in common.items() if name != "value"},
+    )
 
 
 def input_accordion(label: str, elem_id: str) -> Any:
@@ -154,10 +160,3 @@ class _PlainAccordion:
 
     def __exit__(self, *error: Any) -> None:
         self._accordion.__exit__(*error)
-
-
-def _refresh(component: Any, elem_id: str) -> None:
-    """The host's own refresh button, where it has one, so that a model put into the folder shows up."""
-    make = getattr(host.module("ui_common"), "create_refresh_button", None)
-    if make is not None:
-        make(component, lambda: None, lambda: {"choices": available(host.models_dir())}, elem_id)

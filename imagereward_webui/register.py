@@ -6,7 +6,22 @@ from __future__ import annotations
 from modules import script_callbacks
 
 # All at once: A1111 takes our folder off sys.path after the load.
-from . import api, extras, extras_table, host, job, panel, plot_output, report, saving, script, session, settings, xyz  # noqa: F401
+from . import (  # noqa: F401
+    api,
+    downloads,
+    extras,
+    extras_table,
+    host,
+    job,
+    panel,
+    plot_output,
+    report,
+    saving,
+    script,
+    session,
+    settings,
+    xyz,
+)
 from .core import RM
 from .core import module as core_module
 from .library_tab import api as library_api
@@ -31,7 +46,6 @@ def register_callbacks() -> None:
     script_callbacks.on_ui_settings(settings.add_options)
     script_callbacks.on_before_image_saved(script.before_image_saved)
     script_callbacks.on_image_saved(script.image_saved)
-    script_callbacks.on_image_saved(extras_table.image_saved)
     script_callbacks.on_image_grid(job.images_joined)
     script_callbacks.on_image_grid(plot_output.draw_scores)
     script_callbacks.on_before_ui(prepare)
@@ -39,5 +53,6 @@ def register_callbacks() -> None:
     script_callbacks.on_ui_tabs(refl_tab.tabs)
     script_callbacks.on_app_started(api.mount)
     script_callbacks.on_app_started(library_api.mount)
+    script_callbacks.on_app_started(downloads.mount)
     script_callbacks.on_app_started(refl_api.mount)
     host.log_ready(RM.__version__)

@@ -6,7 +6,7 @@ from typing import Any
 
 from modules import scripts
 
-from . import host, infotext, panel, plot_output
+from . import extras_table, host, infotext, panel, plot_output
 from . import session as sessions
 from .core import logger
 from .job import clear
@@ -120,8 +120,11 @@ def before_image_saved(params: Any) -> None:
 
 
 def image_saved(params: Any) -> None:
-    """Remember where the host wrote an image of ours, and put the scores of an X/Y/Z plot beside its grid."""
+    """Remember where the host wrote an image of ours or of the Extras tab, and put the scores of an X/Y/Z plot beside
+    its grid.
+    """
     plot_output.grid_saved(params)
+    extras_table.image_saved(params)
     job = getattr(params.p, JOB, None)
     entry = job.current(params.p, params.image) if job else None
     if entry:

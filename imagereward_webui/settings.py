@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import host
-from .lifecycle import available
+from . import host, scorer_list
 from .options import OPTIONS, PREFIX, SECTION
 
 
 def _scorers() -> dict[str, Any]:
     """Asked for by the host each time it shows the page: own models may have come."""
-    return {"choices": available(host.models_dir())}
+    return {"choices": scorer_list.choices()}
 
 
 def add_options() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import host, infotext
+from . import host, infotext, scorer_list
 from . import session as sessions
 from .job import Job
 from .lifecycle import holder
@@ -21,7 +21,7 @@ def resolve(p: Any, args: tuple[Any, ...]) -> ScoreRequest:
     dropdown = getattr(p, DROPDOWN, None)
     if dropdown is not None:
         if not request.enabled:
-            request = ScoreRequest(scorer=host.option("default_scorer"))
+            request = ScoreRequest(scorer=scorer_list.preferred(host.option("default_scorer"))[0])
         request = request.with_dropdown(*dropdown)
     axes = getattr(p, AXES, None)
     return request.with_values(axes) if axes else request
@@ -59,7 +59,7 @@ def scored_frame(frames: int) -> int | None:
 def start_job(p: Any, request: ScoreRequest, session: Any = None) -> Job:
     """The job that scores what `p` makes."""
     dropdown = getattr(p, DROPDOWN, None) is not None
-    return Job(
+    job = Job(
         p,
         request,
         host,
@@ -68,3 +68,7 @@ def start_job(p: Any, request: ScoreRequest, session: Any = None) -> Job:
         script=infotext.DROPDOWN_TITLE if dropdown else "",
         session=session,
     )
+    chosen, why = scorer_list.preferred(host.option("default_scorer")) if dropdown else ("", "")
+    if why and chosen == request.scorer:
+        job.notes.append(why)
+    return job

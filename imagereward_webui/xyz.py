@@ -12,8 +12,8 @@ from typing import Any
 
 from . import host, plot_output, start
 from . import session as sessions
-from .core import errors, naming, registry, tastes, with_settings
 from .core import module as core_module
+from .core import naming, registry, tastes, with_settings
 from .fields import SEPARATOR
 from .infotext import ALL_KEYS, BROWSER_KEY, score_keys, settings
 from .job import clear
@@ -85,13 +85,8 @@ def missing_weights(name: str) -> str:
         name = told.base.source
     if name not in registry.names():
         return ""
-    weights = core_module("weights")
-    wanted = []
-    for source in registry.get(name).sources:
-        try:
-            weights.locate(source, models_dir=host.models_dir(), download=False)
-        except errors.ModelNotFoundError:
-            wanted.append(f"{source.local_name} ({source.about / 1e9:.1f} GB)")
+    missing = core_module("weights").missing(registry.get(name), models_dir=host.models_dir())
+    wanted = [f"{source.local_name} ({source.about / 1e9:.1f} GB)" for source in missing]
     return f"{name} needs {' and '.join(wanted)}" if wanted else ""
 
 

@@ -133,5 +133,5 @@
         write(count, standing(state));
     }
 
-    Object.assign(gallery, {paintBar: paintBar, newResult: newResult});
+    Object.assign(gallery, {paintBar: paintBar, newResult: newResult, say: say});
 })();

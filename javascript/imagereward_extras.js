@@ -33,6 +33,7 @@
         state.best = known.length ? Math.max(...known) : null;
         state.range = found ? found.range : state.range;
         gallery.paintBadges(state);
+        gallery.say(state, table ? table.querySelector(".imagereward-summary").textContent : "");
     }
 
     // --- the table ----------------------------------------------------------------------------------------------------

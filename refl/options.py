@@ -100,6 +100,8 @@ def config_from_namespace(namespace: argparse.Namespace) -> ReFLConfig:
                 raise ConfigError(f"--{name} {value} is not supported: {reason}")
             continue
         logger.warning("--%s has no effect: %s", name, reason)
+    if given.get("report_to") == "none":  # the reference's word for it
+        given["report_to"] = ""
     try:
         return ReFLConfig.from_dict({**dataclasses.asdict(config), **given})
     except TypeError as error:

@@ -97,7 +97,9 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--short", action="store_true", help="a handful of steps per stage")
     build.set_defaults(run=_build)
 
-    install = commands.add_parser("install", help="put tiny-sd where a Stable Diffusion WebUI finds it")
+    install = commands.add_parser(
+        "install", help="put tiny-sd and its reward model where a Stable Diffusion WebUI finds them"
+    )
     install.add_argument("webui", type=Path, help="the WebUI's folder")
     install.set_defaults(run=_install)
     return parser
@@ -193,7 +195,7 @@ def _build(options: argparse.Namespace) -> int:
 
 def _install(options: argparse.Namespace) -> int:
     from .errors import SmallWorldError
-    from .pipeline import TINY_SD
+    from .pipeline import TINY_REWARD, TINY_SD
 
     folder = options.webui / "models" / "Stable-diffusion"
     if not folder.is_dir():
@@ -201,7 +203,11 @@ def _install(options: argparse.Namespace) -> int:
     for suffix in (".safetensors", ".yaml"):
         shutil.copy2(TINY_SD.with_suffix(suffix), folder / TINY_SD.with_suffix(suffix).name)
     shutil.copytree(TINY_SD.with_suffix(""), folder / TINY_SD.stem, dirs_exist_ok=True)
+    rewards = options.webui / "models" / "ImageReward"
+    rewards.mkdir(exist_ok=True)
+    shutil.copy2(TINY_REWARD, rewards / TINY_REWARD.name)
     _say(f"installed tiny-sd in {folder}; choose it as checkpoint and draw at 64x64 with CFG 4")
+    _say(f"installed its reward model in {rewards}; choose {TINY_REWARD.name} as the scorer")
     return OK
 
 

@@ -17,14 +17,13 @@ from imagereward_core.metadata.infotext import Infotext, StoredScore, build_info
 
 from .errors import SmallWorldError
 from .oracle import Oracle, judge
-from .pipeline import DEFAULT_GUIDANCE, DEFAULT_STEPS, TINY_SD, WEIGHTS, generate, load_pipeline
+from .pipeline import DEFAULT_GUIDANCE, DEFAULT_STEPS, TINY_REWARD, TINY_SD, WEIGHTS, generate, load_pipeline
 from .report import Entry, Section, write_html, write_png
 from .world import parse_caption
 
 if TYPE_CHECKING:
     from imagereward_core.scorers import Scorer
 
-TINY_REWARD = WEIGHTS / "tiny-imagereward.safetensors"
 ORACLE = WEIGHTS / "oracle.safetensors"
 DEFAULT_PROMPTS: tuple[str, ...] = (
     "a large red circle on a white background",

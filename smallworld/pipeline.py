@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 TINY_SD = WEIGHTS / "tiny-sd.safetensors"
+TINY_REWARD = WEIGHTS / "tiny-imagereward.safetensors"
 DEFAULT_STEPS = 20
 DEFAULT_GUIDANCE = 4.0
 

@@ -20,11 +20,11 @@ from PIL import Image
 
 from imagereward_core.runs import EventKind, Name, RunDamaged, free_name, read_events, read_status, taken_names
 
-from .demo import ORACLE, TINY_REWARD
+from .demo import ORACLE
 from .errors import SmallWorldError
 from .evaluate import held_out_scenes
 from .oracle import Oracle, Verdict, judge, summarise
-from .pipeline import DEFAULT_GUIDANCE, DEFAULT_STEPS, TINY_SD, generate, load_pipeline
+from .pipeline import DEFAULT_GUIDANCE, DEFAULT_STEPS, TINY_REWARD, TINY_SD, generate, load_pipeline
 from .report import Entry, Section, write_html, write_png
 from .world import Scene, sample_scene
 

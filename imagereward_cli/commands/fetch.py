@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable
 
 from imagereward_core import registry, weights
-from imagereward_core.errors import ModelNotFoundError
 from imagereward_core.exit_codes import OK
 
 from . import options, output
@@ -58,13 +57,7 @@ def _listing(download_root: str | None) -> str:
 
 def _where(info: registry.ModelInfo, download_root: str | None) -> str:
     """How many of the model's files are on this machine."""
-    count = 0
-    for source in info.sources:
-        try:
-            weights.locate(source, download_root=download_root, download=False)
-            count += 1
-        except ModelNotFoundError:
-            pass
+    count = len(info.sources) - len(weights.missing(info, download_root=download_root))
     return "yes" if count == len(info.sources) else f"{count} of {len(info.sources)} files" if count else "no"
 
 

@@ -6,7 +6,7 @@
 
 from .checkpoint import checked, non_finite, read_state, recognise
 from .convert import keep_converted
-from .find import by_hand, default_root, fetch, folders, is_path, locate, resolve
+from .find import by_hand, default_root, fetch, folders, is_path, locate, missing, resolve
 
 __all__ = [
     "by_hand",
@@ -17,6 +17,7 @@ __all__ = [
     "is_path",
     "keep_converted",
     "locate",
+    "missing",
     "non_finite",
     "read_state",
     "recognise",

@@ -26,6 +26,7 @@ __all__ = [
     "is_path",
     "keep_converted",
     "locate",
+    "missing",
     "non_finite",
     "read_state",
     "resolve",
@@ -135,6 +136,17 @@ def _original(source: Source, places: list[Path]) -> Path | None:
         if found is not None:
             return found
     return hub.cached(source)
+
+
+def missing(info: ModelInfo, *, download_root: Any = None, models_dir: Any = None) -> list[Source]:
+    """The files of a model that are nowhere on this machine. No network."""
+    wanted = []
+    for source in info.sources:
+        try:
+            locate(source, download_root=download_root, models_dir=models_dir, download=False)
+        except ModelNotFoundError:
+            wanted.append(source)
+    return wanted
 
 
 def by_hand(source: Source, folder: Path) -> str:

@@ -9,15 +9,16 @@ import itertools
 import json
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+import fake_modules
 import gradio as gr
 from PIL import Image, ImageDraw
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from imagereward_webui import extras_table, host, options, saving
+from imagereward_webui import downloads, extras_table, host, saving, scorer_list
 
-host.option = lambda name: options.BY_NAME[name].default
+host.models_dir = lambda: FOLDER
 host.saves_chosen_image = lambda index, first: False  # as if the setting "save selected only" was off
 
 FOLDER = Path(tempfile.mkdtemp())
@@ -109,6 +110,19 @@ def add_rows(rows):
     return "<p>ImageReward: 1.7500</p>"
 
 
+def fetch(name, progress):
+    """As slow as a real download, and as large; MPS has no server."""
+    if name == "MPS":
+        raise RuntimeError("https://example.org cannot be reached")
+    for part in range(1, 11):
+        progress(part * 390_000_000, 3_900_000_000)
+        time.sleep(0.3)
+    fake_modules.ABSENT.discard(name)
+
+
+downloads.downloads.fetch = fetch
+
+
 def button_js(code):
     return {"_js" if gr.__version__.startswith("3.") else "js": code}
 
@@ -141,6 +155,8 @@ with gr.Blocks(analytics_enabled=False) as demo:
                 button = gr.Button(name, elem_id=f"generate_{name}")
                 button.click(fn=lambda name=name: generate(name), inputs=[], outputs=[gallery, info])
 
+    with gr.Column(elem_id="accordion"):
+        scorer_list.dropdown("Scorer", "scorer", status_id="scorer_status")
     with gr.Column(elem_id="extras_results"):
         extras = gr.Gallery(
             label="Output", show_label=False, elem_id="extras_gallery", columns=4, preview=False, **GALLERY
@@ -151,6 +167,9 @@ with gr.Blocks(analytics_enabled=False) as demo:
 app, _, _ = demo.launch(
     server_name="127.0.0.1", server_port=int(sys.argv[1]), show_api=False, quiet=True, prevent_thread_lock=True
 )
+
+
+app.include_router(downloads.router)
 
 
 @app.get("/imagereward/v1/schema")

@@ -56,8 +56,9 @@ def test_the_table_is_sorted_by_score_and_by_any_column(extras):
 
 def test_prompts_are_text_and_the_summary_is_said(extras):
     assert "a <b>dog</b>" in extras.inner_text(TABLE) and extras.query_selector(f"{TABLE} td b") is None
-    said = extras.inner_text(f"{TABLE} p[role=status]")
-    assert said.startswith("ImageReward-v1.0: scored 3 · not scored 1 · mean 0.33 · best 1.75 (a.png)")
+    summary = "ImageReward-v1.0: scored 3 · not scored 1 · mean 0.33 · best 1.75 (a.png)"
+    assert extras.inner_text(f"{TABLE} p") == f"{summary} Download CSV"
+    assert extras.inner_text("#extras_results .imagereward-live[role=status]") == summary
 
 
 def test_the_csv_is_downloaded(extras):

@@ -19,10 +19,15 @@ NAMES = [f"{request['name']}{' with settings' * request['settings']}" for reques
 
 @pytest.fixture
 def configured(host):
-    """The host with that request's config.json, and an own model in its folder."""
+    """The host with that request's config.json, an own model in its folder, and the weights of the scorers asked for:
+    without them another one takes the default's place.
+    """
     folder = host.part("host").models_dir()
     folder.mkdir(parents=True)
     (folder / "mine.safetensors").write_bytes(b"weights")
+    for name in ("ImageReward-v1.0", "BLIP"):
+        for source in registry.get(name).sources:
+            (folder / source.local_name).write_bytes(b"weights")
 
     def configure(request):
         host.options.data.update(WRITTEN["config.json"] if request["settings"] else {})

@@ -221,7 +221,7 @@ def test_a_run_of_extras_ends_with_a_table_best_first(run_extras):
         ("b.png", "3.0000", "a <b>dog</b>"),
         ("a.png", "1.0000", "a cat"),
         ("d.png", "0.0000", "=1+1"),
-        ("c.png", "–", "  not scored, the image carries no prompt "),
+        ("c.png", "–", " not scored, the image carries no prompt "),
     ]
     assert "<b>dog" not in below
     assert "ImageReward-v1.0: scored 3 · not scored 1 · mean 1.33 · best 3.00 (b.png)" in below

@@ -34,6 +34,6 @@ def pipeline():
 @pytest.fixture(scope="session")
 def reward():
     import imagereward_core
-    from smallworld.demo import TINY_REWARD
+    from smallworld.pipeline import TINY_REWARD
 
     return imagereward_core.load(str(TINY_REWARD), device="cpu")

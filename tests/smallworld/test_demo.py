@@ -11,7 +11,7 @@ from imagereward_core.metadata.infotext import parse_infotext
 from smallworld.__main__ import main
 from smallworld.demo import DEFAULT_PROMPTS, DemoConfig, ranked_table, run_demo
 from smallworld.errors import SmallWorldError
-from smallworld.pipeline import TINY_SD
+from smallworld.pipeline import TINY_REWARD, TINY_SD
 from smallworld.world import parse_caption
 from tests.conftest import ROOT
 
@@ -161,5 +161,8 @@ def test_install_puts_tiny_sd_into_a_webui(tmp_path, capsys):
     assert (folder / "tiny-sd.safetensors").read_bytes() == TINY_SD.read_bytes()
     assert (folder / "tiny-sd.yaml").is_file()
     assert (folder / "tiny-sd" / "tokenizer" / "vocab.json").is_file()
+    reward = tmp_path / "models" / "ImageReward" / "tiny-imagereward.safetensors"
+    assert reward.read_bytes() == TINY_REWARD.read_bytes()
+    assert main(["install", str(tmp_path)]) == 0  # once more: nothing is in the way
     assert main(["install", str(tmp_path / "nowhere")]) == 1
     assert "no WebUI folder" in capsys.readouterr().err
