@@ -168,7 +168,9 @@ class Settings:
     checkpointing_steps: int = option(10, "save a resumable state every so many updates")
     checkpoints_total_limit: int = option(2, "resumable states kept, besides the best")
     report_to: str = option(
-        "", "curves and pictures also to tensorboard (in the run folder) or wandb", choices=("", "tensorboard", "wandb")
+        "",
+        "curves and pictures also to tensorboard (in the run folder) or wandb",
+        choices=("", "none", "tensorboard", "wandb"),
     )
     resume_from_checkpoint: str = option("", "folder of a saved state, or latest", path=True)
     output_dir: str = option("checkpoint/refl", "run folder: events, status, samples, states, report", path=True)

@@ -10,7 +10,7 @@ from typing import Any
 from .. import host
 from ..core import module as core_module
 from ..core import registry, tastes
-from ..job import model_name
+from ..judges import stored_name
 from ..lifecycle import load_scorer
 from .pictures import library_place
 from .work import Progress
@@ -20,7 +20,7 @@ def learn(taste: str, scorer: str, progress: Progress) -> str:
     """Fit the taste on a scorer of the host; returns what to say of it."""
     folder: Path = host.models_dir()
     source = str(folder / scorer) if (folder / scorer).is_file() else scorer
-    base = tastes.Base(model_name(scorer, folder), source)
+    base = tastes.Base(stored_name(scorer, folder), source)
 
     def load() -> Any:
         return load_scorer(scorer, host.device(), host.option("precision"), folder)
