@@ -53,6 +53,7 @@ def settings(seed: int, updates: int, out: Path) -> ReFLConfig:
         max_train_steps=updates,
         eval_steps=updates // 2,
         eval_seeds=2,
+        dial=False,
         held_out=16,
         checkpointing_steps=updates,
         stop_rule="off",

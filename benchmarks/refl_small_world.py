@@ -129,6 +129,7 @@ def settings(args: argparse.Namespace, prompts: list[str], changes: dict[str, An
         max_train_steps=args.updates,
         eval_steps=20,
         eval_seeds=4,
+        dial=False,
         held_out=18,
         checkpointing_steps=20,
         stop_rule="off",

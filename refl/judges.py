@@ -81,19 +81,18 @@ def check_measured(judges: Sequence[Judge], scores: dict[str, Tensor]) -> None:
 def nobody(trained_on: Collection[str], there: Callable[[str], bool]) -> str:
     """What a run without judges says, and what to do about it; the arguments are those of `choose`."""
     ready = choose(trained_on, there)
-    if ready != [NONE]:
+    if ready:
         return f"{NOBODY} --judges {' '.join(ready)} would."
     wanted = _untrained(trained_on)
     return f"{NOBODY} None of {', '.join(wanted)} is on this machine: fetch one with `imagereward fetch {wanted[0]}`."
 
 
 def choose(trained_on: Collection[str], there: Callable[[str], bool]) -> list[str]:
-    """The default judges: the first of DEFAULT that are not trained on and are there, MOST of them; [NONE] without any.
+    """The default judges: the first of DEFAULT that are not trained on and are there, MOST of them.
 
     trained_on: names or paths of the rewards. there: whether a scorer's weights are on this machine.
     """
-    found = [name for name in _untrained(trained_on) if there(name)]
-    return found[:MOST] or [NONE]
+    return [name for name in _untrained(trained_on) if there(name)][:MOST]
 
 
 def _untrained(trained_on: Collection[str]) -> list[str]:

@@ -92,7 +92,7 @@ class Settings:
     picks: str = option(
         "", "dpo: file of duels, JSON lines of winner, loser and prompt, or library for those kept there", path=True
     )
-    dpo_beta: float = option(2000.0, "dpo: how firmly a pick is believed, and how close to the base model it keeps")
+    dpo_beta: float = option(500.0, "dpo: how firmly a pick is believed, and how close to the base model it keeps")
     draft_steps: int = option(1, "draft-k: number of last steps with gradient, 1 to 5")
     lv_repeats: int = option(2, "draft-lv: how often the finished image is noised again")
     # anchor and stop rule

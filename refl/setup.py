@@ -93,15 +93,14 @@ def rewards(config: ResolvedConfig, device: torch.device) -> RewardMix:
 
 
 def with_judges(config: ResolvedConfig) -> ResolvedConfig:
-    """The settings with judges in them: those that were named, those of the run that is resumed, else the default
-    ones that are on this machine.
+    """The settings with judges in them: those that were named, those of the run that is resumed, none if it had none,
+    else the default ones that are on this machine.
     """
     if config.judges:
         return config
     if config.resume_from_checkpoint and checkpoint.saved(Path(config.output_dir) / Name.CHECKPOINTS):
         stored = (read_json(Path(config.output_dir) / Name.CONFIG) or {}).get("judges")
-        kept = stored if isinstance(stored, list) and stored else [judging.NONE]
-        return dataclasses.replace(config, judges=[str(name) for name in kept])
+        return dataclasses.replace(config, judges=[str(name) for name in stored] if isinstance(stored, list) else [])
     chosen = judging.choose(config.aims, judging.here(config.models_dir))
     return dataclasses.replace(config, judges=chosen)
 
@@ -111,7 +110,7 @@ def judges(config: ResolvedConfig, device: torch.device, mix: RewardMix, *, name
     for one that is trained on.
     """
     room = None
-    if device.type == "cuda" and config.judges != [judging.NONE]:
+    if device.type == "cuda" and config.judges not in ([], [judging.NONE]):
         needs = estimate_config(ReFLConfig(**config.decided()))
         room = None if needs.free is None else needs.free - needs.total
     found = judging.load(config.judges, device, config.reward_precision, config.models_dir, room, named=named)

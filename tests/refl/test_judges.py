@@ -44,14 +44,14 @@ def test_the_first_two_that_are_here_and_not_trained_on(models_dir):
     there = here(models_dir("CLIP", "Aesthetic", "PickScore", "ImageReward-v1.0"))
     assert choose(["ImageReward-v1.0"], there) == ["PickScore", "CLIP"]
     assert choose(["pick-score", "clip"], there) == ["Aesthetic"]
-    assert choose([], lambda name: False) == [NONE]
+    assert choose([], lambda name: False) == []
 
 
 def test_half_a_model_is_not_here(models_dir):
     folder = Path(models_dir("Aesthetic"))
     assert len(files_of("Aesthetic", str(folder))) == 2
     (folder / registry.CLIP_L14.local_name).unlink()
-    assert choose([], here(str(folder))) == [NONE]
+    assert choose([], here(str(folder))) == []
 
 
 def test_nobody_says_what_to_fetch(models_dir):
@@ -71,7 +71,7 @@ def test_judges_are_named_default_or_those_of_the_run_that_goes_on(settings, mod
     state = folder / "checkpoints" / "step-000001"
     state.mkdir(parents=True)
     (state / "state.json").write_text("{}")
-    for stored, kept in (([], [NONE]), (["Aesthetic"], ["Aesthetic"]), ([NONE], [NONE])):
+    for stored, kept in (([], []), (["Aesthetic"], ["Aesthetic"]), ([NONE], [NONE])):
         (folder / "config.json").write_text(json.dumps({"judges": stored}))
         assert setup.with_judges(resumed.resolved()).judges == kept
 
@@ -170,7 +170,7 @@ def test_a_run_without_judges_says_so_everywhere(settings, reward_file, models_d
     text = "imagereward fetch PickScore"
     assert text in caplog.text and text in read_json(folder / "status.json")["message"]
     assert text in (folder / "report.html").read_text(encoding="utf-8")
-    assert read_json(folder / "config.json")["judges"] == [NONE]
+    assert read_json(folder / "config.json")["judges"] == []
 
 
 def test_the_length_of_the_output_is_measured_against_the_base(settings):

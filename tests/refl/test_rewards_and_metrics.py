@@ -145,7 +145,8 @@ def test_win_rate_and_paired_change():
 def evaluation(step=0, reward=0.0, diversity=0.5, eps_mse=0.04, judge=(0.0, 1.0, 2.0), inflation=1.0):
     scores = {"judge": list(judge), MIXED: [reward] * len(judge)}
     means = {"judge": sum(judge) / len(judge)}
-    return Evaluation(step, reward, 1.0, diversity, 0.5, 0.5, eps_mse, inflation, scores, means)
+    told = {"inflation": inflation, "scores": scores, "judges": means}
+    return Evaluation(step, reward, 1.0, diversity, 0.5, 0.5, eps_mse, **told)
 
 
 def test_stop_rule_names_each_reason():
