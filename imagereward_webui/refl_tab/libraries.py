@@ -74,12 +74,19 @@ class Installer:
         self.folder, self.python = folder, python
         self._thread: threading.Thread | None = None
         self._error = ""
+        self._known: list[str] | None = None  # what is missing: looking costs seconds, and a page asks every second
+
+    def _missing(self) -> list[str]:
+        if self._known is None:
+            self._known = missing(self.folder)
+        return self._known
 
     def start(self) -> None:
         """Install what is missing; does nothing while an installation runs or if nothing is missing."""
         if self._thread is not None and self._thread.is_alive():
             return
-        wanted = missing(self.folder)
+        self._known = None
+        wanted = self._missing()
         if wanted:
             self._error = ""
             self._thread = threading.Thread(
@@ -105,6 +112,7 @@ class Installer:
         except OSError as error:
             self._error = str(error)
             return
+        self._known = None
         if result.returncode:
             self._error = result.stderr[-1500:] or result.stdout[-1500:]
             logger.error("the training libraries could not be installed:\n%s", self._error)
@@ -112,7 +120,7 @@ class Installer:
     def status(self) -> dict[str, Any]:
         """What is missing, whether it is being installed, and why it failed."""
         return {
-            "missing": missing(self.folder),
+            "missing": self._missing(),
             "installing": bool(self._thread and self._thread.is_alive()),
             "error": self._error,
         }

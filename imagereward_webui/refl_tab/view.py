@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..core import drawing, measures
@@ -106,7 +107,9 @@ def status(run: Run | None, now: float, live: bool) -> str:
         f' aria-valuemin="0" aria-valuemax="100"><div style="width:{100 * share(run):.1f}%"></div></div>'
     )
     said = note(PENDING.get(run["pending"], ""), "warning") + note(lines[:1].upper() + lines[1:], kind)
-    wrote = f"<p>Wrote <code>{text(run['result'])}</code></p>" if run["result"] and has_result(run) else ""
+    path = Path(run["result"])
+    place = text(f"{path.parent.name}/{path.name}")
+    wrote = f'<p>Wrote <code title="{text(path)}">{place}</code></p>' if has_result(run) else ""
     return f'{mark}<div class="imagereward-refl-status {kind}"><p role="status">{head}</p>{bar}</div>{said}{wrote}'
 
 
