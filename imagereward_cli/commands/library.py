@@ -267,9 +267,7 @@ def _slopes(path: str) -> dict[str, float]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} is no results.json of `imagereward bench preference`: {error}") from error
     if not found:
-        raise ConfigError(
-            f"{path} has no k: its scorers order all pairs as people do, or none"
-        )
+        raise ConfigError(f"{path} has no k: its scorers order all pairs as people do, or none")
     return found
 
 
@@ -278,9 +276,7 @@ def _score_of(library: Library, image: str, scorer: str) -> float:
 
     picture = find.by_path(library, image)
     if picture is None or scorer not in picture.scores:
-        raise ConfigError(
-            f"{image} has no score of {scorer} in {library.place}: `imagereward score --remember`"
-        )
+        raise ConfigError(f"{image} has no score of {scorer} in {library.place}: `imagereward score --remember`")
     return picture.scores[scorer]
 
 
