@@ -235,9 +235,9 @@ def _win(args: argparse.Namespace, library: Library) -> int:
 
     if args.learn:
         slopes = _slopes(args.learn)
-        for learnt_of, slope in slopes.items():
-            meaning.keep_k(library, learnt_of, slope)
-        learnt = ", ".join(f"{learnt_of} {slope:.3f}" for learnt_of, slope in slopes.items())
+        for scorer, slope in slopes.items():
+            meaning.keep_k(library, scorer, slope)
+        learnt = ", ".join(f"{scorer} {slope:.3f}" for scorer, slope in slopes.items())
         if not args.images:
             say(args, library, {"learnt": slopes}, f"learnt k of {learnt}")
             return OK
