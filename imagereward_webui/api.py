@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import io
 from collections.abc import Iterator
 from typing import Any
@@ -16,11 +17,13 @@ from fastapi import APIRouter, FastAPI, HTTPException
 from pydantic import BaseModel
 
 from . import host, infotext
-from .core import RM, errors, logger, naming, plain_prompt, registry
+from .core import RM, errors, logger, naming, plain_prompt
 from .core import module as core_module
 from .fields import FIELDS
 from .guard import GuardedRoute
+from .judges import PANEL_SCALE, Judges, entry, judges_of
 from .lifecycle import available, holder
+from .request import InvalidRequest, ScoreRequest
 
 PREFIX = "/imagereward/v1"
 MAX_IMAGES = 64
@@ -31,20 +34,26 @@ GROUP_PIXELS = 16 * 10**6  # of images that are in memory together
 
 # pydantic 1 and 2 and Python 3.10 all read typing's own names, whatever the class body's annotations mode
 class ScoreBody(BaseModel):
-    """Images as base64; one `prompt` for all of them or one in `prompts` for each."""
+    """Images as base64; one `prompt` for all of them or one in `prompts` for each. `panel`: several scorers in place of
+    `scorer`, standardised by `constants` ({name: [mean, SD]}) and the registry's.
+    """
 
     images: list[str]
     prompt: str | None = None
     prompts: list[str] | None = None
     scorer: str = "ImageReward-v1.0"
+    panel: list[str] | None = None
+    constants: dict[str, list[float]] | None = None
 
 
 class RankBody(BaseModel):
-    """Images as base64, ranked for one prompt."""
+    """Images as base64, ranked for one prompt by a scorer or a panel."""
 
     images: list[str]
     prompt: str
     scorer: str = "ImageReward-v1.0"
+    panel: list[str] | None = None
+    constants: dict[str, list[float]] | None = None
 
 
 class LoadBody(BaseModel):
@@ -144,22 +153,46 @@ def _answered(work: Any) -> Any:
         raise HTTPException(status_code=503, detail=str(error)) from error
 
 
-def _score(scorer: str, prompts: list[str], texts: list[str]) -> list[float]:
-    """Scores, after which the memory policy applies as it does after a generation."""
-    _check_images(texts)
-    _answered(lambda: holder.prepare(scorer))  # a download may take an hour: the host goes on generating meanwhile
+def _judges(body: ScoreBody | RankBody) -> Judges:
+    """Who judges: the body's panel, else its scorer. HTTP 404 for a name that is not known, 422 for a wrong panel."""
+    for name in body.panel or [body.scorer]:
+        _known(name)
+    wanted = {"scorer": body.scorer, "panel": body.panel or [], "panel_constants": body.constants}
+    try:
+        request = ScoreRequest.from_api(wanted)
+    except InvalidRequest as error:
+        raise HTTPException(status_code=422, detail=str(error)) from error
+    return judges_of(request.scorers, bool(request.panel), host.models_dir(), given=request.constants)
 
-    def work() -> list[float]:
-        scores: list[float] = []
+
+def _score(body: ScoreBody | RankBody, prompts: list[str]) -> dict[str, Any]:
+    """The answer with the scores, after which the memory policy applies as it does after a generation."""
+    judges = _judges(body)
+    _check_images(body.images)
+    for name in judges.names:
+        _answered(functools.partial(holder.prepare, name))  # may take an hour: the host goes on generating meanwhile
+
+    def work() -> dict[str, list[float]]:
+        scores: dict[str, list[float]] = {name: [] for name in judges.names}
         try:
-            for some, images in _in_groups(texts, prompts):
-                scores += holder.score(scorer, some, images)
+            for some, images in _in_groups(body.images, prompts):
+                for name, found in holder.score_by(judges.names, some, images).items():
+                    scores[name] += found
                 images.clear()
             return scores
         finally:
             holder.after_job()
 
-    return _run(work)
+    by_scorer = _run(work)
+    judged = judges.judged(prompts, by_scorer)
+    answer: dict[str, Any] = {"scorer": body.scorer, "scores": [one.score for one in judged]}
+    if judges.is_panel:
+        answer["panel"] = list(judges.names)
+        answer["by_scorer"] = by_scorer
+        answer["disagreements"] = [one.disagreement for one in judged]
+        answer["standardised_by"] = judges.standardised_by
+        answer["constants"] = {name: [found.mean, found.std] for name, found in judges.constants.items()}
+    return answer
 
 
 # --- the routes -----------------------------------------------------------------------------------
@@ -181,20 +214,21 @@ def status() -> dict:
 
 def describe(name: str) -> dict:
     """A scorer as pages and clients know it: `low` and `high` are where badges are fully red and fully green."""
-    info = registry.describe(name)
+    info = entry(name, host.models_dir())
     own_key = infotext.usable_key(host.option("key"), host.infotext_names())[0]
-    scale = info.scale
+    key = naming.score_key(info, own_key)
     return {
         "name": name,
-        "key": naming.score_key(info, own_key),
-        "former_keys": [info.key] if naming.score_key(info, own_key) != info.key else [],
-        "low": scale.low,
-        "high": scale.high,
-        "mean": scale.mean,
-        "std": scale.std,
+        "key": key,
+        "former_keys": [info.key] if key != info.key else [],
+        **_meaning(info.scale),
         "uses_prompt": info.uses_prompt,
         "higher_is_better": info.higher_is_better,
     }
+
+
+def _meaning(scale: Any) -> dict[str, Any]:
+    return {"low": scale.low, "high": scale.high, "mean": scale.mean, "std": scale.std}
 
 
 @router.get("/schema")
@@ -206,6 +240,7 @@ def schema() -> dict:
         "title": "ImageReward",
         "scorers": [describe(name) for name in available(host.models_dir())],
         "key": infotext.usable_key(host.option("key"), host.infotext_names())[0],
+        "panel": {"key": naming.PANEL_KEY, "disagreement_key": naming.DISAGREEMENT_KEY, **_meaning(PANEL_SCALE)},
         "args": [
             {
                 "name": field.attr,
@@ -223,18 +258,17 @@ def schema() -> dict:
 
 @router.post("/score")
 def score(body: ScoreBody) -> dict:
-    """One score per image, in order."""
-    scorer, prompts = _known(body.scorer), _prompts(body)
-    return {"scorer": scorer, "scores": _score(scorer, prompts, body.images)}
+    """One score per image, in order. Of a panel the common value, and `by_scorer` each one's own."""
+    return _score(body, _prompts(body))
 
 
 @router.post("/rank")
 def rank(body: RankBody) -> dict:
     """`ranking[i]` is the rank of image i, 1 = best; equal scores rank in order of appearance."""
-    scorer = _known(body.scorer)
-    scores = _score(scorer, [plain_prompt(body.prompt)] * len(body.images), body.images)
+    answer = _score(body, [plain_prompt(body.prompt)] * len(body.images))
+    scores = answer["scores"]
     order = sorted(range(len(scores)), key=lambda i: -scores[i])
-    return {"scorer": scorer, "ranking": [order.index(i) + 1 for i in range(len(scores))], "scores": scores}
+    return {**answer, "ranking": [order.index(i) + 1 for i in range(len(scores))]}
 
 
 @router.post("/load")

@@ -7,10 +7,13 @@ from typing import Any
 import gradio as gr
 from modules import scripts_postprocessing
 
-from . import host, infotext, panel
-from .core import logger, metadata, plain_prompt, registry
+from . import host, infotext
+from . import panel as widgets
+from .core import logger, metadata, naming, plain_prompt
 from .fields import BY_ATTR
+from .judges import Judged, Judges, judges_of
 from .lifecycle import available, holder
+from .request import ScoreRequest
 
 
 class ScriptPostprocessingImageReward(scripts_postprocessing.ScriptPostprocessing):
@@ -21,32 +24,52 @@ class ScriptPostprocessingImageReward(scripts_postprocessing.ScriptPostprocessin
     extra_only = True  # reForge: not in the main tabs, where the accordion does this
 
     def ui(self) -> dict[str, Any]:
-        with panel.input_accordion("ImageReward score", "extras_imagereward_enable") as enable:
+        with widgets.input_accordion("ImageReward score", "extras_imagereward_enable") as enable:
             scorer = gr.Dropdown(
                 label="Scorer",
                 choices=available(host.models_dir()),
                 value=BY_ATTR["scorer"].default,
                 elem_id="extras_imagereward_scorer",
             )
+            several = gr.Dropdown(
+                label="Panel",
+                choices=available(host.models_dir()),
+                value=[],
+                multiselect=True,
+                elem_id="extras_imagereward_panel",
+            )
             prompt = gr.Textbox(
                 label="Prompt for images without infotext", value="", elem_id="extras_imagereward_prompt"
             )
-        return {"enable": enable, "scorer": scorer, "prompt": prompt}
+            constants = gr.Textbox(
+                label=BY_ATTR["panel_constants"].label, value="", elem_id="extras_imagereward_panel_constants"
+            )
+        return {"enable": enable, "scorer": scorer, "prompt": prompt, "panel": several, "constants": constants}
 
     def process(
-        self, pp: Any, enable: bool | None = None, scorer: str | None = None, prompt: str | None = None
+        self,
+        pp: Any,
+        enable: bool | None = None,
+        scorer: str | None = None,
+        prompt: str | None = None,
+        panel: list[str] | None = None,
+        constants: str | None = None,
     ) -> None:
         if not enable or not scorer:  # the old Extras API sends None to every script but its own
             return
-        key = infotext.score_key(scorer, host.option("key"))
+        key = infotext.SCORE_KEY
         try:
+            request = ScoreRequest.from_api({"scorer": scorer, "panel": panel, "panel_constants": constants})
+            own_key = infotext.usable_key(host.option("key"))[0]
+            judges = judges_of(request.scorers, bool(request.panel), host.models_dir(), own_key, request.constants)
+            key = judges.key
             words, missing = prompt_in(pp.image)
             words = words or plain_prompt(prompt or "")
-            if not words and registry.describe(scorer).uses_prompt:
+            if not words and judges.uses_prompt:
                 pp.info[f"{key} note"] = f"not scored, {missing}"
                 return
-            score = holder.score(scorer, words, [pp.image])[0]
-            pp.info[key] = infotext.format_score(score, int(host.option("decimals")))
+            judged = judges.at_once(words, holder.score_by(judges.names, words, [pp.image]))
+            pp.info.update(pairs_of(judges, judged, int(host.option("decimals"))))
         except Exception as error:  # noqa: BLE001 - the other postprocessing scripts' work must not be lost
             logger.warning("image not scored: %s", error)
             pp.info[f"{key} note"] = f"not scored, {error}"
@@ -57,6 +80,18 @@ class ScriptPostprocessingImageReward(scripts_postprocessing.ScriptPostprocessin
                 host.at_last_image()
             ):  # not after each: a directory of images would move or load the scorer for every one
                 holder.after_job()
+
+
+def pairs_of(judges: Judges, judged: Judged, decimals: int) -> dict[str, str]:
+    """The values for the image's info; a panel's where it means the same in every job, since each image is a job."""
+    values: dict[str, float | None] = {judges.key: judged.score}
+    if judges.is_panel:
+        values[naming.DISAGREEMENT_KEY] = judged.disagreement
+        values |= {judges.keys[name]: value for name, value in judged.by_scorer.items()}
+    pairs = {key: infotext.format_score(value, decimals) for key, value in values.items() if value is not None}
+    if not judges.absolute:
+        pairs[f"{judges.key} note"] = judges.no_limit
+    return pairs
 
 
 def prompt_in(image: Any) -> tuple[str, str]:

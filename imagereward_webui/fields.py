@@ -21,8 +21,9 @@ class Field:
     """One input of the accordion.
 
     `attr` is the attribute of `ScoreRequest` and the API key, `label` what the user reads beside the widget,
-    `infotext` the key in the settings line (None: never written), `kind` one of bool, int, float, choice or
-    name, `low`/`high` the inclusive range of a number, `row` where it stands in the accordion (0 is its head).
+    `infotext` the key in the settings line (None: never written), `kind` one of bool, int, float, choice,
+    name, names or constants, `low`/`high` the inclusive range of a number, `row` where it stands in the accordion (0 is
+    its head).
     """
 
     attr: str
@@ -35,6 +36,10 @@ class Field:
     high: float = math.inf
     help: str = ""
     row: int = 4
+
+    def shown(self, value: Any) -> Any:
+        """A value as its widget holds it."""
+        return list(value) if self.kind == "names" else value
 
 
 # The order is the order of the script's arguments: API clients address them by position, so only ever append.
@@ -103,6 +108,38 @@ FIELDS: tuple[Field, ...] = (
         choices=(OVER_EACH, OVER_ALL),
         help="Whether filter, top k and order look at the images of each prompt by themselves, or at all of the run.",
     ),
+    Field(
+        "panel",
+        "Panel",
+        "names",
+        (),
+        "ImageReward panel",
+        help=(
+            "Several scorers judge together, in place of the one beside: the mean of their standardised values counts."
+            " Each one's own value is stored as well."
+        ),
+        row=1,
+    ),
+    Field(
+        "panel_constants",
+        "Standardise the panel by (empty: the authors' mean and SD)",
+        "constants",
+        "",
+        "ImageReward panel constants",
+        help=(
+            "NAME MEAN SD; NAME MEAN SD …, stored with each image. A scorer that has none, here or from its authors,"
+            " makes ranks within the prompt count, on which no limit can be set."
+        ),
+        row=5,
+    ),
 )
+
+SEPARATOR = ";"  # between a panel's scorers where they are one text
+
+
+def as_text(value: Any) -> str:
+    """A field's value as infotexts hold it."""
+    return f"{SEPARATOR} ".join(value) if isinstance(value, (list, tuple)) else str(value)
+
 
 BY_ATTR = {field.attr: field for field in FIELDS}

@@ -6,12 +6,13 @@ alike; they stand in the settings line as further `key: value` pairs.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from .core import ConfigError, naming, registry
-from .fields import FIELDS, Field
+from .fields import FIELDS, Field, as_text
 from .request import InvalidRequest, ScoreRequest
 
 SCORE_KEY = naming.REWARD_KEY
@@ -22,7 +23,7 @@ RESULT_KEY = "ImageReward result"
 
 ALL_KEYS = tuple(field.infotext for field in FIELDS if field.infotext)
 # What still holds where another script needs every image: it is scored, and nothing is hidden or ordered.
-UNFILTERED = ("scorer", "limit", "unload")
+UNFILTERED = ("scorer", "limit", "unload", "panel", "panel_constants")
 
 
 def usable_key(wanted: str, host_names: Iterable[str] = ()) -> tuple[str, str]:
@@ -39,14 +40,9 @@ def usable_key(wanted: str, host_names: Iterable[str] = ()) -> tuple[str, str]:
         return SCORE_KEY, str(error)
 
 
-def score_key(scorer: str, own_key: str = SCORE_KEY) -> str:
-    """The infotext key for a scorer: its registry entry's; the user's for reward models."""
-    return naming.score_key(registry.describe(scorer), usable_key(own_key)[0])
-
-
 def score_keys(own_key: str = SCORE_KEY) -> list[str]:
-    """Every key under which an image may carry a score: the user's first, then the registry's."""
-    return list(dict.fromkeys([usable_key(own_key)[0], SCORE_KEY, *registry.keys()]))
+    """Every key under which an image may carry a score: a panel's and the user's first, then the registry's."""
+    return list(dict.fromkeys([naming.PANEL_KEY, usable_key(own_key)[0], SCORE_KEY, *registry.keys()]))
 
 
 def format_score(score: float, decimals: int = 4) -> str:
@@ -75,7 +71,7 @@ def settings(request: ScoreRequest, filtered: bool = True) -> dict[str, str]:
     for field in FIELDS:
         value = getattr(request, field.attr)
         if field.infotext and value != field.default and (filtered or field.attr in UNFILTERED):
-            pairs[field.infotext] = str(value)
+            pairs[field.infotext] = as_text(value)
     return pairs
 
 
@@ -118,12 +114,11 @@ def paste_value(field: Field, params: Mapping[str, Any], own_key: str = SCORE_KE
         return scored
     if not scored:
         return None
-    if field.infotext is None or field.infotext not in params:
-        return field.default
-    try:
-        return getattr(ScoreRequest.from_api({field.attr: _typed(field, params[field.infotext])}), field.attr)
-    except InvalidRequest:
-        return field.default
+    value = field.default
+    if field.infotext is not None and field.infotext in params:
+        with contextlib.suppress(InvalidRequest):
+            value = getattr(ScoreRequest.from_api({field.attr: _typed(field, params[field.infotext])}), field.attr)
+    return field.shown(value)
 
 
 def _typed(field: Field, text: Any) -> Any:

@@ -7,14 +7,16 @@ for anything that depends on the host, and its `holder` for scores; both are pas
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 from weakref import WeakSet
 
 from . import report, results
-from .core import ImageRewardError, logger, naming, plain_prompt, registry, with_settings
-from .fields import OVER_ALL
+from .core import ImageRewardError, logger, plain_prompt, with_settings
+from .fields import FILTER_NONE, FILTER_SCORE, OVER_ALL
 from .files import FileKeeper
-from .infotext import ALL_KEYS, score_key, settings, usable_key
+from .infotext import ALL_KEYS, settings, usable_key
+from .judges import Judges, judges_of, stored_name
 from .report import Outcome
 from .request import ScoreRequest
 from .results import Entry
@@ -47,10 +49,15 @@ class Job:
         """`keep_all`: why this job must not be filtered, or ""; `script`: the dropdown script's title if it started
         this; `session`: the run of another script that this job is a part of.
         """
-        self.request, self.host, self.holder = request, host, holder
+        self.host, self.holder = host, holder
         self.script, self.session = script, session
         self.entries: dict[tuple[int, int], Entry] = {}
         self.notes: list[str] = []
+        self.judges = self._judges(request)
+        if request.filter_by == FILTER_SCORE and not self.judges.absolute:
+            self.notes.append(self.judges.no_limit)
+            request = replace(request, filter_by=FILTER_NONE)
+        self.request = request
         self.closed = self.broken = self.stopped = False
         self.frame: int | None = None  # the one image of a video that is scored
         self.decimals = int(host.option("decimals"))
@@ -83,18 +90,20 @@ class Job:
 
     # --- infotext --------------------------------------------------------------------------------------------------
 
-    def _score_text(self) -> ScoreText:
-        option, scorer = self.host.option, self.request.scorer
-        own_key, problem = usable_key(option("key"), self.host.infotext_names())
+    def _judges(self, request: ScoreRequest) -> Judges:
+        own_key, problem = usable_key(self.host.option("key"), self.host.infotext_names())
         if problem:
             self.notes.append(f'the setting "Name of the score in the infotext" is not used: {problem}')
+        folder = self.host.models_dir()
+        return judges_of(request.scorers, bool(request.panel), folder, own_key, request.constants)
+
+    def _score_text(self) -> ScoreText:
         return ScoreText(
             self.entries,
-            key=score_key(scorer, own_key),
-            model=lambda: model_name(scorer, self.host.models_dir()),
-            scale=registry.describe(scorer).scale,
+            judges=self.judges,
+            model=lambda name: stored_name(name, self.host.models_dir()),
             decimals=self.decimals,
-            browser=bool(option("write_aesthetic_score")),
+            browser=bool(self.host.option("write_aesthetic_score")),
         )
 
     def announce(self, p: Any) -> None:
@@ -142,13 +151,14 @@ class Job:
         self.score_entry(entry)
 
     def score_entry(self, entry: Entry) -> None:
-        """The same for an image whose particulars are known. The picture carries its score with it."""
+        """The same for an image whose particulars are known."""
         self.entries[entry.iteration, entry.batch_index] = entry
         if self.broken or entry.unfinished:
             return
         try:
-            entry.score = self.holder.score(self.request.scorer, plain_prompt(entry.prompt), [entry.image])[0]
-            setattr(entry.image, results.SCORE, entry.score)
+            words = plain_prompt(entry.prompt)
+            found = self.holder.score_by(self.judges.names, words, [entry.image])
+            entry.take(self.judges.at_once(words, found))
         except Exception as error:  # noqa: BLE001 - anything: the host swallows it, and the user would never learn why
             self.broken = True
             logger.warning("image not scored: %s", error, exc_info=not isinstance(error, ImageRewardError))
@@ -187,7 +197,17 @@ class Job:
             self._put_back(p)
             self.holder.after_job(unload=self.request.unload)
 
+    def rank(self) -> None:
+        """Where ranks count: the images are complete, and take theirs."""
+        entries = [self.entries[key] for key in sorted(self.entries) if self.entries[key].by_scorer]
+        if self.judges.absolute or not entries:
+            return
+        own = {name: [entry.by_scorer[name] for entry in entries] for name in self.judges.names}
+        for entry, judged in zip(entries, self.judges.judged([plain_prompt(entry.prompt) for entry in entries], own)):
+            entry.take(judged)
+
     def _finish(self, p: Any, processed: Any) -> Outcome:
+        self.rank()
         entries = [self.entries[key] for key in sorted(self.entries)]
         kept, shown = list(range(len(entries))), [entry.image for entry in entries]
         if self.rearranges and entries:
@@ -204,7 +224,7 @@ class Job:
             self.session.on_job(p, self.request, entries, processed)
         return Outcome(
             self.request,
-            self.text.key,
+            self.judges,
             entries,
             kept,
             filtered=self.filtered and self.request.filters,
@@ -237,11 +257,6 @@ class Job:
             processed.info = text
             if processed.images and "parameters" in getattr(processed.images[0], "info", {}):
                 processed.images[0].info["parameters"] = text
-
-
-def model_name(scorer: str, folder: Any) -> str:
-    """What stands in infotexts for these weights: the registry's name, or an own file's with its hash."""
-    return scorer if scorer in registry.names() else naming.own_model_name(folder / scorer)
 
 
 def clear(p: Any) -> None:

@@ -11,8 +11,10 @@ from typing import Any
 import gradio as gr
 
 from . import host, infotext, session
-from .core import logger
+from .core import ImageRewardError, logger
+from .core import module as core_module
 from .fields import FIELDS, Field
+from .judges import stored_name
 from .lifecycle import available, holder
 from .request import DROPDOWN_FILTER_LABEL, DROPDOWN_LIMIT_LABEL
 
@@ -33,8 +35,9 @@ def accordion(elem_id: ElemId) -> tuple[list[Any], list[Any], list[str]]:
             with gr.Row():
                 for field in (field for field in FIELDS[1:] if field.row == row):
                     widgets[field.attr] = _widget(field, elem_id)
-                    if field.kind == "name":
+                    if field.kind in ("name", "names"):
                         _refresh(widgets[field.attr], elem_id(f"{field.attr}_refresh"))
+        own_scores_button(elem_id, widgets["panel"], widgets["panel_constants"])
         unload_button(elem_id)
     inputs = [widgets[field.attr] for field in FIELDS]
     fields = [(widgets[field.attr], _paste(field)) for field in FIELDS]
@@ -69,6 +72,26 @@ def dropdown(elem_id: ElemId) -> tuple[list[Any], list[Any]]:
     return [filter_low, limit], fields
 
 
+def own_scores_button(elem_id: ElemId, panel: Any, constants: Any) -> None:
+    """The button that takes the panel's constants from the user's own scores, and the line that says what it did."""
+    with gr.Row():
+        button = gr.Button("Standardise the panel by my own scores", size="sm", elem_id=elem_id("own_scores"))
+        status = gr.HTML("", elem_id=elem_id("own_scores_status"), elem_classes=["imagereward-status"])
+    button.click(fn=own_scores, inputs=[panel, constants], outputs=[constants, status])
+
+
+def own_scores(names: list[str] | None, constants: str) -> tuple[str, str]:
+    """(constants of the library's scores of these scorers, or the ones there were; what to say about it)."""
+    if not names:
+        return constants, "Choose the panel's scorers first."
+    folder = host.models_dir()
+    try:
+        found = core_module("panel").from_library({name: stored_name(name, folder) for name in names})
+    except ImageRewardError as error:
+        return constants, html.escape(str(error))
+    return core_module("panel").to_text(found), html.escape(f"Taken from your own scores of {', '.join(found)}.")
+
+
 def unload_button(elem_id: ElemId) -> None:
     """The button that frees the scorer's memory, and the line that says what it did."""
     with gr.Row():
@@ -92,7 +115,7 @@ def _paste(field: Field) -> infotext.PasteKey:
 
 
 def _widget(field: Field, elem_id: ElemId) -> Any:
-    common = {"label": field.label, "value": field.default, "elem_id": elem_id(field.attr)}
+    common = {"label": field.label, "value": field.shown(field.default), "elem_id": elem_id(field.attr)}
     if field.help:
         common["tooltip"] = field.help  # a keyword that the hosts add to every component
     if field.kind == "bool":
@@ -103,6 +126,10 @@ def _widget(field: Field, elem_id: ElemId) -> Any:
         return gr.Number(**common)
     if field.kind == "choice":
         return gr.Dropdown(choices=list(field.choices), **common)
+    if field.kind == "names":
+        return gr.Dropdown(choices=available(host.models_dir()), multiselect=True, **common)
+    if field.kind == "constants":
+        return gr.Textbox(lines=1, **common)
     return gr.Dropdown(choices=available(host.models_dir()), **common)
 
 

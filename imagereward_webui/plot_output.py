@@ -9,6 +9,7 @@ from typing import Any
 
 from . import host
 from .core import logger, replace
+from .fields import as_text
 from .files import unused_path
 from .request import ScoreRequest
 
@@ -30,6 +31,8 @@ COLUMNS = (
     "prompt",
     "negative_prompt",
     "model",
+    "disagreement",
+    "by_scorer",
 )
 
 
@@ -106,7 +109,7 @@ def _row(p: Any, request: ScoreRequest, entry: Any, cell: int) -> list[Any]:
     return [
         cell,
         os.path.basename(entry.path or ""),
-        request.scorer,
+        as_text(request.scorers),
         f"{entry.score:.4f}" if scored else "",
         request.passes(entry.score) if scored else "",
         entry.seed,
@@ -118,6 +121,8 @@ def _row(p: Any, request: ScoreRequest, entry: Any, cell: int) -> list[Any]:
         entry.prompt,
         entry.negative_prompt,
         getattr(p, "sd_model_name", ""),
+        "" if entry.disagreement is None else f"{entry.disagreement:.4f}",
+        as_text([f"{name} {value:.4f}" for name, value in entry.by_scorer.items()]),
     ]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from . import results
 from .files import FileKeeper
 from .infotext import RESULT_KEY
+from .judges import RANKS, Judges
 from .request import ScoreRequest
 from .results import Entry
 
@@ -24,7 +25,7 @@ class Outcome:
     """
 
     request: ScoreRequest
-    key: str
+    judges: Judges
     entries: list[Entry]
     kept: list[int]
     filtered: bool = False
@@ -37,6 +38,9 @@ class Outcome:
     def line(self) -> str:
         """ "scored 8 · kept 5 · hidden 3 · mean 0.41 · best 1.22 (seed 1234)"."""
         text = results.summary(self.entries, len(self.kept), self.filtered)
+        if self.judges.is_panel:
+            how = "" if self.judges.absolute else f", {RANKS}"
+            text += f" · panel of {len(self.judges.names)}{how}"
         return f"{text} · {results.yield_summary(self.entries, self.kept)}" if self.searched else text
 
     @property
@@ -59,8 +63,9 @@ class Outcome:
             processed,
             {
                 "scorer": self.request.scorer,
-                "key": self.key,
+                "key": self.judges.key,
                 "scores": results.gallery_scores(processed),
+                **_panel(processed, self.judges),
                 "scored": sum(entry.score is not None for entry in self.entries),
                 "kept": len(self.kept),
                 "hidden": len(self.entries) - len(self.kept),
@@ -69,6 +74,18 @@ class Outcome:
                 "notes": list(self.notes),
             },
         )
+
+
+def _panel(processed: Any, judges: Judges) -> dict[str, Any]:
+    """What a result says of a panel, its lists by gallery position."""
+    if not judges.is_panel:
+        return {}
+    return {
+        "panel": list(judges.names),
+        "by_scorer": results.gallery_by_scorer(processed, judges.names),
+        "disagreements": results.gallery_disagreements(processed),
+        "standardised_by": judges.standardised_by,
+    }
 
 
 def merged(outcomes: Sequence[Outcome]) -> Outcome:
@@ -83,7 +100,7 @@ def merged(outcomes: Sequence[Outcome]) -> Outcome:
         entries += outcome.entries
         notes += [note for note in outcome.notes if note not in notes]
     filtered, searched = any(o.filtered for o in outcomes), any(o.searched for o in outcomes)
-    return Outcome(first.request, first.key, entries, kept, filtered, searched, " ".join(where), notes, first.later)
+    return Outcome(first.request, first.judges, entries, kept, filtered, searched, " ".join(where), notes, first.later)
 
 
 def sift(
@@ -119,6 +136,9 @@ def refresh(processed: Any) -> None:
     result = (getattr(processed, "extra_generation_params", None) or {}).get(RESULT_KEY)
     if isinstance(result, dict):
         result["scores"] = results.gallery_scores(processed)
+        if "panel" in result:
+            result["by_scorer"] = results.gallery_by_scorer(processed, result["panel"])
+            result["disagreements"] = results.gallery_disagreements(processed)
 
 
 def _attach(processed: Any, result: dict[str, Any]) -> None:

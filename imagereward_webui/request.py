@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .core import ImageRewardError
-from .fields import BY_ATTR, FIELDS, FILTER_NONE, FILTER_SCORE, FILTER_TOP, OVER_EACH, Field
+from .core import ConfigError, ImageRewardError
+from .core import module as core_module
+from .fields import BY_ATTR, FIELDS, FILTER_NONE, FILTER_SCORE, FILTER_TOP, OVER_EACH, SEPARATOR, Field
 
 DROPDOWN_LIMIT_LABEL = "Lower score limit"
 DROPDOWN_FILTER_LABEL = "Filter out images with low scores"
@@ -58,11 +59,38 @@ def _parse(field: Field, value: Any) -> Any:
         if field.kind == "int" and number != int(number):
             raise InvalidRequest(f'"{field.label}" is {value!r}; it needs a whole number.')
         return int(number) if field.kind == "int" else number
+    if field.kind == "names":
+        return _names(field, value)
+    if field.kind == "constants":
+        return _constants(field, value)
     if not isinstance(value, str) or not value.strip():
         raise InvalidRequest(f'"{field.label}" is {value!r}; it needs a name.')
     if field.choices and value not in field.choices:
         raise InvalidRequest(f'"{field.label}" is {value!r}; choose one of: {", ".join(field.choices)}.')
     return value
+
+
+def _names(field: Field, value: Any) -> tuple[str, ...]:
+    """A list of names, or one text of them; none where nothing is chosen."""
+    found = value.split(SEPARATOR) if isinstance(value, str) else [] if value is None else value
+    if not isinstance(found, (list, tuple)) or not all(isinstance(name, str) for name in found):
+        raise InvalidRequest(f'"{field.label}" is {value!r}; it needs a list of scorers\' names.')
+    names = tuple(name.strip() for name in found if name.strip())
+    if len(set(names)) < len(names):
+        raise InvalidRequest(f'"{field.label}" names a scorer twice: {", ".join(names)}.')
+    return names
+
+
+def _constants(field: Field, value: Any) -> str:
+    """Constants as one text; `{"NAME": [mean, SD]}` is understood too."""
+    panel = core_module("panel")
+    if value is None:
+        return ""
+    try:
+        found = panel.from_text(value) if isinstance(value, str) else panel.from_mapping(value)
+    except ConfigError as error:
+        raise InvalidRequest(f'"{field.label}": {error}') from error
+    return panel.to_text(found)
 
 
 @dataclass(frozen=True)
@@ -80,6 +108,8 @@ class ScoreRequest:
     max_batches: int = 8
     unload: bool = False
     over: str = OVER_EACH
+    panel: tuple[str, ...] = ()
+    panel_constants: str = ""
 
     @classmethod
     def from_ui(cls, args: Sequence[Any]) -> ScoreRequest:
@@ -115,6 +145,16 @@ class ScoreRequest:
         """This request with some attributes replaced (X/Y/Z axes), validated as all others."""
         parsed = {name: _parse(BY_ATTR[name], value) for name, value in values.items()}
         return replace(self, enabled=True, **parsed)
+
+    @property
+    def scorers(self) -> tuple[str, ...]:
+        """Who judges: the panel's scorers, else the one."""
+        return self.panel or (self.scorer,)
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        """The constants given for the panel, by name."""
+        return core_module("panel").from_text(self.panel_constants)
 
     @property
     def filters(self) -> bool:

@@ -6,8 +6,10 @@ Pure list work on the host's `Processed`: no host import, so that every case can
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from .judges import Judged
 
 
 @dataclass
@@ -16,7 +18,7 @@ class Entry:
 
     `image` is the object the host goes on with; identity, not position, tells it from masks and control maps.
     `path` is where the host wrote it, if it did. `unfinished`: the user pressed Interrupt or Skip while it was drawn;
-    it is shown, and neither scored nor ranked.
+    it is shown, and neither scored nor ranked. Of a panel `score` is the common value, None while ranks are open.
     """
 
     iteration: int
@@ -29,10 +31,19 @@ class Entry:
     score: float | None = None
     path: str | None = None
     unfinished: bool = False
+    disagreement: float | None = None
+    by_scorer: dict[str, float] = field(default_factory=dict)
+
+    def take(self, judged: Judged) -> None:
+        """What the judges say of it. The picture carries its score with it."""
+        self.score, self.disagreement, self.by_scorer = judged.score, judged.disagreement, dict(judged.by_scorer)
+        setattr(self.image, SCORE, self.score)
+        setattr(self.image, JUDGED, judged)
 
 
 # A picture carries its score as an attribute: wherever a script puts it in its own result, the score goes with it.
 SCORE = "imagereward_score"
+JUDGED = "imagereward_judged"
 
 
 class Misaligned(Exception):
@@ -108,6 +119,22 @@ def gallery_scores(processed: Any) -> list[float | None]:
     return [getattr(image, SCORE, None) for image in images]
 
 
+def gallery_disagreements(processed: Any) -> list[float | None]:
+    """The same of a panel's disagreement."""
+    return [getattr(judged, "disagreement", None) for judged in _gallery_judged(processed)]
+
+
+def gallery_by_scorer(processed: Any, names: Sequence[str]) -> dict[str, list[float | None]]:
+    """The same of each scorer's own value."""
+    found = [getattr(judged, "by_scorer", {}) for judged in _gallery_judged(processed)]
+    return {name: [values.get(name) for values in found] for name in names}
+
+
+def _gallery_judged(processed: Any) -> list[Judged | None]:
+    images = [*processed.images, *(getattr(processed, "extra_images", None) or [])]
+    return [getattr(image, JUDGED, None) for image in images]
+
+
 def summary(entries: Sequence[Entry], kept: int, filtered: bool) -> str:
     """ "scored 8 · kept 5 · hidden 3 · mean 0.41 · best 1.22 (seed 1234)"."""
     scored = [entry for entry in entries if entry.score is not None]
@@ -124,6 +151,8 @@ def summary(entries: Sequence[Entry], kept: int, filtered: bool) -> str:
         best = scored[scores.index(max(scores))]
         parts.append(f"mean {sum(scores) / len(scores):.2f}")
         parts.append(f"best {max(scores):.2f} (seed {best.seed})")
+    if disagreements := [entry.disagreement for entry in scored if entry.disagreement is not None]:
+        parts.append(f"disagreement {sum(disagreements) / len(disagreements):.2f}")
     return " · ".join(parts)
 
 

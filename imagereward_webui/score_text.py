@@ -11,68 +11,87 @@ from typing import Any
 
 from .core import naming
 from .infotext import BROWSER_KEY, browser_score, format_score
+from .judges import Judges
 from .results import Entry
 
 Writer = Callable[..., "str | None"]
 
 
 class ScoreText:
-    """The writers of one job. `entries` by (iteration, index in the batch) is filled by the job as it scores; `key` is
-    the score's name, `model()` names the weights, `scale` says what the numbers mean. `browser`: also write the score
-    that image browsers sort by.
+    """The writers of one job. `entries` by (iteration, index in the batch) is filled by the job as it scores;
+    `model(name)` names a scorer's weights. `browser`: also write the score that image browsers sort by.
     """
 
     def __init__(
         self,
         entries: Mapping[tuple[int, int], Entry],
         *,
-        key: str,
-        model: Callable[[], str],
-        scale: Any,
+        judges: Judges,
+        model: Callable[[str], str],
         decimals: int = 4,
         browser: bool = False,
     ):
-        self.key, self._model, self._scale, self._decimals = key, model, scale, decimals
-        self._model_key = naming.pair_keys(key)[1]
+        self.key = judges.key
+        self._judges, self._model, self._decimals = judges, model, decimals
         self._entries, self._browser = entries, browser
         self.silent = False  # from now on no infotext is an image's: the host joins its grid, or the job is over
 
+    @property
+    def keys(self) -> list[str]:
+        """All keys, the one of the score that counts first: pages read that one."""
+        pairs = [key for name in self._judges.names for key in naming.pair_keys(self._judges.keys[name])[:2]]
+        if self._judges.is_panel:
+            pairs = [*naming.pair_keys(self.key)[:2], naming.DISAGREEMENT_KEY, *pairs]
+        return [*pairs, BROWSER_KEY] if self._browser else pairs
+
     def pairs(self) -> dict[str, Writer]:
         """What goes into `p.extra_generation_params`."""
-        pairs: dict[str, Writer] = {self.key: self.score, self._model_key: self.model}
-        if self._browser:
-            pairs[BROWSER_KEY] = self.browser
+        return {key: ScorePair(self, key).write for key in self.keys}
+
+    def values(self, entry: Entry) -> dict[str, str]:
+        """An image's pairs as plain text; none where it has no score. A panel's rank holds for its job alone, and is
+        not written.
+        """
+        judges = self._judges
+        pairs: dict[str, str] = {}
+        counts = entry.score is not None and judges.absolute
+        if judges.is_panel and counts:
+            key, model, _ = naming.pair_keys(self.key)
+            pairs = {key: self._number(entry.score), model: judges.standardised_by}
+            pairs[naming.DISAGREEMENT_KEY] = self._number(entry.disagreement)
+        own = entry.by_scorer if judges.is_panel else {judges.names[0]: entry.score} if counts else {}
+        for name, score in own.items():
+            key, model, _ = naming.pair_keys(judges.keys[name])
+            pairs |= {key: self._number(score), model: self._model(name)}
+        if self._browser and entry.score is not None and judges.absolute:
+            ranked = browser_score(entry.score, judges.scale)
+            pairs |= {} if ranked is None else {BROWSER_KEY: ranked}
         return pairs
 
-    def values(self, score: float) -> dict[str, str]:
-        """The same pairs as plain text, for an infotext that exists already."""
-        values = {self.key: format_score(score, self._decimals), self._model_key: self._model()}
-        ranked = browser_score(score, self._scale) if self._browser else None
-        return values if ranked is None else {**values, BROWSER_KEY: ranked}
+    def _number(self, value: float | None) -> str:
+        return format_score(value or 0.0, self._decimals)
 
-    def score(self, p: Any = None, index: int | None = None, use_main_prompt: bool = False, **_: Any) -> str | None:
-        """The score, with the user's decimals."""
-        found = self._at(p, index, use_main_prompt)
-        return None if found is None else format_score(found, self._decimals)
-
-    def model(self, p: Any = None, index: int | None = None, use_main_prompt: bool = False, **_: Any) -> str | None:
-        """Whose score it is, so that the command line does not compute it again."""
-        return None if self._at(p, index, use_main_prompt) is None else self._model()
-
-    def browser(self, p: Any = None, index: int | None = None, use_main_prompt: bool = False, **_: Any) -> str | None:
-        """The score from 0 to 10."""
-        found = self._at(p, index, use_main_prompt)
-        return None if found is None else browser_score(found, self._scale)
-
-    def _at(self, p: Any, index: int | None, use_main_prompt: bool) -> float | None:
-        """The score of the image that the host is at, or None."""
+    def value(self, key: str, p: Any, index: int | None, use_main_prompt: bool) -> str | None:
+        """The pair's value for the image that the host is at, or None."""
         position = getattr(p, "batch_index", None)
         if self.silent or use_main_prompt or index is None or index != position:
             return None
         entry = self._entries.get((p.iteration, index))
-        return None if entry is None else entry.score
+        return None if entry is None else self.values(entry).get(key)
+
+
+class ScorePair:
+    """One pair's writer, as hosts call it."""
+
+    def __init__(self, text: ScoreText, key: str):
+        self._text, self._key = text, key
+
+    def write(self, p: Any = None, index: int | None = None, use_main_prompt: bool = False, **_: Any) -> str | None:
+        """The value, or None where the infotext is not a scored image's."""
+        return self._text.value(self._key, p, index, use_main_prompt)
 
 
 def is_writer(value: Any) -> bool:
     """Whether a value of `p.extra_generation_params` is one of these, of this load of the package or an earlier one."""
-    return type(getattr(value, "__self__", None)).__name__ == ScoreText.__name__
+    owner = type(getattr(value, "__self__", None)).__name__
+    return owner in (ScorePair.__name__, ScoreText.__name__)  # the latter of releases before panels

@@ -12,8 +12,9 @@ from typing import Any
 
 from . import host, plot_output, start
 from . import session as sessions
-from .core import errors, registry, with_settings
+from .core import errors, naming, registry, with_settings
 from .core import module as core_module
+from .fields import SEPARATOR
 from .infotext import ALL_KEYS, BROWSER_KEY, score_keys, settings
 from .job import clear
 from .lifecycle import available
@@ -40,6 +41,18 @@ def set_axis(attr: str) -> Callable[[Any, Any, Any], None]:
     return apply
 
 
+def _set_scorer(p: Any, value: str, values: Any) -> None:
+    """One scorer, or several as a panel: `ImageReward-v1.0; PickScore`."""
+    panel = value if SEPARATOR in value else ""
+    set_axis("panel")(p, panel, values)
+    if not panel:
+        set_axis("scorer")(p, value, values)
+
+
+def _names_in(value: str) -> list[str]:
+    return [name.strip() for name in value.split(SEPARATOR) if name.strip()]
+
+
 def _set_limit(p: Any, value: float, values: Any) -> None:
     set_axis("limit")(p, value, values)
     set_axis("filter_by")(p, "score", values)
@@ -50,6 +63,7 @@ def confirm_scorers(_p: Any, names: list[str]) -> None:
     a plot that stops for gigabytes at its third cell is worse than one that does not start.
     """
     known = available(host.models_dir())
+    names = list(dict.fromkeys(name for value in names for name in _names_in(value)))
     for name in names:
         if name not in known:
             raise RuntimeError(f"Unknown scorer: {name}; there are: {', '.join(known)}")
@@ -62,7 +76,7 @@ def confirm_scorers(_p: Any, names: list[str]) -> None:
 
 def confirm_limit(p: Any, _limits: list[float]) -> None:
     """The same for the scorer that the accordion names."""
-    confirm_scorers(p, [start.request_of(p).scorer])
+    confirm_scorers(p, list(start.request_of(p).scorers))
 
 
 def missing_weights(name: str) -> str:
@@ -91,7 +105,7 @@ def add_axes() -> None:
         scorer = module.AxisOption(
             LABELS[0],
             str,
-            set_axis("scorer"),
+            _set_scorer,
             confirm=confirm_scorers,
             choices=lambda: available(host.models_dir()),
         )
@@ -183,13 +197,15 @@ def score_again(p: Any, session: sessions.Session, kept: Kept) -> Any:
     ours = [
         *ALL_KEYS,
         BROWSER_KEY,
+        naming.DISAGREEMENT_KEY,
         *(f"{key}{end}" for key in score_keys(host.option("key")) for end in ("", " model")),
+        *job.text.keys,
     ]
     plain = {**dict.fromkeys(ours), **settings(job.request, filtered=False)}
-    for k, entry in enumerate(replace(entry, score=None) for entry in kept.entries):
+    for k, entry in enumerate(replace(entry, score=None, disagreement=None, by_scorer={}) for entry in kept.entries):
         entry.image = copies.get(id(entry.image), entry.image)
         job.score_entry(entry)
-        written = {} if entry.score is None else job.text.values(entry.score)
+        written = job.text.values(entry)
         text = with_settings(processed.infotexts[first + k], {**plain, **written})
         processed.infotexts[first + k] = text
         if "parameters" in entry.image.info:

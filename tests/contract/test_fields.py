@@ -34,7 +34,7 @@ def test_infotext_keys_can_be_read_back_by_the_host(host, table):
 def test_widgets_follow_the_table(host, table):
     script = next(s for s in host.runners["txt2img"].scripts if s.title() == "ImageReward")
     widgets = script.ui(False)
-    assert [w.value for w in widgets] == [f.default for f in table]
+    assert [w.value for w in widgets] == [f.shown(f.default) for f in table]
     assert [w.elem_id for w in widgets][1:] == [f"script_txt2img_imagereward_{f.attr}" for f in table[1:]]
     assert all(w.label for w in widgets)
 

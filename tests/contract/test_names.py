@@ -223,12 +223,14 @@ def test_the_list_of_models_is_asked_for_anew(host):
     ui = sys.modules["modules.ui_common"]
     ui.create_refresh_button = lambda component, refresh, args, elem_id: asked.append((component.label, refresh, args))
     host.runners["txt2img"].alwayson_scripts[0].ui(False)
-    ((label, refresh, args),) = asked
+    (label, refresh, args), (panel, _, panel_args) = asked
+    assert panel == "Panel"
     folder = host.part("host").models_dir()
     folder.mkdir(parents=True)
     (folder / "new.safetensors").touch()
     refresh()
     assert label == "Scorer" and "new.safetensors" in args()["choices"]
+    assert "new.safetensors" in panel_args()["choices"]
     assert "new.safetensors" in host.options.labels["imagereward_default_scorer"].args()["choices"]
 
 

@@ -123,7 +123,7 @@ def test_paste_restores_the_script_and_its_inputs(host, dropdown):
     script = next(s for s in host.runners["txt2img"].scripts if s.title() == TITLE)
     assert [read(params) for _, read in script.infotext_fields] == [True, 0.1]
     accordion = next(s for s in host.runners["txt2img"].scripts if s.title() == "ImageReward")
-    assert [read(params) for _, read in accordion.infotext_fields] == [False] + [None] * 10
+    assert [read(params) for _, read in accordion.infotext_fields] == [False] + [None] * 12
 
 
 def test_paste_restores_the_accordion(host, generate):
@@ -134,6 +134,7 @@ def test_paste_restores_the_accordion(host, generate):
     fields = host.part("fields").FIELDS
     pasted = {field.attr: read(params) for field, (_, read) in zip(fields, accordion.infotext_fields)}
     defaults = {"enabled": True, "limit": 0.0, "wanted": 0, "max_batches": 8, "unload": False, "over": "each prompt"}
+    defaults |= {"panel": [], "panel_constants": ""}
     assert pasted == {**defaults, **settings}
     unscored = infotext.parse("a cat\nSteps: 20, Sampler: Euler, CFG scale: 7")
-    assert [read(unscored) for _, read in accordion.infotext_fields] == [False] + [None] * 10
+    assert [read(unscored) for _, read in accordion.infotext_fields] == [False] + [None] * 12

@@ -555,7 +555,7 @@ def send_to(host, source, target):
 
 def test_send_to_img2img_takes_the_accordion_along(host):
     accordion = next(s for s in host.runners["txt2img"].scripts if s.title() == "ImageReward")
-    values = [True, "CLIP", "top k", 0.5, 3, True, "keep", 2, 5, True, "all prompts"]
+    values = [True, "CLIP", "top k", 0.5, 3, True, "keep", 2, 5, True, "all prompts", ["CLIP"], "CLIP 0.2 0.1"]
     for (field, _), value in zip(accordion.infotext_fields, values):
         field.value = value
     assert send_to(host, "txt2img", "img2img") == values

@@ -70,7 +70,7 @@ def test_infotexts_are_pasted_as_before(configured, request_, pasted):
     assert values[: len(pasted["accordion"])] == pasted["accordion"]
     new = host.part("fields").FIELDS[len(pasted["accordion"]) :]
     scored = values[0]
-    assert values[len(pasted["accordion"]) :] == [field.default if scored else None for field in new]
+    assert values[len(pasted["accordion"]) :] == [field.shown(field.default) if scored else None for field in new]
     assert [read(params) for _, read in dropdown.infotext_fields] == pasted["dropdown"]
 
 

@@ -117,7 +117,7 @@ def image_with(tmp_path, text):
 
 
 def test_extras_ui_is_a_dict_of_its_arguments(extras):
-    assert list(extras.ui()) == ["enable", "scorer", "prompt"]
+    assert list(extras.ui()) == ["enable", "scorer", "prompt", "panel", "constants"]
 
 
 def test_extras_scores_with_the_images_own_prompt(extras, tmp_path, loader):
