@@ -85,6 +85,7 @@ def _panel(processed: Any, judges: Judges) -> dict[str, Any]:
         "by_scorer": results.gallery_by_scorer(processed, judges.names),
         "disagreements": results.gallery_disagreements(processed),
         "standardised_by": judges.standardised_by,
+        "ranks": not judges.absolute,
     }
 
 

@@ -27,7 +27,7 @@
         if (scorers) return;
         scorers = [];
         fetch(SCHEMA, {credentials: "omit"}).then((answer) => (answer.ok ? answer.json() : {})).then((schema) => {
-            scorers = Array.isArray(schema.scorers) ? schema.scorers : [];
+            scorers = (Array.isArray(schema.scorers) ? schema.scorers : []).concat(schema.panel || []);
             Object.values(states).forEach((state) => { state.key = null; });
             update();
         }).catch(() => {});
@@ -54,6 +54,7 @@
 
     // Where a scorer's numbers are bad and good, or null if nobody says so: those are told apart within the gallery.
     function scaleOf(info) {
+        if (resultOf(info).ranks) return null;
         const texts = info.infotexts || [];
         const found = texts.map(foundInInfotext).find((one) => one !== null);
         const key = found ? found.key : resultOf(info).key;
@@ -69,6 +70,8 @@
     // One score or null per gallery position. Infotexts are the truth where each position has one (the upscale button replaces
     // one of them and nothing else); with masks in between, the server says which position has which score.
     function scoresByPosition(info, count) {
+        const ranked = resultOf(info).ranks && resultOf(info).scores;  // a panel's ranks stand in no infotext
+        if (Array.isArray(ranked) && ranked.length === count) return ranked;
         const first = info.index_of_first_image || 0;
         const texts = (info.infotexts || []).slice(0, count);
         const scores = texts.map((text, i) => (i < first ? null : scoreInInfotext(text)));
