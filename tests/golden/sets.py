@@ -62,8 +62,11 @@ def write(name: str, folder: Path, seed: int = 101) -> Path:
 def worst(rows: list[list[float]], expected: list[list[float | None]]) -> float:
     """The greatest difference, in units of max(1, |score|); null cells are those where the reference raises."""
     return max(
-        abs(ours - theirs) / max(1, abs(theirs))
-        for row, wanted in zip(rows, expected)
-        for ours, theirs in zip(row, wanted)
-        if theirs is not None
+        (
+            abs(ours - theirs) / max(1, abs(theirs))
+            for row, wanted in zip(rows, expected)
+            for ours, theirs in zip(row, wanted)
+            if theirs is not None
+        ),
+        default=0.0,
     )
