@@ -10,7 +10,7 @@ from typing import Any
 from imagereward_core import prompt_files
 from imagereward_core.errors import DataError
 
-from . import readers
+from . import parquet, readers
 from .readers import Reading
 
 FORMATS = ("auto", "ranking", "records", "pairs", "pickapic", "hpdv2", "folders")
@@ -25,7 +25,8 @@ FIELDS = frozenset(
     (
         *readers.PROMPTS,
         *("id", "generations", "ranking", "pairs", "better", "worse", "prompt_id", "image_path", "file_path", "rank"),
-        *("human_preference", "label_0", "image_0", "image_1", "image_0_uid", "image_1_uid"),
+        *("human_preference", "label_0", "image_0", "image_1", "image_0_uid", "image_1_uid", "has_label"),
+        *(name for names in readers.CHOICES for name in names),
     )
 )
 """Every field that a reader asks for: they tell a table's delimiter, and may be written in any case."""
@@ -35,9 +36,11 @@ def read_items(data: str | os.PathLike[str], images: str | os.PathLike[str] = ""
     """Read a data set. `images` is the folder that relative image names start from (default: where the data lies).
 
     format: "ranking" (JSON or JSONL of {id, prompt, generations, ranking}), "records" (ImageRewardDB's one record per
-    image), "pairs" (CSV, TSV or JSONL of {prompt, better, worse}), "pickapic" (caption, image_0, image_1, label_0),
+    image), "pairs" (CSV, TSV or JSONL of {prompt, better, worse}, or chosen and rejected, or HPD v3's path1 and path2),
+    "pickapic" (caption, image_0, image_1, label_0),
     "hpdv2" (HPD v2: a list of images as image_path, with rank or human_preference), "folders" (one folder per prompt),
-    or "auto". Raises DataError if nothing can be read at all.
+    or "auto". A .parquet file, or a folder of them, holds the same fields; its pictures are unpacked (see `parquet`).
+    Raises DataError if nothing can be read at all.
     """
     path = Path(data)
     if format not in FORMATS:
@@ -45,11 +48,12 @@ def read_items(data: str | os.PathLike[str], images: str | os.PathLike[str] = ""
     if not path.exists():
         raise DataError(f"no such data set: {path}")
     reading = Reading()
-    if path.is_dir():
+    tables = parquet.files(path)
+    if path.is_dir() and not tables:
         readers.folders(path, reading)
     else:
-        root = Path(images) if images else path.parent
-        rows = list(_rows(path))
+        root = Path(images) if images else path if path.is_dir() else path.parent
+        rows = [_known(row) for row in parquet.rows(tables, root)] if tables else list(_rows(path))
         kind = format if format != "auto" else _guess(path, rows)
         if kind == "records":  # image_path starts at the data set's root; the images lie beside their JSON too
             rows = [
@@ -73,9 +77,13 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
                 raise DataError(
                     f"{path} {where} must be an object with named fields, found {type(entry.value).__name__}"
                 )
-            yield {_spelled(key): value for key, value in entry.value.items()}
+            yield _known(entry.value)
     except DataError as error:
         raise DataError(f"cannot read the data set: {error}") from error
+
+
+def _known(row: dict[str, Any]) -> dict[str, Any]:
+    return {_spelled(key): value for key, value in row.items()}
 
 
 def _spelled(key: str) -> str:
@@ -93,13 +101,14 @@ def _guess(path: Path, rows: list[dict[str, Any]]) -> str:
         return "hpdv2"
     if {"image_path", "rank"} <= names:
         return "records"
-    if {"better", "worse"} <= names:
+    if any(names.issuperset(choice) for choice in readers.CHOICES):
         return "pairs"
     if "label_0" in names:
         return "pickapic"
     raise DataError(
         f"{path}: no known format has the fields {sorted(map(str, names))}. Expected generations + ranking,"
-        " image_path + rank, better + worse, label_0, or image_path + human_preference (see --format)"
+        " image_path + rank, better + worse, chosen + rejected, path1 + path2, label_0, or image_path +"
+        " human_preference (see --format)"
     )
 
 

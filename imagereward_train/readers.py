@@ -21,6 +21,7 @@ from .items import Item, Pair, pairs_of
 
 PROMPTS = ("prompt", "caption", "text")  # fields of a prompt, in the order they are looked for
 HPDV2_IMAGES = ("image_path", "file_path")
+CHOICES = (("better", "worse"), ("chosen", "rejected"), ("path1", "path2"))  # HPDv3: path1 is the preferred
 
 
 @dataclass(frozen=True)
@@ -121,12 +122,15 @@ def beside(root: Path, folder: Path, row: dict[str, Any]) -> str:
 
 
 def pairs(rows: Iterable[dict[str, Any]], root: Path, reading: Reading) -> None:
-    """{prompt, better, worse}: all pairs of one prompt become one item, so that each image is encoded once."""
+    """{prompt, better, worse}, also called chosen and rejected (as for DPO) or path1 and path2 (HPD v3, Ma et al.
+    2025): all pairs of one prompt become one item, so that each image is encoded once.
+    """
     triples: list[tuple[str, str, str]] = []
     for number, row in enumerate(rows, start=1):
-        values = [prompt_in(row), row.get("better"), row.get("worse")]
+        better, worse = next((names for names in CHOICES if row.get(names[0]) is not None), CHOICES[0])
+        values = [prompt_in(row), row.get(better), row.get(worse)]
         if not all(isinstance(value, str) and value for value in values):
-            reading.problem(f"pair {number}", f"prompt, better and worse are needed, found {values}")
+            reading.problem(f"pair {number}", f"prompt, {better} and {worse} are needed, found {values}")
         elif values[1] == values[2]:
             reading.problem(f"pair {number}", f"{values[1]} is compared with itself")
         else:
@@ -139,9 +143,13 @@ def pickapic(rows: Iterable[dict[str, Any]], root: Path, reading: Reading) -> No
     0.5, 1}.
     """
     triples: list[tuple[str, str, str]] = []
+    unjudged = 0
     for number, row in enumerate(rows, start=1):
         where = f"pair {number}"
         prompt = prompt_in(row)
+        if row.get("has_label") is False:
+            unjudged += 1
+            continue
         names = [row.get(f"image_{side}") or row.get(f"image_{side}_uid") for side in (0, 1)]
         try:
             label = float(row["label_0"])
@@ -156,6 +164,8 @@ def pickapic(rows: Iterable[dict[str, Any]], root: Path, reading: Reading) -> No
         else:
             better, worse = names if label == 1.0 else names[::-1]
             triples.append((prompt, str(better), str(worse)))
+    if unjudged:
+        reading.problem("has_label", f"{unjudged} pairs were judged by nobody and are left out", fatal=False)
     _group(triples, root, reading)
 
 

@@ -20,7 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The two tables and their flags."""
     tables = parser.add_subparsers(dest="table", required=True, metavar="preference | models")
     preference = tables.add_parser("preference", help="Table 3: agreement with human rankings")
-    preference.add_argument("--data", help="ranked data (test.json); with --download it is fetched")
+    preference.add_argument(
+        "--data",
+        help="rankings or pairs: ImageRewardDB, HPD v2 and v3, Pick-a-Pic (also Parquet), CSV or JSONL of prompt with"
+        " better,worse or chosen,rejected (docs/training.md); with --download the public test set is fetched",
+    )
     preference.add_argument(
         "--images", default="", help="folder that its image names start from (default: where --data lies)"
     )
@@ -32,6 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     models.add_argument("--generations", help="folder of <model>/<prompt id>_<number>.png")
     models.add_argument(
         "--models", default="", help="comma-separated folders (default: the paper's six if there, else all)"
+    )
+    models.add_argument(
+        "--wins",
+        metavar="FILE",
+        default="",
+        help='how often people preferred each model, for Spearman: JSON {"model": 12, …} or CSV model,wins (default:'
+        " the paper's)",
     )
     for table in (preference, models):
         table.add_argument(
@@ -99,7 +110,8 @@ def run(args: argparse.Namespace) -> int:
             prompts, folder = prompts or found[0], folder or found[1]
         if not prompts or not folder:
             raise ConfigError("--prompts and --generations are needed, or --download DIR to fetch the public ones")
-        results = models.run_models(prompts, folder, _judges(args), out, models=names, **shared)
+        wins = models.read_wins(args.wins) if args.wins else None
+        results = models.run_models(prompts, folder, _judges(args), out, models=names, wins=wins, **shared)
         text = models.markdown(results)
     if world.main:
         print(harmless(f"{text}\nwritten to {out}", keep="\n"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..items import pairs_of
+from ..items import Pair, pairs_of
 
 KS = (1, 2, 4)
 Ranked = tuple[Sequence[float], Sequence[float]]  # human ranking (1 = best, ties allowed) and scores (higher = better)
@@ -25,9 +25,11 @@ class Agreement:
     pairs: int
 
 
-def agreement(ranking: Sequence[float], scores: Sequence[float]) -> Agreement:
-    """Count the pairs of one prompt; pairs that people ranked equal do not count at all."""
-    pairs = pairs_of(ranking)
+def agreement(ranking: Sequence[float], scores: Sequence[float], judged: Sequence[Pair] | None = None) -> Agreement:
+    """Count the pairs of one prompt; pairs that people ranked equal do not count at all. `judged`: (better, worse)
+    where people compared pairs, and there is no ranking.
+    """
+    pairs = pairs_of(ranking) if judged is None else judged
     right = sum(scores[better] > scores[worse] for better, worse in pairs)
     equal = sum(scores[better] == scores[worse] for better, worse in pairs)
     return Agreement(right, equal, len(pairs))
@@ -50,9 +52,9 @@ class Accuracy:
     equal: int
 
 
-def accuracy(data: Sequence[Ranked]) -> Accuracy:
-    """Preference accuracy over prompts; prompts without a preference are left out."""
-    counts = [found for found in (agreement(ranking, scores) for ranking, scores in data) if found.pairs]
+def accuracy(data: Sequence[Ranked], judged: Sequence[Sequence[Pair]] | None = None) -> Accuracy:
+    """Preference accuracy over prompts; prompts without a preference are left out. `judged`: as of `agreement`."""
+    counts = [found for found in _agreements(data, judged) if found.pairs]
     right, equal, pairs = (
         np.array([getattr(found, name) for found in counts], dtype=np.float64) for name in ("right", "equal", "pairs")
     )
@@ -122,11 +124,18 @@ def interval(samples: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.n
     return low, high
 
 
-def accuracy_interval(data: Sequence[Ranked], repeats: int = 1000, seed: int = 0) -> tuple[float, float]:
+def _agreements(data: Sequence[Ranked], judged: Sequence[Sequence[Pair]] | None) -> list[Agreement]:
+    pairs: Sequence[Sequence[Pair] | None] = [None] * len(data) if judged is None else judged
+    return [agreement(ranking, scores, of_prompt) for (ranking, scores), of_prompt in zip(data, pairs)]
+
+
+def accuracy_interval(
+    data: Sequence[Ranked], repeats: int = 1000, seed: int = 0, judged: Sequence[Sequence[Pair]] | None = None
+) -> tuple[float, float]:
     """95 % bootstrap interval of `accuracy(data).pair`. Prompts are drawn, not pairs: the pairs of one prompt hang
     together.
     """
-    counts = [agreement(ranking, scores) for ranking, scores in data]
+    counts = _agreements(data, judged)
     right, pairs = np.array([c.right for c in counts]), np.array([c.pairs for c in counts])
     low, high = interval(
         bootstrap(len(counts), lambda draw: right[draw].sum() / max(1, pairs[draw].sum()), repeats, seed)

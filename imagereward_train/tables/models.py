@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from . import metrics, published, report
 from .run import BuildJudge, Page, TableRun
 
 SHOWN = 10
+WINS = frozenset(("model", "wins"))  # columns of a file of human wins
 
 
 def read_prompts(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
@@ -34,6 +36,30 @@ def read_prompts(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
     if len({key for key, _ in prompts}) < len(prompts) or not prompts:
         raise DataError(f"{path} holds {len(prompts)} prompts; each needs an id of its own")
     return prompts
+
+
+def read_wins(path: str | os.PathLike[str]) -> dict[str, float]:
+    """{model: how often people preferred it} of a JSON object, or of a table or list with model and wins. Raises
+    DataError.
+    """
+    name, content = str(path), prompt_files.read_file(path)
+    found: list[Any] = []
+    if name.lower().endswith(".json"):
+        data = prompt_files.parsed(name, prompt_files.decoded(name, content))
+        found = list(data.items()) if isinstance(data, dict) else []
+    if not found:
+        rows = [entry.value for entry in prompt_files.entries(name, content, WINS, expected=" of {model, wins}")]
+        found = [(row.get("model"), row.get("wins")) if isinstance(row, dict) else (None, row) for row in rows]
+    wins: dict[str, float] = {}
+    for model, value in found:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not isinstance(model, str) or not model or not math.isfinite(number) or model in wins:
+            raise DataError(f"{path}: each model needs its number of wins, once; found {model!r}: {value!r}")
+        wins[model] = number
+    return wins
 
 
 def read_generations(
@@ -97,6 +123,11 @@ def run_models(
     human = (
         wins if wins is not None else {generator.folder: float(generator.wins) for generator in published.GENERATORS}
     )
+    if wins is not None and len(set(wins) & set(items)) < 3:
+        raise DataError(
+            f"Spearman's correlation needs wins of at least 3 of the models; {', '.join(items)} have images, and"
+            f" there are wins of {', '.join(wins) or 'none'}"
+        )
     flat = [item for group in items.values() for item in group]
     pictures = [image for item in flat for image in item.images]
     digest = report.digest_images(pictures, str(generations)) if run.world.main or run.world.count > 1 else ""

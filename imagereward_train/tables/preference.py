@@ -11,8 +11,9 @@ from typing import Any
 from imagereward_core.errors import DataError
 from imagereward_core.hashing import file_digest
 
+from .. import parquet
 from ..formats import read_items
-from ..items import Item
+from ..items import Item, Pair
 from ..readers import Reading
 from . import metrics, published, report
 from .run import BuildJudge, Page, TableRun
@@ -37,17 +38,18 @@ def run_preference(
     DataError for bad data or missing images (all are named, unless `skip_missing` leaves their prompts out).
     """
     run = TableRun("preference", out, **options)
-    reading = _rankings(data, images)
+    reading = _readable(data, images)
     items: list[Item] = reading.items
     left_out: list[str] = []
-    digest = file_digest(data)
+    digest = data_digest(Path(data))
     for judge in run.judges(judges):
         if judge.needs_images and not left_out:
             items, left_out = with_images(reading.items, skip_missing)
         chosen = items if judge.needs_images else reading.items
         scores = run.score(chosen, judge, digest)
-        judged = [(item.ranking or (), scores[item.id]) for item in chosen]
-        run.results["scorers"][judge.name] = evaluate(judged, run.seed, run.repeats)
+        ranked = [(item.ranking or (), scores[item.id]) for item in chosen]
+        found = evaluate(ranked, run.seed, run.repeats, [item.pairs for item in chosen])
+        run.results["scorers"][judge.name] = found
     settings: dict[str, Any] = {"data": str(data), "data_sha256": digest, "tie_rules": TIE_RULES}
     if any(judge.needs_images for judge in run.used) and run.world.main:
         pictures = (image for item in items for image in item.images)
@@ -63,14 +65,22 @@ def run_preference(
     return run.finish(facts, settings, Page(markdown, bars))
 
 
-def _rankings(data: str | os.PathLike[str], images: str | os.PathLike[str]) -> Reading:
-    """The data set, or DataError if anything in it is wrong or without a ranking."""
+def data_digest(path: Path) -> str:
+    """sha256 of the data set: of its file, or of names and contents of a folder's files."""
+    if not path.is_dir():
+        return file_digest(path)
+    files = parquet.files(path) or [entry for entry in path.rglob("*") if entry.is_file()]
+    return report.digest_images(map(str, files), str(path))
+
+
+def _readable(data: str | os.PathLike[str], images: str | os.PathLike[str]) -> Reading:
+    """The data set, or DataError if anything in it is wrong."""
     reading = read_items(data, images)
     fatal = [str(problem) for problem in reading.problems if problem.fatal]
     if fatal:
         raise DataError(f"{len(fatal)} problems in {data}: " + "; ".join(fatal[:SHOWN]))
-    if any(item.ranking is None for item in reading.items):
-        raise DataError(f"{data} holds pairs: this benchmark needs rankings")
+    if not reading.items:
+        raise DataError(f"{data} holds no preference: " + "; ".join(map(str, reading.problems[:SHOWN])))
     return reading
 
 
@@ -103,12 +113,19 @@ def with_images(items: Sequence[Item], skip_missing: bool) -> tuple[list[Item], 
     return kept, [item.id for item in items if missing[item.id]]
 
 
-def evaluate(data: Sequence[metrics.Ranked], seed: int = 0, repeats: int = 1000) -> dict[str, Any]:
-    """All of Table 3's numbers for one scorer, in [0, 1]."""
+def evaluate(
+    data: Sequence[metrics.Ranked],
+    seed: int = 0,
+    repeats: int = 1000,
+    judged: Sequence[Sequence[Pair]] | None = None,
+) -> dict[str, Any]:
+    """All of Table 3's numbers for one scorer, in [0, 1]. `judged`: each prompt's (better, worse), where they are not
+    those of a ranking.
+    """
     many = [(ranking, scores) for ranking, scores in data if len(ranking) >= CHOICE_IMAGES]
     return {
-        "accuracy": dataclasses.asdict(metrics.accuracy(data)),
-        "interval": metrics.accuracy_interval(data, repeats, seed),
+        "accuracy": dataclasses.asdict(metrics.accuracy(data, judged)),
+        "interval": metrics.accuracy_interval(data, repeats, seed, judged),
         "selection": {"prompts": len(many), **metrics.selection(many)} if many else None,
     }
 

@@ -194,10 +194,10 @@ def test_missing_images_are_named_or_left_out(tmp_path):
     )
 
 
-def test_pairs_are_no_ranking(tmp_path):
+def test_pairs_have_no_ranking_to_know(tmp_path):
     (tmp_path / "p.json").write_text('[{"prompt": "x", "better": "a.png", "worse": "b.png"}]')
-    with pytest.raises(DataError, match="needs rankings"):
-        run_preference(tmp_path / "p.json", "", [], tmp_path)
+    with pytest.raises(ConfigError, match="pairs and no ranking"):
+        run_preference(tmp_path / "p.json", "", [lambda world: scripted("oracle")], tmp_path)
 
 
 def test_checkpoints_of_the_same_name_are_told_apart():
