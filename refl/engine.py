@@ -25,6 +25,8 @@ from .losses import Batch, Reward, RewardLoss, denoising_loss
 from .resolved import ResolvedConfig
 from .rollout import Rollout, SampleNoise
 
+LAST_RATE = 1e-7  # where a polynomial schedule ends, as in diffusers
+
 
 class PromptTable:
     """Conditionings of prompts, kept on the CPU so that the text encoders can be dropped."""
@@ -146,8 +148,10 @@ class Engine:
         progress = (step - warmup) / max(config.max_train_steps - warmup, 1)
         if config.lr_scheduler == "linear":
             return rate * max(1 - progress, 0.0)
-        if config.lr_scheduler == "cosine":
+        if config.lr_scheduler.startswith("cosine"):  # the reference's restarts are one cycle
             return rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        if config.lr_scheduler == "polynomial":  # of the first degree, as the reference asks diffusers for it
+            return LAST_RATE + max(rate - LAST_RATE, 0.0) * max(1 - progress, 0.0)
         return rate
 
     def sample_numbers(self, step: int) -> range:

@@ -20,7 +20,10 @@ UNUSED_REFERENCE_FLAGS: dict[str, tuple[Any, str]] = {
     "input_pertubation": (float, "the reference never read it"),
     "revision": (str, "models are local files"),
     "non_ema_revision": (str, "models are local files"),
-    "dataset_config_name": (str, "prompt data sets have one configuration"),
+    "dataset_config_name": (
+        str,
+        "no data set of the hub is loaded: give the prompts of that configuration as a file, with --train_data",
+    ),
     "image_column": (str, "images for the pre-training loss come from --anchor_data"),
     "validation_prompts": ("list", "prompts are held out of the training data; see --held_out"),
     "validation_epochs": (int, "see --eval_steps"),
@@ -33,12 +36,19 @@ UNUSED_REFERENCE_FLAGS: dict[str, tuple[Any, str]] = {
     "hub_token": (str, "results stay on this machine"),
     "hub_model_id": (str, "results stay on this machine"),
     "logging_dir": (str, "events lie in the run folder"),
-    "report_to": (str, "events lie in the run folder"),
+    "report_to": (
+        str,
+        "nothing is sent to a tracker, and no TensorBoard file is written: reward, loss and evaluations stand in the"
+        " run folder's events.jsonl, and its report shows them as curves. Leave the flag out, or say --report_to none",
+    ),
     "tracker_project_name": (str, "events lie in the run folder"),
     "local_rank": (int, "accelerate sets it in the environment"),
     "enable_xformers_memory_efficient_attention": (bool, "torch's own attention needs no extension"),
     "noise_offset": (float, "the reference never read it"),
 }
+
+# Of these, the ones that ask for what would be missed were they only ignored: anything but these values is refused.
+REFUSED_REFERENCE_FLAGS: dict[str, tuple[str, ...]] = {"dataset_config_name": (), "report_to": ("none",)}
 
 # The reference's spellings of settings that have a broader name here.
 ALIASES = {"train_data": ("train_data_dir",), "tune": ("train",), "pretrained_model_name_or_path": ("model",)}
@@ -87,8 +97,14 @@ def config_from_namespace(namespace: argparse.Namespace) -> ReFLConfig:
     known = {item.name for item in dataclasses.fields(ReFLConfig)}
     given = {name: value for name, value in vars(namespace).items() if name in known and value is not None}
     for name, (_, reason) in UNUSED_REFERENCE_FLAGS.items():
-        if getattr(namespace, name, None) is not None and name != "local_rank":
-            logger.warning("--%s has no effect: %s", name, reason)
+        value = getattr(namespace, name, None)
+        if value is None or name == "local_rank":
+            continue
+        if name in REFUSED_REFERENCE_FLAGS:
+            if value not in REFUSED_REFERENCE_FLAGS[name]:
+                raise ConfigError(f"--{name} {value} is not supported: {reason}")
+            continue
+        logger.warning("--%s has no effect: %s", name, reason)
     try:
         return ReFLConfig.from_dict({**dataclasses.asdict(config), **given})
     except TypeError as error:

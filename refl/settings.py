@@ -19,7 +19,7 @@ from .errors import ConfigError
 ALGORITHMS = ("refl+", "refl", "draft-k", "draft-lv")
 ANCHORS = ("kl", "samples", "pretrain", "none")
 OUTPUTS = ("lora", "single-file", "diffusers")
-SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
+SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 PREDICTIONS = ("auto", "epsilon", "v_prediction")
 
 

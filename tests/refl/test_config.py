@@ -90,6 +90,30 @@ def test_flags_reach_the_settings_and_unused_ones_are_explained(caplog):
     assert "--revision has no effect" in caplog.text
 
 
+@pytest.mark.parametrize("flag", ["--report_to wandb", "--report_to tensorboard", "--dataset_config_name 2m_random_1k"])
+def test_flags_that_would_be_missed_are_refused_by_name(flag):
+    with pytest.raises(ConfigError, match=f"{flag} is not supported: "):
+        config_from_argv(flag.split())
+    assert config_from_argv(["--report_to", "none"]) == ReFLConfig()
+
+
+def test_schedules_of_the_reference():
+    """Restarts are one cycle, as diffusers has them by default, and the polynomial's degree is one."""
+    from types import SimpleNamespace
+
+    from refl.engine import Engine
+
+    def rates(name):
+        flags = ["--lr_warmup_steps", "2", "--max_train_steps", "10", "--learning_rate", "1"]
+        config = config_from_argv(["--lr_scheduler", name, *flags])
+        engine = SimpleNamespace(config=config, processes=SimpleNamespace(count=1))
+        return [Engine.learning_rate(engine, step) for step in range(11)]
+
+    assert rates("cosine_with_restarts") == rates("cosine")
+    linear = rates("linear")
+    assert rates("polynomial") == pytest.approx([*linear[:2], *(1e-7 + (1 - 1e-7) * rate for rate in linear[2:])])
+
+
 def test_json_round_trip_and_flags_on_top(tmp_path):
     config = ReFLConfig(learning_rate=3e-4, rewards=["a", "b=0.5"], eta=0.5)
     path = tmp_path / "run.json"
