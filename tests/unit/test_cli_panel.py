@@ -200,3 +200,26 @@ def test_wrong_panels_say_what_is_wrong(run, files, pictures, tmp_path):
     shutil.copy(files[0], comma)
     shutil.copy(files[0].replace(".safetensors", ".json"), tmp_path / "a,b.json")
     assert "by_scorer" not in run("score", pictures, "--scorer", comma, "--json")[1]
+
+
+def test_fifty_pictures_of_the_small_world(run, files, tmp_path):
+    """Its own reward model beside two others; what each gives alone is what the panel has, to the last digit shown."""
+    import numpy as np
+
+    from smallworld.world import render, sample_scene
+    from tests.conftest import ROOT
+
+    rng = np.random.default_rng(5)
+    for number in range(50):
+        scene = sample_scene(rng)
+        render(scene, rng).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text(scene.caption)
+    three = [ROOT / "smallworld" / "weights" / "tiny-imagereward.safetensors", *files[:2]]
+    together = json.loads(run("score", tmp_path, "--scorer", ",".join(map(str, three)), "--json")[1])
+    assert len(together["images"]) == 50 and together["failed"] == []
+    for name, path in zip(together["panel"], three):
+        alone = json.loads(run("score", tmp_path, "--scorer", path, "--json")[1])
+        assert alone["model"] == name
+        assert of(together["images"], lambda image, name=name: f"{image['by_scorer'][name]:.4f}") == of(
+            alone["images"], lambda image: f"{image['score']:.4f}"
+        )
