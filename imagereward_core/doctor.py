@@ -10,7 +10,7 @@ import platform
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import registry
@@ -68,7 +68,8 @@ def examine(
         yield self_test(found.detail.split()[0])
     for info in registry.MODELS:
         for source in info.sources:
-            yield weights_file(info, source, info.name == model, download_root, online)
+            finding = weights_file(info, source, info.name == model, download_root, online)
+            yield _with_cost(finding, info) if source is info.sources[0] else finding
 
 
 def required_packages() -> Iterator[Finding]:
@@ -184,6 +185,14 @@ def self_test(device: str) -> Finding:
         "scores of this machine cannot be trusted: install the tested versions (requirements/tested.txt) and report"
         " this",
     )
+
+
+def _with_cost(finding: Finding, info: ModelInfo) -> Finding:
+    """The finding with what the scorer takes once it is loaded."""
+    if info.cost is None:
+        return finding
+    takes = f"in memory {info.cost.megabytes} MB as fp32; {info.cost.seconds:g} s of one CPU core an image"
+    return replace(finding, detail=f"{finding.detail}; {takes}")
 
 
 def weights_file(info: ModelInfo, source: Source, needed: bool, download_root: str | None, online: bool) -> Finding:

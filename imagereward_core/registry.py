@@ -53,6 +53,16 @@ class Scale:
     out_of_ten: bool = False
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a scorer takes, as benchmarks/scorers.py measured it: megabytes of weights in fp32, its backbone's included,
+    and seconds of CPU time for an image on one core.
+    """
+
+    megabytes: int
+    seconds: float
+
+
 STANDARD = Scale(-2.0, 2.0, mean=0.0, std=1.0)  # reward models of ImageReward's form are standardised by their authors
 
 
@@ -78,6 +88,7 @@ class ModelInfo:
     settings: tuple[tuple[str, Any], ...] = ()
     aliases: tuple[str, ...] = ()
     advice: str = ""
+    cost: Cost | None = None
 
     def __post_init__(self) -> None:
         check_key(self.key)

@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from .core import registry
+
 FILTER_NONE, FILTER_SCORE, FILTER_TOP = "none", "score", "top k"
 OVER_EACH, OVER_ALL = "each prompt", "all prompts"
 LOW_KEEP, LOW_MOVE, LOW_DISCARD = "keep", "move to subfolder", "don't save"
@@ -42,6 +44,11 @@ class Field:
         return list(value) if self.kind == "names" else value
 
 
+def _good_for(info: registry.ModelInfo) -> str:
+    """A line of help: what a scorer is good for."""
+    return f"{info.name}: {info.advice or info.description}"
+
+
 # The order is the order of the script's arguments: API clients address them by position, so only ever append.
 FIELDS: tuple[Field, ...] = (
     Field("enabled", "Score generated images", "bool", False, row=0),
@@ -51,7 +58,9 @@ FIELDS: tuple[Field, ...] = (
         "name",
         "ImageReward-v1.0",
         "ImageReward scorer",
-        help="What judges the images. Each is loaded the first time it is used.",
+        help="\n".join(
+            ["What judges the images. Each is loaded the first time it is used.", *map(_good_for, registry.MODELS)]
+        ),
         row=1,
     ),
     Field(
