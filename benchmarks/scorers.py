@@ -122,7 +122,7 @@ def scorer_of(name: str) -> Any:
         if info.kind == "clip":
             return clips.ClipScorer(net, info, cpu)
         if info.kind == "aesthetic":
-            return aesthetic.AestheticScorer(net, RewardHead(768).eval(), info, cpu)
+            return aesthetic.AestheticScorer(net, RewardHead(768, (1024, 128, 64, 16)).eval(), info, cpu)
         return waifu.WaifuScorer(net, waifu.WaifuHead((768, 2048, 512, 256, 128, 32)).eval(), info, cpu)
     net = clip(CLIP_H)
     if info.kind == "mps":
