@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from pathlib import Path
 
 from filelock import Timeout
@@ -85,7 +86,7 @@ def _with_score(data: bytes, path: str | os.PathLike[str], score: StoredScore) -
 
 
 def _replace(target: Path, data: bytes, before: os.stat_result) -> None:
-    with atomic.replacing(target, durable=True) as temporary:
+    with atomic.replacing(target, durable=True, mode=stat.S_IMODE(before.st_mode)) as temporary:
         temporary.write_bytes(data)
         _keep(target, temporary, before)
         atomic.sync(temporary)  # it may take long; what is compared below must hold at the last moment

@@ -277,7 +277,7 @@ def test_a_taste_is_a_scorer_like_any_other(host, tmp_path):
     scorer = lifecycle.load_scorer("my-taste", "cpu", "auto", tmp_path)
     images = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
     assert scorer.score("a cat", images) == RM.load(weights, device="cpu").score("a cat", images)
-    assert host.part("job").model_name("my-taste", tmp_path).startswith("my-taste [")
+    assert host.part("judges").stored_name("my-taste", tmp_path).startswith("my-taste [")
     assert (
         host.part("infotext").score_key("my-taste", "") == "Taste"
         and host.part("xyz").missing_weights("my-taste") == ""

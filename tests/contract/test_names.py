@@ -38,6 +38,12 @@ def rescored(path, job):
     """Whether the command line would compute this file's score again."""
 
     class Scorer:
+        def features_key(self):
+            return ()
+
+        def pixels_from_image(self, image):
+            return image
+
         def score_pairs(self, prompts, images):
             return [9.0] * len(images)
 

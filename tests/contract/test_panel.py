@@ -43,6 +43,7 @@ def loads(host):
         return Red(torch.nn.Linear(10, 10), registry.get(name), torch.device("cpu"))
 
     host.part("lifecycle").holder._load = load
+    host.options.data["imagereward_panel_memory"] = "together"  # whatever is free on this machine
     return loaded
 
 
