@@ -121,6 +121,7 @@ MODELS = (
             "ImageReward (Xu et al. 2023): BLIP-large trained on 137k expert comparisons; mean 0, std 1 on the authors'"
             " data"
         ),
+        cost=Cost(1787, 1.62),
     ),
     ModelInfo(
         name="CLIP",
@@ -130,6 +131,7 @@ MODELS = (
         sources=(CLIP_L14,),
         licence="MIT",
         description="Cosine of CLIP ViT-L/14 text and image features (Radford et al. 2021)",
+        cost=Cost(1710, 2.25),
     ),
     ModelInfo(
         name="BLIP",
@@ -145,6 +147,7 @@ MODELS = (
         ),
         licence="BSD-3-Clause",
         description="Cosine of BLIP-large's image-text contrast (Li et al. 2022)",
+        cost=Cost(1787, 1.45),
     ),
     ModelInfo(
         name="Aesthetic",
@@ -181,6 +184,7 @@ MODELS = (
         licence="code MIT; the weights' licence is not stated",
         description="PickScore (Kirstain et al. 2023): CLIP-H/14 tuned on choices of Pick-a-Pic's users",
         advice="The best of the small scorers on pictures of today's generators (MMRB2).",
+        cost=Cost(3944, 4.8),
     ),
     ModelInfo(
         name="HPSv2.1",
@@ -264,6 +268,7 @@ MODELS = (
         description="Aesthetic predictor v2.5 (1 to 10) on SigLIP so400m at 384 pixels; it does not read the prompt",
         uses_prompt=False,
         advice="Looks alone; takes illustrations as well as photographs.",
+        cost=Cost(1718, 7.96),
     ),
 )
 

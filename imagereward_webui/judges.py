@@ -11,7 +11,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+<<<<<<< HEAD
 from .core import RM, naming, registry, tastes
+=======
+from .core import RM, ImageRewardError, naming, registry
+>>>>>>> panel
 from .core import module as core_module
 
 RANKS = "ranks within the prompt"
@@ -23,8 +27,10 @@ def entry(name: str, folder: Path) -> registry.ModelInfo:
     """
     if name in registry.names():
         return registry.get(name)
-    if (folder / name).with_suffix(".json").is_file():
-        return core_module("scorers").entry_of(folder / name)[0]
+    if tastes.find(name) is not None:
+        return registry.describe(name)
+    if described := _described(name, folder):
+        return described[0]
     info = registry.describe(name)
     if name not in RM.available_scores():
         return info
@@ -38,9 +44,18 @@ def stored_name(name: str, folder: Path) -> str:
         return name
     if (taste := tastes.find(name)) is not None:
         return naming.own_model_name(taste)
-    if (folder / name).with_suffix(".json").is_file():
-        return core_module("scorers").entry_of(folder / name)[1]
-    return naming.own_model_name(folder / name)
+    described = _described(name, folder)
+    return described[1] if described else naming.own_model_name(folder / name)
+
+
+def _described(name: str, folder: Path) -> tuple[registry.ModelInfo, str] | None:
+    """(entry, stored name) by the JSON beside a file; None without one. What is wrong with it is said by loading."""
+    if not (folder / name).with_suffix(".json").is_file():
+        return None
+    try:
+        return core_module("scorers").entry_of(folder / name)
+    except ImageRewardError:
+        return None
 
 
 @dataclass(frozen=True)

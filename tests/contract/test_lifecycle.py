@@ -278,10 +278,8 @@ def test_a_taste_is_a_scorer_like_any_other(host, tmp_path):
     images = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
     assert scorer.score("a cat", images) == RM.load(weights, device="cpu").score("a cat", images)
     assert host.part("judges").stored_name("my-taste", tmp_path).startswith("my-taste [")
-    assert (
-        host.part("infotext").score_key("my-taste", "") == "Taste"
-        and host.part("xyz").missing_weights("my-taste") == ""
-    )
+    assert host.part("judges").entry("my-taste", tmp_path).key == "Taste"
+    assert host.part("xyz").missing_weights("my-taste") == ""
     holder = host.part("lifecycle").ScorerHolder(host.part("host"), lifecycle.load_scorer)
     before = holder._sources("my-taste")
     with open_library(place) as library:

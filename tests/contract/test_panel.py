@@ -187,6 +187,7 @@ def test_one_after_another_one_is_in_memory_at_a_time(host, generate, loads, mon
 
 
 def test_what_does_not_fit_is_loaded_one_after_another_and_the_user_is_told(host, generate, loads, monkeypatch):
+    host.options.data["imagereward_panel_memory"] = "automatic"
     monkeypatch.setattr("imagereward_core.panel.fits", lambda names, options: not names)
     processed = generate(seeds=1, batch_size=1, accordion=with_constants())
     assert any("one after another" in n for n in processed.extra_generation_params["ImageReward result"]["notes"])
@@ -258,3 +259,23 @@ def test_the_button_takes_constants_from_the_library(host, tmp_path, monkeypatch
     assert panel.own_scores(["PickScore"], "") == ("PickScore 20.5 0.5", "Taken from your own scores of PickScore.")
     kept, said = panel.own_scores(["PickScore", "CLIP"], "kept")
     assert kept == "kept" and "0 of CLIP" in said
+
+
+def test_weights_with_a_json_beside_them_are_the_scorer_it_names(host, generate):
+    """From the models folder, by the real loader; a JSON that names nobody costs no image and is named."""
+    pytest.importorskip("transformers")
+    from tests.golden import sets
+
+    lifecycle, folder = host.part("lifecycle"), host.part("host").models_dir()
+    folder.mkdir(parents=True)
+    sets.write("pickscore", folder)
+    described = folder / "pickscore.json"
+    described.write_text(json.dumps({"scorer": "PickScore", **sets.read("pickscore", "config.json")}))
+    lifecycle.holder._load = lifecycle.load_scorer
+    text = generate(seeds=1, batch_size=1, start=160, accordion={"scorer": "pickscore.safetensors"}).infotexts[0]
+    params = infotext.parse(text)
+    assert params["PickScore model"].startswith("PickScore [") and "ImageReward" not in params
+    described.write_text('{"scorer": "nobody"}')
+    lifecycle.holder.unload()
+    processed = generate(seeds=1, batch_size=1, accordion={"scorer": "pickscore.safetensors"})
+    assert "no model is called 'nobody'" in processed.extra_generation_params["ImageReward result"]["notes"][0]

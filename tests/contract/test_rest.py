@@ -191,7 +191,9 @@ def test_other_pages_are_refused_on_every_route(client, host, headers):
     routes = every_route(client.app)
     assert len(routes) >= 17
     for method, path in routes:
-        answer = client.request(method, path.format(run_id="x", name="y", number=1), headers={**token, **headers}, content=b"")
+        answer = client.request(
+            method, path.format(run_id="x", name="y", number=1), headers={**token, **headers}, content=b""
+        )
         assert answer.status_code == 403 and "Trusted hosts" in answer.json()["detail"], (method, path)
 
 
