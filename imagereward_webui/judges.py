@@ -11,11 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-<<<<<<< HEAD
-from .core import RM, naming, registry, tastes
-=======
-from .core import RM, ImageRewardError, naming, registry
->>>>>>> panel
+from .core import RM, ImageRewardError, naming, registry, tastes
 from .core import module as core_module
 
 RANKS = "ranks within the prompt"
