@@ -16,6 +16,7 @@ from torch import Tensor
 from imagereward_core.duel_files import read_duels
 from imagereward_core.errors import DataError, LibraryError
 from imagereward_core.library import library_place, open_library
+from imagereward_core.library.records import MY_TASTE
 from imagereward_core.library.won import won_duels
 
 from .backend import Backend
@@ -60,11 +61,13 @@ class PickSet:
 
 
 def read_picks(source: str | os.PathLike[str]) -> list[Pick]:
-    """The won duels of a file (see imagereward_core.duel_files) or, for "library", of this machine's library.
+    """The won duels of a file (see imagereward_core.duel_files) or, for "library", those of this machine's library: of
+    the taste `my-taste`, or of another one, "library:NAME".
 
     Raises PromptDataError for a line that cannot be used, and where there is no pick.
     """
-    found = _of_library() if os.fspath(source) == LIBRARY else _of_file(Path(source))
+    place, _, taste = os.fspath(source).partition(":")
+    found = _of_library(taste or MY_TASTE) if place == LIBRARY else _of_file(Path(source))
     if not found:
         raise PromptDataError(f"picks: {source} holds no duel that a picture has won")
     logger.info("%d picks, the first for %r", len(found), found[0].prompt)
@@ -92,10 +95,10 @@ def _of_file(path: Path) -> list[Pick]:
     return found
 
 
-def _of_library() -> list[Pick]:
+def _of_library(taste: str) -> list[Pick]:
     try:
         with open_library(library_place(), create=False) as library:
-            found, left_out = won_duels(library)
+            found, left_out = won_duels(library, taste)
     except LibraryError as error:
         raise PromptDataError(f"picks: {error}") from error
     if left_out:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..duel_files import LINE, read_duels
 from ..errors import DataError, ImageError, LibraryError
 from ..library import Library, Record, marks, remember_now
 from ..library.images import put_made
-from ..library.records import KEEP, MY_TASTE, VERDICTS, Made
+from ..library.records import KEEP, MY_TASTE, Made
 from ..prompts import plain_prompt
 
 WEAK = 0.5  # what all weak duels of one picture count at most, against 1 of a duel
-LINE = '{"winner": path, "loser": path, "prompt": words} with, if nobody won, "verdict": "neither" or "both"'
 
 
 @dataclass
@@ -27,16 +26,6 @@ class Added:
     added: int = 0
     known: int = 0
     failed: int = 0
-
-
-@dataclass(frozen=True)
-class Line:
-    """One duel of a file."""
-
-    winner: Path
-    loser: Path
-    prompt: str | None
-    verdict: str
 
 
 def add_file(
@@ -53,7 +42,7 @@ def add_file(
     result = Added()
     already = Counter((duel.winner, duel.loser, duel.verdict) for duel in marks.duels(library, taste))
     numbers: dict[Path, int] = {}
-    for number, found in _lines(Path(source)):
+    for number, found in read_duels(source):
         try:
             if isinstance(found, str):
                 raise DataError(found)
@@ -74,43 +63,6 @@ def add_file(
     if not (result.added or result.known or result.failed):
         raise DataError(f"{source} holds no duels: each line is {LINE}")
     return result
-
-
-def _lines(source: Path) -> Iterator[tuple[int, Line | str]]:
-    """(number, duel or what is wrong with it) of each line that is not blank."""
-    try:
-        text = source.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the duels in {source} cannot be read: {error}") from error
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield number, _line(line, source.parent)
-
-
-def _line(text: str, folder: Path) -> Line | str:
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        return f"no JSON ({error}); a line is {LINE}"
-    if not isinstance(found, dict):
-        return f"a line is {LINE}, found {text.strip()[:60]}"
-    names = [found.get(key) for key in ("winner", "loser")]
-    prompt, verdict = found.get("prompt"), found.get("verdict", "win")
-    if not all(isinstance(name, str) and name for name in names):
-        return f"winner and loser must be paths of pictures; a line is {LINE}"
-    if prompt is not None and not isinstance(prompt, str):
-        return f"prompt must be a text, found {prompt!r}"
-    if verdict not in VERDICTS:
-        return f"verdict must be {', '.join(VERDICTS)}, found {verdict!r}"
-    winner, loser = (_place(str(name), folder) for name in names)
-    return Line(winner, loser, prompt or None, verdict)
-
-
-def _place(name: str, folder: Path) -> Path:
-    """A path of a file: from the file's own folder, or else from the current one."""
-    path = Path(name).expanduser()
-    beside = folder / path
-    return beside if not path.is_absolute() and beside.exists() else path
 
 
 def _picture(library: Library, path: Path, prompt: str | None, numbers: dict[Path, int]) -> int:
