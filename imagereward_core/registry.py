@@ -167,6 +167,7 @@ MODELS = (
         licence="Apache-2.0",
         description="LAION aesthetic head (1 to 10) on CLIP ViT-L/14 image features; it does not read the prompt",
         uses_prompt=False,
+        cost=Cost(1714, 1.9),
     ),
     ModelInfo(
         name="PickScore",
@@ -214,6 +215,7 @@ MODELS = (
         description="CycleReward (Bahng et al. 2025): BLIP-large trained on cycle consistency, without human labels",
         aliases=("CycleReward-Combo",),
         advice="Trained without human labels: an independent judge of whether the picture shows what the prompt says.",
+        cost=Cost(1787, 1.55),
     ),
     ModelInfo(
         name="MPS",
