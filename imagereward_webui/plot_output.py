@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import host
-from .core import logger, replace
+from .core import logger, printable, replace
 from .fields import as_text
 from .files import unused_path
 from .request import ScoreRequest
@@ -108,8 +108,8 @@ def _row(p: Any, request: ScoreRequest, entry: Any, cell: int) -> list[Any]:
     scored = entry.score is not None
     return [
         cell,
-        os.path.basename(entry.path or ""),
-        as_text(request.scorers),
+        printable.csv_cell(os.path.basename(entry.path or "")),
+        printable.csv_cell(as_text(request.scorers)),
         f"{entry.score:.4f}" if scored else "",
         request.passes(entry.score) if scored else "",
         entry.seed,
@@ -118,9 +118,9 @@ def _row(p: Any, request: ScoreRequest, entry: Any, cell: int) -> list[Any]:
         p.cfg_scale,
         p.width,
         p.height,
-        entry.prompt,
-        entry.negative_prompt,
-        getattr(p, "sd_model_name", ""),
+        printable.csv_cell(entry.prompt),
+        printable.csv_cell(entry.negative_prompt),
+        printable.csv_cell(getattr(p, "sd_model_name", "")),
         "" if entry.disagreement is None else f"{entry.disagreement:.4f}",
         as_text([f"{name} {value:.4f}" for name, value in entry.by_scorer.items()]),
     ]

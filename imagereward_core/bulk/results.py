@@ -18,6 +18,7 @@ from .. import atomic
 from ..errors import ConfigError
 from ..locks import lock_for
 from ..parquet import pyarrow
+from ..printable import csv_cell
 from .rows import Row
 from .scoring import Scored
 
@@ -198,7 +199,7 @@ def _csv(path: Path, records: Iterator[dict[str, Any]]) -> None:
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(records)
+        writer.writerows({name: csv_cell(value) for name, value in found.items()} for found in records)
 
 
 def _parquet(path: Path, records: Iterator[dict[str, Any]]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from .. import atomic
 from ..errors import LibraryError
 from ..parquet import pyarrow
+from ..printable import csv_cell
 from . import find
 from .conditions import EVERYTHING, Where
 from .images import loras_text
@@ -105,7 +106,7 @@ def _csv(path: Path, pictures: Iterator[Picture], scorers: list[str]) -> int:
         writer = csv.DictWriter(file, [*COLUMNS, *(f"score: {name}" for name in scorers)], lineterminator="\n")
         writer.writeheader()
         for picture in pictures:
-            writer.writerow(_row(picture, scorers))
+            writer.writerow({name: csv_cell(value) for name, value in _row(picture, scorers).items()})
             count += 1
     return count
 

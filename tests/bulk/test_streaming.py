@@ -93,6 +93,15 @@ def test_folders_are_streamed_too(pictures, tmp_path, expected):
     assert all(abs(found[f"{name}.png"]["score"] - expected[f"0-{name}"]) < CLOSE for name in NAMES)
 
 
+def test_no_id_is_a_formula_in_a_csv(pictures, tmp_path):
+    row = {"id": "=HYPERLINK(1)", "image": str(pictures / "00.png"), "prompt": "-x"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    assert score("--manifest", tmp_path / "rows.jsonl", "-o", tmp_path / "out.csv").returncode == OK
+    with open(tmp_path / "out.csv", newline="") as file:
+        (found,) = csv.DictReader(file)
+    assert (found["id"], found["prompt"]) == ("'=HYPERLINK(1)", "'-x")
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

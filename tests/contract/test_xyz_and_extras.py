@@ -82,6 +82,14 @@ def test_scores_are_written_beside_the_grid(host, xyz):
     ]
 
 
+def test_no_prompt_is_a_formula_in_the_csv(host, xyz):
+    xyz.cells = [("Score limit", "5")]
+    host.txt2img(script="X/Y/Z plot", seed=148, batch_size=1, prompt="=HYPERLINK(1)", negative_prompt="-blurry")
+    (path,) = (host.folder / "outputs" / "grids").glob("xyz-scores-*.csv")
+    (row,) = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
+    assert (row["prompt"], row["negative_prompt"], row["score"]) == ("'=HYPERLINK(1)", "'-blurry", "-0.2000")
+
+
 def test_the_csv_gets_the_place_and_the_name_of_the_saved_grid(host, xyz):
     """Hosts save grids into a folder per day; a file in the folder above it is not beside the grid."""
     folder = host.folder / "outputs" / "grids"

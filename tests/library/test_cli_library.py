@@ -148,6 +148,19 @@ def test_export(run, pictures, tmp_path, form):
         assert len(rows) == 12 and {row["checkpoint"] for row in rows} == {"beta"}
 
 
+def test_no_prompt_is_a_formula_in_an_exported_table(run, place, tmp_path):
+    from imagereward_core.library import Made, Record, remember_now
+
+    from .conftest import picture
+
+    path = picture(tmp_path / "a.png", 1)
+    with open_library(place) as library:
+        remember_now(library, Record(path, made=Made(prompt="=HYPERLINK(1)")))
+    run("library", "export", "-o", tmp_path / "out.csv")
+    (row,) = csv.DictReader((tmp_path / "out.csv").read_text(encoding="utf-8").splitlines())
+    assert row["prompt"] == "'=HYPERLINK(1)"
+
+
 def test_export_to_parquet(run, pictures, tmp_path):
     run("library", "add", pictures)
     target = tmp_path / "out.parquet"
