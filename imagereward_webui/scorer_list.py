@@ -87,7 +87,8 @@ def status_html(name: Any, why: str = "") -> str:
     wanted = to_fetch(str(name), host.models_dir())
     if not wanted:
         return said
-    text = f"{name} is not on this machine: {size(wanted)} to download, by its first use or now."
+    licence = registry.get(str(name)).licence
+    text = f"{name} is not on this machine: {size(wanted)} to download, by its first use or now. Licence: {licence}."
     return (
         f"{said}<div class='imagereward-fetch' data-scorer='{html.escape(str(name), quote=True)}'"
         f" data-prefix='{PREFIX}' data-token='{html.escape(TOKEN, quote=True)}'"

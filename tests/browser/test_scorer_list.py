@@ -59,7 +59,7 @@ def test_the_list_shows_what_is_here_first_and_the_size_of_the_rest(page, screen
 
 def test_a_failed_download_says_why(page):
     choose(page, "MPS")
-    wait_for(page, "MPS is not on this machine: 4.2 GB to download, by its first use or now.")
+    wait_for(page, "MPS is not on this machine: 4.2 GB to download, by its first use or now. Licence: MIT.")
     page.click(f"{FETCH} button[data-do=start]")
     wait_for(page, "⚠ MPS could not be downloaded: https://example.org cannot be reached")
     assert page.is_visible(f"{FETCH} button[data-do=start]")
