@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +94,9 @@ class RunView:
         """Updates of `outputs`: what changed since `memory` (empty: everything)."""
         seen = _object(memory)
         everything = api.runs().list()
-        run = next((item for item in everything if item["id"] == chosen), None)
+        run = _new(everything, seen) or next((item for item in everything if item["id"] == chosen), None)
         run = run or next((item for item in everything if item["active"]), everything[0] if everything else None)
+        seen["ids"] = " ".join(item["id"] for item in everything)
         live = any(item["active"] or item["state"] == State.QUEUED for item in everything)
         busy = api.installer.status()["installing"]
         changed = _Changed(seen)
@@ -179,6 +180,16 @@ def _in_page(name: str) -> dict[str, str]:
     none may come back.
     """
     return host.page_script(f"(value) => {{ window.imagerewardRefl.{name}(value); return []; }}")
+
+
+def _new(everything: Sequence[Mapping[str, Any]], seen: Mapping[str, str]) -> Mapping[str, Any] | None:
+    """The newest run that the page has not listed yet: it was started just now, and whatever the page asked before it
+    knew of it must not turn it back to an older one.
+    """
+    known = seen.get("ids")
+    if known is None:
+        return None
+    return next((item for item in everything if item["id"] not in known.split()), None)
 
 
 class _Changed:

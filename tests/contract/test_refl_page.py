@@ -427,6 +427,18 @@ def test_a_refresh_sends_only_what_changed(page):  # noqa: F811
     assert view.refresh("not JSON", name)[1]["value"] == name
 
 
+def test_what_was_asked_before_a_run_was_started_does_not_turn_the_page_back(page):  # noqa: F811
+    _, runs, host = page
+    old = old_run(runs, 0, '{"state": "stopped", "step": 9}')
+    view = host.part("refl_tab.run_page").RunView()
+    before, *_ = view.refresh("", None)
+    new = old_run(runs, 1, '{"state": "finished", "step": 2}')
+    late, *found = view.refresh(before, old)  # a beat under way while Start was pressed
+    assert found[0]["value"] == new
+    _, *chosen = view.refresh(late, old)  # what the user chooses then counts
+    assert chosen[0]["value"] == old
+
+
 def test_every_page_has_a_boot_id_of_its_own(page):  # noqa: F811
     client, runs, host = page
     tab, api = host.part("refl_tab.tab"), host.part("refl_tab.api")
