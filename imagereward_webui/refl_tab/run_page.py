@@ -182,6 +182,13 @@ def _in_page(name: str) -> dict[str, str]:
     return host.page_script(f"(value) => {{ window.imagerewardRefl.{name}(value); return []; }}")
 
 
+def looked(memory: str) -> tuple[bool, str]:
+    """(whether the heartbeat has been here before on this page, the memory that says so)."""
+    seen = _object(memory)
+    before = "looked" in seen
+    return before, json.dumps({**seen, "looked": ""})
+
+
 def _new(everything: Sequence[Mapping[str, Any]], seen: Mapping[str, str]) -> Mapping[str, Any] | None:
     """The newest run that the page has not listed yet: it was started just now, and whatever the page asked before it
     knew of it must not turn it back to an older one.

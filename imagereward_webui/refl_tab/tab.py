@@ -21,7 +21,7 @@ from . import host as refl_host
 from .api import PREFIX, TOKEN
 from .form import BY_NAME, usual_guidance
 from .form_page import Form
-from .run_page import QUIET, RunView
+from .run_page import QUIET, RunView, looked
 
 TITLE, ELEM_ID, ID = "ReFL", "imagereward_refl", "imagereward_refl_"
 Update = Any
@@ -178,18 +178,19 @@ class Actions:
         """The heartbeat's look: at the first of a page, also at what the host has selected by now, and into the files
         of checkpoints and scorers.
         """
-        updates = self.runs.refresh(memory, chosen)
+        memory, *updates = self.runs.refresh(memory, chosen)
+        before, memory = looked(memory)
         found = api.installer.status()
         missing = bool(found["missing"]) and not found["installing"]
         choice: list[Update] = [gr.update()] * 9
-        if not memory:
+        if not before:  # a button may have been pressed before: the memory alone does not tell
             selected = refl_host.selected_checkpoint()
             lists = {name: gr.update(choices=form_page.marked_choices(name)) for name in form_page.SCORERS[1:]}
             reward = gr.update(
                 choices=form_page.marked_choices("reward"), value=form_page.shown("reward", rewards.default())
             )
             choice = [self._checkpoints(selected), *self.chosen(far, selected), reward, *lists.values()]
-        return [*choice, view.libraries(found), gr.update(visible=missing), *updates]
+        return [*choice, view.libraries(found), gr.update(visible=missing), memory, *updates]
 
     def install_libraries(self) -> list[Update]:
         """Start filling the folder of libraries."""

@@ -413,6 +413,16 @@ def test_the_first_look_of_a_page_marks_and_preselects(actions, tmp_path):
     assert len(first) == len(later) and all(update == {"__type__": "update"} for update in later[:9])
 
 
+def test_a_button_pressed_before_the_first_look_does_not_prevent_it(actions, tmp_path):
+    actions, host = actions
+    write_checkpoint(tmp_path / "a.safetensors", ["lora_unet_a.lora_up.weight"])
+    host_with(sys.modules["modules.sd_models"], checkpoint("a [1]", tmp_path / "a.safetensors", "a"))
+    memory = actions.runs.refresh("", None)[0]
+    first = actions.tick(memory, None, "quick try")
+    assert "cannot be trained" in first[0]["choices"][0]
+    assert all(update == {"__type__": "update"} for update in actions.tick(first[11], None, "quick try")[:9])
+
+
 def test_a_refresh_sends_only_what_changed(page):  # noqa: F811
     _, runs, host = page
     name = old_run(runs, 0, '{"state": "finished", "step": 9}', '{"type": "step", "step": 1, "reward": 0.5}\n')
