@@ -4,7 +4,7 @@
 
     const ID = "#imagereward_refl_", BUSY_MS = 1000, IDLE_MS = 5000;
     const find = (name) => document.querySelector(ID + name);
-    let asking = false, version = null, asked = 0;
+    let asking = false, version = null, asked = 0, settling = 0;
 
     const ask = async (path) => {
         const {prefix, token} = find("boot [data-boot]").dataset;
@@ -34,8 +34,10 @@
                 panel.inert = true;
             } else if (answer.ok) {
                 mark.textContent = "";
-                if (state.version !== version) {
-                    version = state.version;
+                // an answer that was under way may still come after this one and show what was before: look twice more
+                settling = state.version !== version ? 2 : settling - 1;
+                version = state.version;
+                if (settling >= 0) {
                     find("tick").click();
                 }
             }

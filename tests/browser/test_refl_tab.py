@@ -97,7 +97,7 @@ def app(request, files, tmp_path_factory):
 def opened(browser, address, script=None, theme="light", width=1280):
     """A page with the tab in front."""
     page = browser.new_page(viewport={"width": width, "height": 900})
-    page.set_default_timeout(400_000)
+    page.set_default_timeout(180_000)
     page.failures = []
     page.on("pageerror", lambda error: page.failures.append(str(error)))
     page.add_init_script(SCRIPT.read_text(encoding="utf-8") if script is None else script)
