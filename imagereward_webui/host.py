@@ -298,6 +298,15 @@ def page_script(code: str) -> dict[str, str]:
     return {"js" if int(gradio.__version__.split(".")[0]) >= 4 else "_js": code}
 
 
+def pressed_anew() -> dict[str, str]:
+    """The argument of an event that must outlive a lost answer: by default gradio 4 ignores a button until its last
+    request has brought data, and a connection that broke brings none.
+    """
+    import gradio
+
+    return {"trigger_mode": "multiple"} if int(gradio.__version__.split(".")[0]) >= 4 else {}
+
+
 def font(size: int) -> Any:
     """The font that the host writes on grids with."""
     return module("images").get_font(size)

@@ -2,7 +2,7 @@
 (function () {
     "use strict";
 
-    const ID = "#imagereward_refl_", BUSY_MS = 1000, IDLE_MS = 5000;
+    const ID = "#imagereward_refl_", BUSY_MS = 1000, IDLE_MS = 4000;
     const find = (name) => document.querySelector(ID + name);
     let asking = false, version = null, asked = 0, settling = 0;
 

@@ -166,7 +166,7 @@ class RunView:
         # an update that names the run the user has just chosen must not be answered by the choice before it
         self.runs.input(self.refresh, here, self.outputs, **QUIET)
         for command, button in self.buttons.items():
-            button.click(self.obey(command), here, [self.said, *self.outputs], **QUIET)
+            button.click(self.obey(command), here, [self.said, *self.outputs], **QUIET, **host.pressed_anew())
         self.delete.click(
             self.remove, [self.runs, self.memory], [self.said, *self.outputs], **QUIET, **host.page_script(CONFIRM)
         )

@@ -14,6 +14,7 @@ from typing import Any
 import gradio as gr
 from fastapi import HTTPException
 
+from .. import host
 from ..core import ImageRewardError
 from ..guard import Alone
 from . import api, form_page, rewards, view
@@ -226,4 +227,5 @@ class Actions:
             [*here, form.far],
             [checkpoint, *follows, *scorers, self.libraries, self.install, *runs.outputs],
             **QUIET,
+            **host.pressed_anew(),
         )
