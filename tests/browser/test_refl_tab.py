@@ -178,29 +178,30 @@ def test_two_clicks_to_a_quick_try_then_pause_kill_resume(app, page):
 
 
 def test_a_run_to_its_end_and_what_it_leads_to(app, page):
+    name = f"taught-{app[0]}"  # both hosts have one folder of LoRAs, and no name is taken twice
     says(page, "No runs yet|safetensors")
     page.click("text='Advanced'")
-    for name, value in (("steps", "2"), ("held_out", "2")):
-        page.fill(f"{ID}{name} input", value)
+    for field, value in (("steps", "2"), ("held_out", "2")):
+        page.fill(f"{ID}{field} input", value)
     page.click(f"{ID}output_name textarea, {ID}output_name input")
-    page.keyboard.type("taught")
+    page.keyboard.type(name)
     page.click(f"{ID}start")
     says(page, "finished, update 2 of 2")
     says(page, r"After 2 updates: reward .* ±", "verdict")
     assert page.query_selector_all(f"{ID}curves svg polygon")  # a band of the standard error
     page.wait_for_selector(f"{ID}gallery img")
     shot(page, app, "finished")
-    assert (app[2] / "models" / "Lora" / "taught.safetensors").is_file()
+    assert (app[2] / "models" / "Lora" / f"{name}.safetensors").is_file()
     page.click(f"{ID}use")
     area = "#txt2img_prompt textarea"
-    page.wait_for_function(f"document.querySelector('{area}').value === 'a cat <lora:taught:1>'")
+    page.wait_for_function(f"document.querySelector('{area}').value === 'a cat <lora:{name}:1>'")
     assert page.is_visible("#txt2img_prompt")  # the tab was switched; Forge writes its name with a capital
     told = []
     page.on("dialog", lambda dialog: (told.append(dialog.message), dialog.accept()))
     for _ in range(2):
         show_tab(page)
         page.click(f"{ID}plot")
-        page.wait_for_function(f"document.querySelector('{area}').value === 'a cat <lora:taught:0>'")  # never twice
+        page.wait_for_function(f"document.querySelector('{area}').value === 'a cat <lora:{name}:0>'")  # never twice
     assert re.search(r"You come to txt2img now(.|\n)*X/Y/Z plot(.|\n)*Prompt S/R", told[0])
 
 
