@@ -7,11 +7,11 @@ import mimetypes
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI, HTTPException
 from fastapi.responses import FileResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, conint
 
 from .. import host
 from ..core import ImageRewardError, errors, tastes
@@ -23,6 +23,11 @@ from .learning import learn
 from .work import Progress, Work
 
 PREFIX = "/imagereward/v1/library"
+LARGEST = 2**53  # what a page's numbers hold exactly; SQLite's end at 2**63
+if TYPE_CHECKING:
+    Number = int
+else:
+    Number = conint(ge=0, le=LARGEST)  # for bodies, paths and questions alike, in pydantic 1 and 2
 router = APIRouter(prefix=PREFIX, route_class=PageRoute, tags=["ImageReward library"])
 work = Work()
 
@@ -30,16 +35,16 @@ work = Work()
 class MarkBody(BaseModel):
     """keep, reject or null; stars from 1 to 5, or null."""
 
-    id: int
+    id: Number
     mark: str | None = None
-    stars: int | None = None
+    stars: Number | None = None
 
 
 class DuelBody(BaseModel):
     """Two pictures; `verdict`: win, both or neither."""
 
-    winner: int
-    loser: int
+    winner: Number
+    loser: Number
     verdict: str = "win"
     taste: str
 
@@ -47,7 +52,7 @@ class DuelBody(BaseModel):
 class UndoBody(BaseModel):
     """The duel to take back."""
 
-    id: int
+    id: Number
 
 
 class FitBody(BaseModel):
@@ -100,10 +105,10 @@ def state() -> dict[str, Any]:
 
 
 @router.get("/pictures")
-def listed(by: str = "", where: str = "", offset: int = 0) -> dict[str, Any]:
+def listed(by: str = "", where: str = "", offset: Number = 0) -> dict[str, Any]:
     """Pictures by a scorer's score, or the newest: a page of them."""
     with opened() as library:
-        return pictures.listed(library, by, where, max(0, offset))
+        return pictures.listed(library, by, where, offset)
 
 
 def _picture(library: Any, number: int) -> Any:
@@ -115,14 +120,14 @@ def _picture(library: Any, number: int) -> Any:
 
 
 @router.get("/thumbnail/{number}")
-def thumbnail(number: int) -> FileResponse:
+def thumbnail(number: Number) -> FileResponse:
     """A small JPEG."""
     with opened() as library:
         return FileResponse(pictures.thumbnail(_picture(library, number)), media_type="image/jpeg")
 
 
 @router.get("/image/{number}")
-def image(number: int) -> FileResponse:
+def image(number: Number) -> FileResponse:
     """The picture's file."""
     with opened() as library:
         path = _picture(library, number).path

@@ -114,6 +114,21 @@ def test_marks(tab, tmp_path):
     assert client.post(f"{URL}/mark", json={"id": number, "stars": 9}).status_code == 422
 
 
+@pytest.mark.parametrize("number", [-1, 2**63, 10**30])
+def test_numbers_that_no_library_holds_are_refused(tab, number):
+    client, _, api = tab
+    read_all(client, api)
+    for path in (f"thumbnail/{number}", f"image/{number}", f"pictures?offset={number}"):
+        assert client.get(f"{URL}/{path}").status_code == 422, path
+    for path, body in (
+        ("mark", {"id": number}),
+        ("mark", {"id": 1, "stars": number}),
+        ("duel", {"winner": number, "loser": 1, "taste": "my-taste"}),
+        ("undo", {"id": number}),
+    ):
+        assert client.post(f"{URL}/{path}", json=body).status_code == 422, path
+
+
 def test_duels_until_none_is_left_and_undo(tab, tmp_path):
     client, _, api = tab
     read_all(client, api)
