@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -25,7 +25,7 @@ def cores() -> int:
 
 def ahead(
     items: Iterable[Item], work: Callable[[Item], Result], *, workers: int = 0, depth: int = 0
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """work(item) for every item, in their order, made by `workers` threads (0: one a core) up to `depth` results ahead
     of the caller (0: two for each worker), so that memory stays bounded. What `work` raises is raised at its item.
 

@@ -3,10 +3,8 @@ process or many, whole or resumed, see the same pairs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -139,14 +137,3 @@ def _by_item(drawn: Sequence[Sample]) -> dict[int, list[Pair]]:
     for index, pairs in drawn:
         found.setdefault(index, []).extend(pairs)
     return found
-
-
-def prefetch(make: Callable[[Any], Batch], parts: Sequence[Any]) -> Iterator[Batch]:
-    """make(part) for each part, the next one being read while this one is computed."""
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="imagereward-batch") as pool:
-        waiting = [pool.submit(make, part) for part in parts[:1]]
-        for part in [*parts[1:], None] if parts else []:
-            batch = waiting.pop().result()
-            if part is not None:
-                waiting.append(pool.submit(make, part))
-            yield batch

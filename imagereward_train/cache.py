@@ -6,13 +6,13 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from imagereward_core.errors import ImageError
 from imagereward_core.hashing import tensors_digest
+from imagereward_core.pipeline import ahead, chunks
 from imagereward_core.preprocess import normalize, open_image, resize_and_crop
 
 from .items import Item
@@ -62,21 +62,21 @@ class PixelCache:
             if key is not None and key not in self.store:
                 todo.append((path, key))
         started = time.monotonic()
-        with ThreadPoolExecutor(max_workers=max(1, workers), thread_name_prefix="imagereward-cache") as pool:
-            for start in range(0, len(todo), CHUNK):
-                chunk = todo[start : start + CHUNK]
-                rows = []
-                for (path, key), result in zip(chunk, pool.map(self._read, [path for path, _ in chunk])):
-                    if isinstance(result, ImageError):
-                        bad[path] = str(result)
-                        del self._keys[path]
-                    else:
-                        rows.append((key, result))
-                if rows:
-                    self.store.append(rows)
-                done = start + len(chunk)
-                if progress:
-                    progress("images", done, len(todo), (time.monotonic() - started) / done * (len(todo) - done))
+        done = 0
+        read = ahead((path for path, _ in todo), self._read, workers=max(1, workers))
+        for chunk in chunks(zip(todo, read), CHUNK):
+            rows = []
+            for (path, key), result in chunk:
+                if isinstance(result, ImageError):
+                    bad[path] = str(result)
+                    del self._keys[path]
+                else:
+                    rows.append((key, result))
+            if rows:
+                self.store.append(rows)
+            done += len(chunk)
+            if progress:
+                progress("images", done, len(todo), (time.monotonic() - started) / done * (len(todo) - done))
         return bad
 
     def _key(self, path: str, bad: dict[str, str]) -> str | None:

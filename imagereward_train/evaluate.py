@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from .batches import Collator, prefetch, samples, share
+from imagereward_core.pipeline import ahead
+
+from .batches import Collator, samples, share
 from .items import Item
 from .loss import pairwise_loss
 
@@ -45,7 +47,7 @@ def all_rewards(model: torch.nn.Module, collate: Collator, accelerator: Any, mic
     found: dict[tuple[int, int], float] = {}
     model.eval()
     with torch.no_grad(), accelerator.autocast():
-        for batch in prefetch(collate, parts):
+        for batch in ahead(parts, collate, workers=1):
             values = model(*batch.to(accelerator.device).inputs)[:, 0].float().cpu().tolist()
             found.update(zip(batch.rows, values))
     if accelerator.num_processes > 1:

@@ -16,6 +16,7 @@ from typing import Any
 from imagereward_core.atomic import write_bytes
 from imagereward_core.errors import DataError
 from imagereward_core.image_files import FORMATS
+from imagereward_core.parquet import records
 
 SUFFIX = ".parquet"
 TOGETHER = 64  # records in memory at once, each with its pictures
@@ -33,19 +34,9 @@ def files(path: Path) -> list[Path]:
 
 def rows(tables: Sequence[Path], root: Path) -> Iterator[dict[str, Any]]:
     """The records, with the paths of pictures under `root` in place of their bytes. Raises DataError."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise DataError(f"{tables[0]} is a Parquet file, which needs pyarrow: pip install pyarrow") from error
     for path in tables:
-        try:
-            with pyarrow.parquet.ParquetFile(path) as file:
-                for batch in file.iter_batches(batch_size=TOGETHER):
-                    for row in batch.to_pylist():
-                        yield _without_bytes(row, root / FOLDER, path)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise DataError(f"{path} cannot be read as Parquet: {error}") from error
+        for row in records(path, TOGETHER):
+            yield _without_bytes(row, root / FOLDER, path)
 
 
 def _without_bytes(row: Mapping[str, Any], folder: Path, path: Path) -> dict[str, Any]:

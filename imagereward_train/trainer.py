@@ -19,8 +19,9 @@ from imagereward_core import __version__
 from imagereward_core.atomic import write_text
 from imagereward_core.errors import ConfigError, TrainingError
 from imagereward_core.log import logger
+from imagereward_core.pipeline import ahead
 
-from .batches import Collator, Plan, prefetch
+from .batches import Collator, Plan
 from .cache import FeatureCache, Progress
 from .config import TrainConfig
 from .dataset import DataSets, counts, load_datasets
@@ -217,7 +218,7 @@ class Trainer:
         tally = torch.zeros(5, dtype=torch.float64)  # loss, right pairs, rewards, their sum, their squares' sum
         largest = torch.zeros(1, dtype=torch.float64)
         self.model.train()
-        for index, batch in enumerate(prefetch(self.collate, parts)):
+        for index, batch in enumerate(ahead(parts, self.collate, workers=1)):
             batch = batch.to(accelerator.device)
             waiting = contextlib.nullcontext() if index == len(parts) - 1 else accelerator.no_sync(self.model)
             with waiting, self._randomness(index):

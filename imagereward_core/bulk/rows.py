@@ -21,7 +21,7 @@ from typing import Any
 from .. import prompt_files
 from ..errors import DataError
 from ..image_files import is_image_name
-from ..parquet import pyarrow
+from ..parquet import records
 
 IDS = ("id", "key", "uid", "__key__")
 IMAGES = ("image", "file", "file_name", "image_path", "path", "__url__")
@@ -111,13 +111,7 @@ def _table(path: Path) -> Iterator[Any]:
 
 
 def _parquet(path: Path) -> Iterator[Any]:
-    arrow, parquet = pyarrow("a Parquet manifest")
-    try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=TOGETHER):
-                yield from batch.to_pylist()
-    except (arrow.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {error}") from error
+    return records(path, TOGETHER)
 
 
 def _shard(path: Path) -> Iterator[Row]:

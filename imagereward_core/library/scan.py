@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ImageError
 from ..image_files import find_images
+from ..pipeline import ahead
 from . import images
 from .describe import described
 from .pixels import look, stored_path
 from .records import Made, Score, Seen
 from .store import Library
 
-READERS = 4  # threads that decode ahead; Pillow decodes outside Python's lock
 TOGETHER = 50  # pictures of one transaction: what an interruption loses at most
 
 
@@ -56,35 +55,33 @@ def add_files(
     """
     paths = find_images(names, recursive)
     result = Added() if result is None else result
-    waiting = iter(paths)
-    ahead: deque[Future[_Read]] = deque()
     batch: list[_Read] = []
-    pool = ThreadPoolExecutor(READERS, thread_name_prefix="imagereward-library-read")
     done = 0
-    try:
-        while True:
-            while len(ahead) < 2 * READERS and (path := next(waiting, None)) is not None:
-                if _is_known(library, path):
-                    result.known += 1
-                    done += 1
-                    progress(done, len(paths))
-                else:
-                    ahead.append(pool.submit(_read, path))
-            if not ahead:
-                break
-            found = ahead.popleft().result()
-            done += 1
-            if found.seen is None:
-                result.failed += 1
-                failed(found.path, found.error)
+
+    def unknown() -> Iterator[Path]:
+        nonlocal done
+        for path in paths:
+            if _is_known(library, path):
+                result.known += 1
+                done += 1
+                progress(done, len(paths))
             else:
-                batch.append(found)
-                result.read += 1
-            if len(batch) >= TOGETHER:
-                _keep(library, batch)
-            progress(done, len(paths))
+                yield path
+
+    try:
+        with closing(ahead(unknown(), _read)) as reading:
+            for found in reading:
+                done += 1
+                if found.seen is None:
+                    result.failed += 1
+                    failed(found.path, found.error)
+                else:
+                    batch.append(found)
+                    result.read += 1
+                if len(batch) >= TOGETHER:
+                    _keep(library, batch)
+                progress(done, len(paths))
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
         _keep(library, batch)
     library.optimize()
     return result
