@@ -104,11 +104,19 @@ class Trainer:
         except StopNow:
             return RunResult(State.STOPPED.value, self.step, "stopped at once", None, self.history)
         except StopRequested:  # before the first update
-            reason = (self.control.stopping or StopReason.SIGNAL).value
-            return RunResult(State.STOPPED.value, self.step, reason, None, self.history)
+            return self._left()
+        except Exception:
+            # a library, in whose middle the stop was raised, may have made an error of its own of it
+            if not self._interruptible or self.control.stopping is not StopReason.SIGNAL:
+                raise
+            return self._left()
         finally:
             self._interruptible = False
             self.journal.tracker.close()
+
+    def _left(self) -> RunResult:
+        reason = (self.control.stopping or StopReason.SIGNAL).value
+        return RunResult(State.STOPPED.value, self.step, reason, None, self.history)
 
     def request_stop(self, reason: StopReason = StopReason.HOST_ENDED) -> None:
         """Save and stop at the next micro-step; may be called from another thread."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter, FastAPI, HTTPException
+from fastapi import APIRouter, FastAPI, HTTPException, Path, Query
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, conint
 
@@ -27,7 +27,9 @@ LARGEST = 2**53  # what a page's numbers hold exactly; SQLite's end at 2**63
 if TYPE_CHECKING:
     Number = int
 else:
-    Number = conint(ge=0, le=LARGEST)  # for bodies, paths and questions alike, in pydantic 1 and 2
+    Number = conint(ge=0, le=LARGEST)  # for bodies, in pydantic 1 and 2
+NUMBER = Path(ge=0, le=LARGEST)  # FastAPI before 0.106 passes over the bounds of an annotation
+OFFSET = Query(0, ge=0, le=LARGEST)
 router = APIRouter(prefix=PREFIX, route_class=PageRoute, tags=["ImageReward library"])
 work = Work()
 
@@ -105,7 +107,7 @@ def state() -> dict[str, Any]:
 
 
 @router.get("/pictures")
-def listed(by: str = "", where: str = "", offset: Number = 0) -> dict[str, Any]:
+def listed(by: str = "", where: str = "", offset: int = OFFSET) -> dict[str, Any]:
     """Pictures by a scorer's score, or the newest: a page of them."""
     with opened() as library:
         return pictures.listed(library, by, where, offset)
@@ -120,14 +122,14 @@ def _picture(library: Any, number: int) -> Any:
 
 
 @router.get("/thumbnail/{number}")
-def thumbnail(number: Number) -> FileResponse:
+def thumbnail(number: int = NUMBER) -> FileResponse:
     """A small JPEG."""
     with opened() as library:
         return FileResponse(pictures.thumbnail(_picture(library, number)), media_type="image/jpeg")
 
 
 @router.get("/image/{number}")
-def image(number: Number) -> FileResponse:
+def image(number: int = NUMBER) -> FileResponse:
     """The picture's file."""
     with opened() as library:
         path = _picture(library, number).path

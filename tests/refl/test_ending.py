@@ -56,7 +56,7 @@ def test_a_signal_before_the_first_update_leaves_at_once(config, settings):
     with training(config()) as child:
         wait_for(lambda: (Path(settings.output_dir) / "status.json").exists(), child)
         child.send_signal(signal.SIGINT)
-        assert child.wait(120) == 130
+        assert child.wait(120) == 130, child.stderr.read()
     assert read_status(settings.output_dir).state == "stopped"
 
 

@@ -332,3 +332,27 @@ def test_a_stop_between_the_two_updates_of_the_papers_algorithm_takes_the_first_
     before, saved = (load_file(folder / "step-000001" / "weights.safetensors") for _ in range(2))
     assert any(not torch.equal(reached[0][name], before[name]) for name in before)  # the anchor had moved them
     assert all(torch.equal(trainer.engine.params[name].detach(), saved[name]) for name in saved)
+
+
+def test_a_library_that_makes_an_error_of_the_stop_does_not_make_the_run_fail(settings, monkeypatch):
+    """Imports of large libraries do: what is raised in their middle arrives as another exception."""
+    trainer = Trainer(args=settings, rewards=colour_mix(), judges=[])
+
+    def wrapping(*_):
+        try:
+            trainer.interrupt()
+        except BaseException as error:
+            raise RuntimeError("failed to import a module") from error
+
+    monkeypatch.setattr("refl.trainer.Preparation.run", wrapping)
+    assert trainer.train().state == "stopped"
+    assert read_status(settings.output_dir).state == "stopped"
+
+
+def test_an_error_of_the_preparation_without_a_stop_stays_one(settings, monkeypatch):
+    def failing(*_):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr("refl.trainer.Preparation.run", failing)
+    with pytest.raises(RuntimeError, match="broken"):
+        Trainer(args=settings, rewards=colour_mix(), judges=[]).train()
