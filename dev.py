@@ -15,12 +15,14 @@ import importlib.util
 import os
 import pathlib
 import platform
+import queue
 import shlex
 import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent
 BIN = "Scripts" if os.name == "nt" else "bin"
@@ -152,43 +154,60 @@ def demo(arguments: list[str]) -> int:
     return run(python, "-m", "smallworld", "demo", *arguments)
 
 
-class HostLane(threading.Thread):
-    """Makes the hosts' own environments and runs the tests that concern a host in each, beside everything else: two
-    cores, two lanes. Its output goes to files below .venvs, and is shown when the lane has ended.
+class Hosts:
+    """The hosts' own environments, and in each the tests that concern a host. Two cores, two lanes: one does nothing
+    else, the other helps when the rest is done. Output goes to files below .venvs, and is shown at the end.
     """
 
     def __init__(self, changes: dict[str, str]):
-        super().__init__(name="hosts", daemon=True)
-        self.changes = changes
-        self.failed: list[str] = []
-        self.notes: list[str] = []
-        self.logs: list[pathlib.Path] = []
-
-    def run(self) -> None:
         sys.path.insert(0, str(ROOT))
         from tests import environments  # standard library only, as this file
 
-        folder = ROOT / ".venvs"
-        folder.mkdir(exist_ok=True)
+        self.environments, self.changes = environments, changes
+        self.failed: list[str] = []
+        self.notes: list[str] = []
+        self.logs: list[pathlib.Path] = []
+        self._ready: dict[str, bool] = {}
+        self._left = {host.name: len(environments.PARTS) for host in environments.HOSTS}
+        self._making = threading.Lock()  # the disk is the bottleneck
+        self._tasks: queue.SimpleQueue = queue.SimpleQueue()
         for host in environments.HOSTS:
-            python = environments.find_python(host.python)
-            if python is None:
-                self.notes.append(f"{host.name}: no Python {host.python} here, not tested")
-                continue
-            if not environments.make_room(host):
-                needed, free = (f"{size / 2**30:.0f} GB" for size in (environments.ROOM, environments.room()))
-                self.failed.append(
-                    f"tests in the environment of {host.name}: it needs {needed} of disk, {free} are free"
-                )
-                continue
-            if not environments.make(host, python, folder / f"{host.name}-install.log"):
-                self.failed.append(f"installing the environment of {host.name}")
-                self.logs.append(folder / f"{host.name}-install.log")
-                continue
-            log = folder / f"{host.name}-tests.log"
-            self.logs.append(log)
-            if environments.run(host, log, **self.changes):
-                self.failed.append(f"tests in the environment of {host.name}")
+            for part in environments.PARTS:
+                self._tasks.put((host, part))
+
+    def work(self) -> None:
+        """Take one part of one host's tests after another until none is left."""
+        while True:
+            try:
+                host, part = self._tasks.get_nowait()
+            except queue.Empty:
+                return
+            with self._making:
+                if host.name not in self._ready:
+                    self._ready[host.name] = self._make(host)
+            if self._ready[host.name]:
+                log = ROOT / ".venvs" / f"{host.name}-{part}.log"
+                self.logs.append(log)
+                if self.environments.run(host, part, log, **self.changes):
+                    self.failed.append(f"tests in the environment of {host.name} ({part})")
+            self._left[host.name] -= 1
+
+    def _make(self, host: Any) -> bool:
+        python = self.environments.find_python(host.python)
+        if python is None:
+            self.notes.append(f"{host.name}: no Python {host.python} here, not tested")
+            return False
+        in_use = {name for name, ready in self._ready.items() if ready and self._left[name]}
+        if not self.environments.make_room(host, in_use):
+            needed, free = (f"{size / 2**30:.0f} GB" for size in (self.environments.ROOM, self.environments.room()))
+            self.failed.append(f"tests in the environment of {host.name}: it needs {needed} of disk, {free} are free")
+            return False
+        log = ROOT / ".venvs" / f"{host.name}-install.log"
+        if self.environments.make(host, python, log):
+            return True
+        self.failed.append(f"installing the environment of {host.name}")
+        self.logs.append(log)
+        return False
 
     def show(self) -> None:
         """The ends of what its commands printed."""
@@ -214,8 +233,9 @@ def test(arguments: list[str]) -> int:
 
     golden = ROOT / ".venvs" / "golden.safetensors"
     changes = {"IMAGEREWARD_GOLDEN": str(golden)}
-    hosts = HostLane(dict(changes))
-    hosts.start()
+    hosts = Hosts(dict(changes))
+    lane = threading.Thread(target=hosts.work, name="hosts", daemon=True)
+    lane.start()
     step("lint", python, "-m", "ruff", "check", ".")
     step("format", python, "-m", "ruff", "format", "--check", ".")
     step("types", python, "-m", "mypy")
@@ -235,7 +255,8 @@ def test(arguments: list[str]) -> int:
         IMAGEREWARD_TEST_HIDE="transformers",
         **changes,
     )
-    hosts.join()
+    hosts.work()
+    lane.join()
     hosts.show()
     failed += hosts.failed
     golden.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ it.
 
 from __future__ import annotations
 
+import gc
 import importlib.abc
 import json
 import os
@@ -58,6 +59,15 @@ def _one_thread_and_no_network():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports_are_no_garbage(_one_thread_and_no_network):
+    """What earlier files have imported stays, so collections need not look at it again: every unloading of a scorer
+    asks for one, and with torch, transformers and the hosts' stand-ins they were half of the time of such tests.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,8 @@ BIN, EXE = ("Scripts", ".exe") if os.name == "nt" else ("bin", "")
 # Independent readers and oracles of the tests. They ask for newer libraries than hosts pin; what is used here does not.
 NO_DEPENDENCIES = ("sd-parsers==0.6", "clip-anytorch==2.6.0")
 ROOM = 12 * 2**30  # bytes free that one host's environment and its tests ask for: torch alone is 3 to 6 GB
-TESTS = ("tests/unit", "tests/contract", "tests/architecture", "tests/parity", "tests/refl")
+# What runs in each, in two parts of about the same length: two lanes that share the hosts then end together.
+PARTS = {"hooks": ("tests/contract", "tests/architecture"), "core": ("tests/unit", "tests/parity", "tests/refl")}
 
 
 @dataclass(frozen=True)
@@ -113,19 +114,20 @@ def room() -> int:
     return shutil.disk_usage(ROOT).free
 
 
-def make_room(keep: HostEnvironment) -> bool:
-    """Where the disk is nearly full, remove the other hosts' environments, which are made anew when they are asked for;
-    False if that is not enough.
+def make_room(keep: HostEnvironment, in_use: Collection[str] = ()) -> bool:
+    """Where the disk is nearly full, remove other hosts' environments, which are made anew when they are asked for, but
+    none whose tests may be running; False if that is not enough.
     """
     for host in HOSTS:
-        if room() < ROOM and host != keep:
+        if room() < ROOM and host != keep and host.name not in in_use:
             shutil.rmtree(host.folder, ignore_errors=True)
     return room() >= ROOM or (keep.folder / ".installed").is_file()
 
 
-def run(host: HostEnvironment, log: Path, **changes: str) -> int:
-    """The tests that run in a host, in its environment. Output goes to `log`; returns pytest's status."""
-    command = [str(host.interpreter), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not newest", *TESTS]
+def run(host: HostEnvironment, part: str, log: Path, **changes: str) -> int:
+    """One part of the tests that run in a host, in its environment. Output goes to `log`; returns pytest's status."""
+    options = ("-q", "-p", "no:cacheprovider", "-m", "not newest")
+    command = [str(host.interpreter), "-m", "pytest", *options, *PARTS[part]]
     environment = {**os.environ, "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT), **changes}
     with open(log, "wb") as output:
         done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, env=environment, check=False)

@@ -281,6 +281,7 @@ def test_settings_that_do_not_go_together(settings, duels, changes, told):
         asked(settings, duels, **changes).resolved()
 
 
+@pytest.mark.newest
 def test_picks_need_less_memory_than_a_reward():
     from refl.config import ReFLConfig
     from refl.families import family

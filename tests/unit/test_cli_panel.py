@@ -202,6 +202,7 @@ def test_wrong_panels_say_what_is_wrong(run, files, pictures, tmp_path):
     assert "by_scorer" not in run("score", pictures, "--scorer", comma, "--json")[1]
 
 
+@pytest.mark.newest
 def test_fifty_pictures_of_the_small_world(run, files, tmp_path):
     """Its own reward model beside two others; what each gives alone is what the panel has, to the last digit shown."""
     import numpy as np

@@ -38,6 +38,7 @@ def shell(checkout, prelude):
     return subprocess.run([sys.executable, "-c", code], cwd=checkout, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.newest
 @needs_ensurepip
 def test_an_environment_without_pip_is_made_anew(dev, tmp_path, capsys):
     folder = tmp_path / ".venv"
