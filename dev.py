@@ -155,14 +155,13 @@ def demo(arguments: list[str]) -> int:
 
 
 class Hosts:
-    """The hosts' own environments, and in each the tests that concern a host. Two cores, two lanes: one does nothing
-    else, the other helps when the rest is done. Output goes to files below .venvs, and is shown at the end.
+    """The hosts' own environments (tests/environments.py), and in each the tests that concern a host.
+
+    Two cores, two lanes: one does nothing else, the other helps when the rest is done. Output goes to files below
+    .venvs, and is shown at the end.
     """
 
-    def __init__(self, changes: dict[str, str]):
-        sys.path.insert(0, str(ROOT))
-        from tests import environments  # standard library only, as this file
-
+    def __init__(self, changes: dict[str, str], environments: Any):
         self.environments, self.changes = environments, changes
         self.failed: list[str] = []
         self.notes: list[str] = []
@@ -233,7 +232,10 @@ def test(arguments: list[str]) -> int:
 
     golden = ROOT / ".venvs" / "golden.safetensors"
     changes = {"IMAGEREWARD_GOLDEN": str(golden)}
-    hosts = Hosts(dict(changes))
+    sys.path.insert(0, str(ROOT))
+    from tests import environments  # standard library only, as this file
+
+    hosts = Hosts(dict(changes), environments)
     lane = threading.Thread(target=hosts.work, name="hosts", daemon=True)
     lane.start()
     step("lint", python, "-m", "ruff", "check", ".")

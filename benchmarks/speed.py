@@ -116,8 +116,8 @@ def worker(kind: str, weights: str, folder: str, threads: int, device: str, prec
 class Process:
     """A worker and its answers."""
 
-    def __init__(self, interpreter: str, kind: str, arguments: list[str]):
-        command = [interpreter, str(HERE), "--worker", kind, *arguments]
+    def __init__(self, interpreter: str, kind: str, arguments: list[str], script: pathlib.Path = HERE):
+        command = [interpreter, str(script), "--worker", kind, *arguments]
         environment = {**os.environ, "PYTHONPATH": "", "HF_HUB_OFFLINE": "1"}
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment

@@ -5,11 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import types
 
 import pytest
 
 from tests.conftest import ROOT
 
+HOSTS = {"a1111": "3.10", "forge": "3.10", "neo": "3.13"}
 needs_ensurepip = pytest.mark.skipif(
     importlib.util.find_spec("ensurepip") is None, reason="this Python cannot make environments with pip"
 )
@@ -97,3 +100,64 @@ def test_ensurepip_that_fails_half_way_gets_the_same_line(dev, tmp_path, capsys)
         dev.virtual_environment(tmp_path / ".venv", create=failing)
     assert end.value.code == 2 and "lacks venv or ensurepip" in capsys.readouterr().out
     assert not (tmp_path / ".venv").exists()
+
+
+class Environments:
+    """Stands for tests/environments.py: makes nothing, and takes down what was asked."""
+
+    ROOM = 2**30
+    HOSTS = tuple(types.SimpleNamespace(name=name, python=version) for name, version in HOSTS.items())
+    PARTS = {"hooks": (), "core": ()}
+
+    def __init__(self, harm=""):
+        self.harm, self.made, self.ran = harm, [], []
+
+    def find_python(self, version):
+        return None if self.harm == "no Python" and version == "3.13" else ["python"]
+
+    def make_room(self, host, in_use):
+        assert host.name not in in_use
+        return not (self.harm == "no room" and host.name == "forge")
+
+    def room(self):
+        return 0
+
+    def make(self, host, python, log):
+        self.made.append(host.name)
+        return not (self.harm == "no package" and host.name == "a1111")
+
+    def run(self, host, part, log, **changes):
+        log.parent.mkdir(exist_ok=True)
+        log.write_text(f"{changes['GOLDEN']} {part} of {host.name}\n")
+        self.ran.append((host.name, part))
+        return int(self.harm == "a failing test" and (host.name, part) == ("neo", "core"))
+
+
+@pytest.mark.parametrize(
+    ("harm", "failed", "notes", "left_out"),
+    [
+        ("", [], [], set()),
+        ("a failing test", ["tests in the environment of neo (core)"], [], set()),
+        ("no package", ["installing the environment of a1111"], [], {"a1111"}),
+        ("no room", ["tests in the environment of forge: it needs 1 GB of disk, 0 GB are free"], [], {"forge"}),
+        ("no Python", [], ["neo: no Python 3.13 here, not tested"], {"neo"}),
+    ],
+)
+def test_two_lanes_share_the_hosts(dev, tmp_path, monkeypatch, capsys, harm, failed, notes, left_out):
+    monkeypatch.setattr(dev, "ROOT", tmp_path)
+    found = Environments(harm)
+    hosts = dev.Hosts({"GOLDEN": "weights"}, found)
+    lanes = [threading.Thread(target=hosts.work) for _ in range(2)]
+    for lane in lanes:
+        lane.start()
+    for lane in lanes:
+        lane.join()
+    assert hosts.failed == failed and hosts.notes == notes
+    assert sorted(found.ran) == sorted((h, p) for h in HOSTS if h not in left_out for p in Environments.PARTS)
+    assert len(found.made) == len(set(found.made))  # once, whichever lane comes first
+    (tmp_path / ".venvs").mkdir(exist_ok=True)
+    (tmp_path / ".venvs" / "a1111-install.log").write_text("no such package\n")
+    hosts.show()
+    shown = capsys.readouterr().out
+    assert all(f"weights {part} of {host}" in shown for host, part in found.ran)
+    assert ("no such package" in shown) == (harm == "no package")
