@@ -49,6 +49,13 @@ def says(page, words, where="status", minutes=5):
     page.wait_for_selector(f"{ID}{where} >> text=/{words}/", timeout=minutes * MINUTES)
 
 
+def comes_to(page, words, minutes=30):
+    """Wait until the run that was started says so; one that fails is not waited for."""
+    status, failed = f"{ID}status >> text=/{words}/", f"{ID}status .imagereward-refl-status.error"
+    page.locator(status).or_(page.locator(failed)).first.wait_for(timeout=minutes * MINUTES)
+    assert not page.locator(failed).count(), page.locator(f"{ID}status").first.inner_text()
+
+
 def picture(prompt):
     """The host's picture of a prompt, as it comes through the API."""
     body = {"prompt": prompt, "seed": 148, "steps": 4, "width": 64, "height": 64}
@@ -75,20 +82,20 @@ def test_start_pause_resume_finish_and_the_lora_in_use(page):
     page.click(f"{ID}start")
     says(page, "Run .* is started", "said")
     keep_screenshot(page, "3-started")
-    says(page, "update 1 of", minutes=30)
+    comes_to(page, "update 1 of")
     keep_screenshot(page, "4-first-update")
     page.click(f"{ID}pause")
-    says(page, "Pausing|paused, update")
+    comes_to(page, "Pausing|paused, update")
     keep_screenshot(page, "5-pausing")
-    says(page, "paused, update", minutes=30)
+    comes_to(page, "paused, update")
     keep_screenshot(page, "6-paused")
     show_tab(page)  # loaded anew: nothing of a run lives in the page
-    says(page, "paused, update")
+    comes_to(page, "paused, update")
     page.click(f"{ID}resume")
     if HOW == "quick":
-        says(page, "update 1[0-9] of", minutes=60)
+        comes_to(page, "update 1[0-9] of", minutes=90)
         keep_screenshot(page, "7-half")
-    says(page, "finished, update", minutes=60)
+    comes_to(page, "finished, update", minutes=90)
     says(page, r"After \d+ updates: reward .* ±", "verdict")
     page.wait_for_selector(f"{ID}gallery img")
     keep_screenshot(page, "8-finished")
