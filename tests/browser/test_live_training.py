@@ -1,9 +1,9 @@
 """The ReFL tab in a running WebUI, as a new user presses it: from the tab's opening to a picture with the LoRA.
 
-IMAGEREWARD_TEST_HOST=http://… names the WebUI. It needs --api, a checkpoint that is selected, the training libraries, and
-a reward model that is on its machine. IMAGEREWARD_TEST_TRAINING=quick presses *quick try* and *Start*, and nothing else
-before the run is under way; IMAGEREWARD_TEST_TRAINING=two fills in two updates at 64 pixels, for a checkpoint of full
-size on a CPU. Screenshots of each step come into IMAGEREWARD_SCREENSHOTS.
+IMAGEREWARD_TEST_HOST=http://… names the WebUI. It needs --api, a checkpoint that is selected, the training libraries,
+and a reward model that is on its machine. IMAGEREWARD_TEST_TRAINING=quick presses *quick try* and *Start*, and nothing
+else before the run is under way; IMAGEREWARD_TEST_TRAINING=two fills in two updates at 64 pixels, for a checkpoint of
+full size on a CPU. Screenshots of each step come into IMAGEREWARD_SCREENSHOTS.
 """
 
 from __future__ import annotations
