@@ -412,9 +412,9 @@ class Trainer:
         """Between micro-steps. Nothing of the unfinished update is lost by a pause, nor kept by a stop."""
         self._samples = self._samples + self.config.train_batch_size if self._sampling == step else 0
         self._sampling = step
-        self.journal.progress(self._samples, self.config.samples_per_step)
         if self.processes.count == 1 and self._obey():
             raise StopRequested
+        self.journal.progress(self._samples, self.config.samples_per_step)  # anew after a pause, whose state has none
 
     def _pause(self) -> Command:
         """Free the GPU and wait. Returns RESUME or STOP, whichever ended the pause."""

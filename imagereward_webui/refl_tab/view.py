@@ -106,7 +106,8 @@ def status(run: Run | None, now: float, live: bool) -> str:
         f'<div class="imagereward-refl-bar" role="progressbar" aria-valuenow="{100 * share(run):.0f}"'
         f' aria-valuemin="0" aria-valuemax="100"><div style="width:{100 * share(run):.1f}%"></div></div>'
     )
-    said = note(PENDING.get(run["pending"], ""), "warning") + note(lines[:1].upper() + lines[1:], kind)
+    heard = PENDING.get(run["pending"], "")  # in place of the process's own word, which says the same
+    said = note(heard, "warning") or note(lines[:1].upper() + lines[1:], kind)
     path = Path(run["result"])
     place = text(f"{path.parent.name}/{path.name}")
     wrote = f'<p>Wrote <code title="{text(path)}">{place}</code></p>' if has_result(run) else ""

@@ -386,6 +386,13 @@ def test_a_pause_is_acknowledged_at_once(page):  # noqa: F811
     assert runs.summary(name)["pending"] == ""  # it was for an earlier process
 
 
+def test_what_a_run_was_told_is_said_once(page):  # noqa: F811
+    view, heard = page[2].part("refl_tab.view"), "Pausing as soon as the present step is done."
+    shown = view.status(told(pending="pause", message=heard), 0.0, True)
+    assert shown.count("Pausing") == 1
+    assert heard in view.status(told(message=heard), 0.0, True)
+
+
 def test_a_killed_run_says_whether_it_can_be_resumed(page):  # noqa: F811
     _, runs, _ = page
     name = old_run(runs, 0, json.dumps({"state": "training", "step": 3, "heartbeat": 1.0}))

@@ -225,6 +225,30 @@ def test_training_does_not_say_what_was_going_on_before(settings, monkeypatch):
     assert [message for state, message in after if state == "training"][0] == ""
 
 
+def test_the_count_of_samples_is_back_when_a_pause_ends(settings, monkeypatch):
+    """A change of state clears the count; seen in a running WebUI as "update 1 of 20" alone, for a whole sample."""
+    folder, seen = Path(settings.output_dir), []
+    say, progress = Journal.say, Journal.progress
+
+    def watched(journal, state, **changes):
+        say(journal, state, **changes)
+        seen.append(state.value)
+        if state is State.TRAINING and State.PAUSED.value not in seen:
+            send(folder, "pause")  # heard before the first sample of the update
+        if state is State.PAUSED:
+            send(folder, "resume")
+
+    def counted(journal, done, total):
+        progress(journal, done, total)
+        seen.append(done)
+
+    monkeypatch.setattr(Journal, "say", watched)
+    monkeypatch.setattr(Journal, "progress", counted)
+    Trainer(args=dataclasses.replace(settings, max_train_steps=1), rewards=colour_mix(), judges=[]).train()
+    after = seen[seen.index("paused") + 1 :]
+    assert after[:2] == ["training", 0]
+
+
 def test_stop_now_leaves_without_saving(settings):
     folder = Path(settings.output_dir)
     trainer = Trainer(

@@ -1,0 +1,114 @@
+"""The ReFL tab in a running WebUI, as a new user presses it: from the tab's opening to a picture with the LoRA.
+
+IMAGEREWARD_TEST_HOST=http://… names the WebUI. It needs --api, a checkpoint that is selected, the training libraries,
+and a reward model that is on its machine. IMAGEREWARD_TEST_TRAINING=quick presses *quick try* and *Start*, and nothing
+else before the run is under way; IMAGEREWARD_TEST_TRAINING=two fills in two updates at 64 pixels, for a checkpoint of
+full size on a CPU. Screenshots of each step come into IMAGEREWARD_SCREENSHOTS.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.request
+
+import pytest
+
+from .conftest import keep_screenshot
+
+HOST = os.environ.get("IMAGEREWARD_TEST_HOST", "").rstrip("/")
+HOW = os.environ.get("IMAGEREWARD_TEST_TRAINING", "")
+ID = "#imagereward_refl_"
+MINUTES = 60_000  # in milliseconds
+TWO_UPDATES = {"steps": "2", "held_out": "2", "resolution": "64"}
+
+pytestmark = pytest.mark.skipif(
+    not HOST or HOW not in ("quick", "two"), reason="needs IMAGEREWARD_TEST_HOST and IMAGEREWARD_TEST_TRAINING"
+)
+
+
+@pytest.fixture
+def page(browser):
+    made = browser.new_page(viewport={"width": 1280, "height": 1200})
+    made.set_default_timeout(5 * MINUTES)
+    made.failures = []
+    made.on("pageerror", lambda error: made.failures.append(str(error)))
+    show_tab(made)
+    yield made
+    made.close()
+    assert made.failures == []
+
+
+def show_tab(page):
+    page.goto(f"{HOST}/?__theme={os.environ.get('IMAGEREWARD_TEST_THEME', 'light')}")
+    page.click("#tabs button:has-text('ReFL')")
+    page.wait_for_selector(f"{ID}panel")
+
+
+def says(page, words, where="status", minutes=5):
+    page.wait_for_selector(f"{ID}{where} >> text=/{words}/", timeout=minutes * MINUTES)
+
+
+def comes_to(page, words, minutes=30):
+    """Wait until the run that was started says so; one that fails is not waited for."""
+    status, failed = f"{ID}status >> text=/{words}/", f"{ID}status .imagereward-refl-status.error"
+    page.locator(status).or_(page.locator(failed)).first.wait_for(timeout=minutes * MINUTES)
+    assert not page.locator(failed).count(), page.locator(f"{ID}status").first.inner_text()
+
+
+def picture(prompt):
+    """The host's picture of a prompt, as it comes through the API."""
+    body = {"prompt": prompt, "seed": 148, "steps": 4, "width": 64, "height": 64}
+    request = urllib.request.Request(
+        f"{HOST}/sdapi/v1/txt2img", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=900) as answer:
+        return json.load(answer)["images"][0]
+
+
+def test_start_pause_resume_finish_and_the_lora_in_use(page):
+    page.wait_for_function(f"document.querySelector('{ID}checkpoint input').value !== ''")  # the host's own choice
+    says(page, "64 prompts", "count")
+    says(page, "No runs yet|safetensors")
+    keep_screenshot(page, "1-opened")
+    if HOW == "quick":
+        page.click(f"{ID}far label:has-text('quick try')")
+    else:
+        page.click("text='Advanced'")
+        for name, value in TWO_UPDATES.items():
+            page.fill(f"{ID}{name} input", value)
+            page.locator(f"{ID}{name} input").blur()
+    keep_screenshot(page, "2-chosen")
+    page.click(f"{ID}start")
+    says(page, "Run .* is started", "said")
+    keep_screenshot(page, "3-started")
+    comes_to(page, "update 1 of")
+    keep_screenshot(page, "4-first-update")
+    page.click(f"{ID}pause")
+    comes_to(page, "Pausing|paused, update")
+    keep_screenshot(page, "5-pausing")
+    comes_to(page, "paused, update")
+    keep_screenshot(page, "6-paused")
+    show_tab(page)  # loaded anew: nothing of a run lives in the page
+    comes_to(page, "paused, update")
+    page.click(f"{ID}resume")
+    if HOW == "quick":
+        comes_to(page, "update 1[0-9] of", minutes=90)
+        keep_screenshot(page, "7-half")
+    comes_to(page, "finished, update", minutes=90)
+    says(page, r"After \d+ updates: reward .* ±", "verdict")
+    page.wait_for_selector(f"{ID}gallery img")
+    keep_screenshot(page, "8-finished")
+    page.fill("#txt2img_prompt textarea", "a red circle", force=True)
+    page.click(f"{ID}use")
+    page.wait_for_selector("#txt2img_prompt textarea:visible")
+    prompt = page.input_value("#txt2img_prompt textarea")
+    assert prompt.startswith("a red circle <lora:")
+    for name, value in (("steps", "4"), ("width", "64"), ("height", "64")):
+        page.fill(f"#txt2img_{name} input[type=number]", value)
+        page.locator(f"#txt2img_{name} input[type=number]").blur()
+    page.click("#txt2img_generate")
+    page.wait_for_selector("#txt2img_gallery img", timeout=30 * MINUTES)
+    keep_screenshot(page, "9-with-the-lora")
+    assert picture(prompt) != picture("a red circle")
+    assert picture("a red circle") == picture("a red circle")  # so that it is the LoRA which makes the difference
