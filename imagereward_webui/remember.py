@@ -130,16 +130,11 @@ class Memory:
         return notes
 
     def notice(self) -> str:
-        """What is kept and where, for the first time; "" once the user was told."""
-        if self.announced:
-            return ""
-        self.announced = True
-        recorder = self.recorder()
-        recorder.look(_note_that_it_was_told)
+        """What is kept and where."""
         return (
             "from now on, scored pictures that are saved are remembered on this machine alone: path, digest of the"
             " pixels, size, time, prompts, seed, sampler, steps, CFG, checkpoint, LoRAs, scores and what the scorer"
-            f' saw in them, in {recorder.place}. "Remember scored pictures" in Settings > ImageReward switches it off;'
+            f' saw in them, in {self.recorder().place}. "Remember scored pictures" in Settings > ImageReward switches it off;'
             " the tab ImageReward library deletes what there is"
         )
 
@@ -161,8 +156,12 @@ class Memory:
 
     def settle(self, entries: Sequence[Waiting], where: Callable[[str], str | None] = str) -> list[str]:
         """The same at the end of a job, before which the user may not have been told; returns what to tell now."""
-        notice = self.notice() if any(entry.record is not None for entry in entries) else ""
+        first = not self.announced and any(entry.record is not None for entry in entries)
+        notice = self.notice() if first else ""
         self.hand_over(entries, where)
+        if first:
+            self.announced = True
+            self.recorder().look(_note_that_it_was_told)  # after the records: the first of them makes the file
         return [note for note in (notice, *self.take_notes()) if note]
 
     # --- out ---------------------------------------------------------------------------------------------------------

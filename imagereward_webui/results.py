@@ -60,9 +60,7 @@ class Entry:
 
     def unscored(self) -> Entry:
         """The same image before anybody judged it."""
-        return replace(
-            self, score=None, disagreement=None, by_scorer={}, embeddings={}, record=None, meaning=Meaning()
-        )
+        return replace(self, score=None, disagreement=None, by_scorer={}, embeddings={}, record=None, meaning=Meaning())
 
     def means(self, meaning: Meaning) -> None:
         """What its scores mean. The picture carries that with it, too."""
