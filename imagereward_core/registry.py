@@ -72,7 +72,8 @@ class ModelInfo:
     letters, digits, space, - and /, as web UIs read no other.
 
     `settings` are the (name, default) that change its numbers beside the weights. `advice` says
-    what the scorer is good for. `aliases`: other names that `get` knows.
+    what the scorer is good for. `aliases`: other names that `get` knows. `modern`: the share of pairs of pictures by
+    generators of 2025 that it orders as people do (MMRB2, docs/scorers.md), None where nobody measured it.
     """
 
     name: str
@@ -89,6 +90,7 @@ class ModelInfo:
     aliases: tuple[str, ...] = ()
     advice: str = ""
     cost: Cost | None = None
+    modern: float | None = None
 
     def __post_init__(self) -> None:
         check_key(self.key)
@@ -122,6 +124,7 @@ MODELS = (
             " data"
         ),
         cost=Cost(1787, 1.62),
+        modern=0.540,
     ),
     ModelInfo(
         name="CLIP",
@@ -132,6 +135,7 @@ MODELS = (
         licence="MIT",
         description="Cosine of CLIP ViT-L/14 text and image features (Radford et al. 2021)",
         cost=Cost(1710, 2.25),
+        modern=0.510,
     ),
     ModelInfo(
         name="BLIP",
@@ -186,6 +190,7 @@ MODELS = (
         description="PickScore (Kirstain et al. 2023): CLIP-H/14 tuned on choices of Pick-a-Pic's users",
         advice="The best of the small scorers on pictures of today's generators (MMRB2).",
         cost=Cost(3944, 4.8),
+        modern=0.586,
     ),
     ModelInfo(
         name="HPSv2.1",
@@ -317,8 +322,30 @@ def describe(name: str) -> ModelInfo:
             description=f"A taste of one's own, learnt from {told.duels} duels on {told.base.name}",
             aliases=(),
             advice="",
+            modern=None,
         )
-    return replace(MODELS[0], name=Path(name).name, sources=(), description="An own reward model")
+    return replace(MODELS[0], name=Path(name).name, sources=(), description="An own reward model", modern=None)
+
+
+def caveat(name: str) -> str:
+    """What must stand beside a scorer's number, "" where nothing is known: how little the small scorers say of today's
+    pictures. `name` as it is stored beside scores.
+    """
+    info = next((info for info in MODELS if info.name == name), None)
+    if info is None or info.modern is None:
+        return ""
+    return (
+        f"on pictures of generators of 2025, {info.name} agrees with people on {100 * info.modern:.0f} % of pairs"
+        " (MMRB2; chance is 50 %)"
+    )
+
+
+def weights_digest(stored: str, info: ModelInfo) -> str:
+    """What is known of the weights behind a score: the digest in the name of a model of one's own, as it is `stored`
+    beside the score, else that of the entry's published file; "" where neither is known.
+    """
+    own = re.search(r"\[([0-9a-f]{10,64})\]", stored)
+    return own[1] if own else (info.sources[0].sha256 or "" if info.sources else "")
 
 
 def labelled(info: ModelInfo, settings: Mapping[str, Any]) -> str:

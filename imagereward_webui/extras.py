@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
 from modules import scripts_postprocessing
 
-from . import extras_table, host, infotext, scorer_list
+from . import extras_table, host, infotext, report, scorer_list
 from . import panel as widgets
 from .core import logger, metadata, naming, plain_prompt
 from .fields import BY_ATTR
-from .judges import Judged, Judges, judges_of
+from .judges import Judged, Judges, judges_of, stored_name
 from .lifecycle import available, holder
+from .remember import memory, record_of
 from .request import ScoreRequest
+from .results import Meaning
 
 
 class ScriptPostprocessingImageReward(scripts_postprocessing.ScriptPostprocessing):
@@ -68,8 +72,23 @@ class ScriptPostprocessingImageReward(scripts_postprocessing.ScriptPostprocessin
             if not words and judges.uses_prompt:
                 row.note = f"not scored, {missing}"
                 return
-            judged = judges.at_once(words, holder.score_by(judges.names, words, [pp.image]))
+            stored = {name: stored_name(name, host.models_dir()) for name in judges.names}
+            seen: dict[str, dict[int, Any]] | None = {} if memory.wanted() else None
+            if memory.of_one_person():
+                memory.prepare(stored.values())
+            by_scorer = holder.score_by(judges.names, words, [pp.image], seen)
+            judged = judges.at_once(words, by_scorer)
             row.score = judged.score
+            row.meaning = meaning_of(stored, by_scorer, pp.image)
+            if seen is not None:
+                row.remember = functools.partial(
+                    record_of,
+                    judges=judges,
+                    stored=stored,
+                    values={name: values[0] for name, values in by_scorer.items()},
+                    words=words,
+                    embeddings={name: rows[0] for name, rows in seen.items() if rows},
+                )
             row.note = judges.no_limit if judged.score is None else ""
             pp.info.update(pairs_of(judges, judged, int(host.option("decimals"))))
         except Exception as error:  # noqa: BLE001 - the other postprocessing scripts' work must not be lost
@@ -96,6 +115,16 @@ def pairs_of(judges: Judges, judged: Judged, decimals: int) -> dict[str, str]:
     if not judges.absolute:
         pairs[f"{judges.key} note"] = judges.no_limit
     return pairs
+
+
+def meaning_of(stored: Mapping[str, str], by_scorer: Mapping[str, Sequence[float]], image: Any) -> str:
+    """Where an image's scores stand among the user's own pictures, a sentence a scorer, and what to think of it."""
+    if not memory.of_one_person():
+        return ""
+    settings = host.read_infotext(image)
+    checkpoint = (settings.get("Model") or None, settings.get("Model hash") or None)
+    places = {name: memory.place(stored[name], values[0], checkpoint) for name, values in by_scorer.items()}
+    return report.meaning_text(Meaning({name: place for name, place in places.items() if place is not None}))
 
 
 def prompt_in(image: Any) -> tuple[str, str]:

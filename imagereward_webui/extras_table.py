@@ -21,6 +21,7 @@ from typing import Any
 
 from . import host, infotext
 from .core import printable, registry
+from .remember import memory, saved_file
 
 WATCHED = "imagereward_original"
 COLUMNS = ("file", "saved as", "scorer", "score", "prompt", "note")
@@ -29,7 +30,8 @@ COLUMNS = ("file", "saved as", "scorer", "score", "prompt", "note")
 @dataclass
 class Row:
     """One image of a run. `file` is what the host calls it, `saved` where it wrote the result, `note` why there is no
-    score, or what else is to be told. `image` is the object that the host shows.
+    score, or what else is to be told. `image` is the object that the host shows; `remember` makes the library's record
+    of the saved file, `record` is that, waiting; `meaning` says where the score stands among the user's own pictures.
     """
 
     file: str
@@ -40,6 +42,9 @@ class Row:
     note: str = ""
     saved: str = ""
     scale: registry.Scale = registry.STANDARD
+    remember: Callable[..., Any] | None = None
+    record: Any = None
+    meaning: str = ""
 
     @property
     def shown_name(self) -> str:
@@ -58,10 +63,22 @@ def add(row: Row) -> None:
 
 
 def image_saved(params: Any) -> None:
-    """The host has written a result: note where, if it is one of the run under way."""
+    """The host has written a result: note where, if it is one of the run under way. It is handed to the library at
+    once, or at the end of the run in which the user is told of that.
+    """
     for row in _rows.get() or ():
         if row.image is params.image:
             row.saved = params.filename
+            saved = saved_file(params) if row.remember is not None else None
+            if row.remember is not None and saved is not None:
+                row.record, row.remember = row.remember(saved), None
+                if memory.announced:
+                    memory.hand_over([row])
+
+
+def is_remembered(image: Any) -> bool:
+    """Whether the file of this image, if one is written now, goes into the library."""
+    return any(row.image is image and row.remember is not None for row in _rows.get() or ())
 
 
 def watch_extras() -> None:
@@ -82,7 +99,10 @@ def with_table(run_postprocessing: Callable[..., Any]) -> Callable[..., Any]:
             images, below, *rest = run_postprocessing(*args, **kwargs)
         finally:
             _rows.reset(token)
-        return (images, (below or "") + table(rows, images), *rest) if rows else (images, below, *rest)
+        if not rows:
+            return (images, below, *rest)
+        notes = "".join(f"<p class='imagereward-note'>{html.escape(note)}</p>" for note in memory.settle(rows))
+        return (images, (below or "") + table(rows, images) + notes, *rest)
 
     vars(run)[WATCHED] = run_postprocessing
     return run
@@ -98,7 +118,14 @@ def table(rows: Sequence[Row], images: Sequence[Any]) -> str:
     scale = rows[0].scale
     places = {id(row.image): row.score for row in rows}
     scores = [places.get(id(image)) for image in images]
-    data = html.escape(json.dumps({"scores": scores, "low": scale.low, "high": scale.high}), quote=True)
+    meanings = {id(row.image): row.meaning for row in rows}
+    told = {
+        "scores": scores,
+        "low": scale.low,
+        "high": scale.high,
+        "meanings": [meanings.get(id(image), "") for image in images],
+    }
+    data = html.escape(json.dumps(told), quote=True)
     body = "".join(_row(row) for row in _best_first(rows))
     return (
         f"<div class='imagereward-table' data-gallery='{data}'><p><span class='imagereward-summary'>"
@@ -146,7 +173,8 @@ def _header(text: str, sort: str) -> str:
 
 
 def _row(row: Row) -> str:
-    score = f"<td data-value='{row.score!r}'>{_number(row)}</td>" if row.score is not None else "<td>–</td>"
+    meaning = f" title='{html.escape(row.meaning, quote=True)}'" if row.meaning else ""
+    score = f"<td data-value='{row.score!r}'{meaning}>{_number(row)}</td>" if row.score is not None else "<td>–</td>"
     note = f"<em>{html.escape(row.note)}</em>" if row.note else ""
     words = html.escape(row.prompt) + ("<br>" if row.prompt and note else "") + note
     name = f"<td title='{html.escape(row.saved or row.file, quote=True)}'>{html.escape(row.shown_name)}</td>"

@@ -36,20 +36,25 @@ class FileKeeper:
     def __init__(self, policy: str, subfolder: str, sidecars: bool = False):
         """`sidecars`: the host writes a .txt beside each image, which goes where the image goes."""
         self.policy, self.subfolder, self.sidecars = policy, safe_folder(subfolder), sidecars
-        self._moved: set[str] = set()
-        self._removed: set[str] = set()
+        self._settled: dict[str, str | None] = {}  # where files went, by where they were; None: removed
 
     @property
     def acts(self) -> bool:
         """Whether anything is ever moved or removed."""
         return self.policy != LOW_KEEP
 
+    def place(self, path: str) -> str | None:
+        """Where the file is that was written at `path`; None if it was removed."""
+        return self._settled.get(str(Path(path)), path)
+
     def whereabouts(self, hidden: Iterable[Entry]) -> str:
         """Where the files of hidden images are now, in a sentence; "" where the host saved none."""
         entries = list(hidden)
         paths = [entry.path for entry in entries if entry.path]
-        here = sum(path not in self._moved | self._removed and Path(path).is_file() for path in paths)
-        moved, removed = len(self._moved.intersection(paths)), len(self._removed.intersection(paths))
+        here = sum(path not in self._settled and Path(path).is_file() for path in paths)
+        settled = [self._settled[path] for path in set(paths) if path in self._settled]
+        removed = settled.count(None)
+        moved = len(settled) - removed
         told = []
         for count, all_of_them, some in (
             (here, "The images are in the output folder.", "In the output folder"),
@@ -84,9 +89,10 @@ class FileKeeper:
     def _settle_one(self, path: Path) -> None:
         if self.policy == LOW_DISCARD:
             path.unlink()
-            self._removed.add(str(path))
+            self._settled[str(path)] = None
             return
         folder = path.parent / self.subfolder
         folder.mkdir(exist_ok=True)
-        replace(path, unused_path(folder / path.name))
-        self._moved.add(str(path))
+        target = unused_path(folder / path.name)
+        replace(path, target)
+        self._settled[str(path)] = str(target)

@@ -147,6 +147,14 @@ def credentials() -> list[tuple[str, str]]:
     return [(user, password) for user, _, password in (pair.partition(":") for pair in pairs if pair)]
 
 
+def several_accounts() -> bool:
+    """Whether more than one person may sign in, or nobody can tell: what one made is not for the others."""
+    try:
+        return len({user for user, _ in credentials()}) > 1
+    except HTTPException:
+        return True
+
+
 async def authorise(request: Request) -> None:
     """HTTP Basic against the host's own accounts. All pairs are compared, in constant time."""
     known = credentials()

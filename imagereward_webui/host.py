@@ -228,6 +228,34 @@ def driving_script(p: Any) -> str | None:
     return scripts[index - 1].title() if index <= len(scripts) else "another script"
 
 
+def checkpoint(p: Any) -> tuple[str | None, str | None]:
+    """(name, hash) of the checkpoint that a job runs with, as infotexts name it; None where the host does not say."""
+    found = (getattr(p, "sd_model_name", None), getattr(p, "sd_model_hash", None))
+    name, digest = (str(value) if value else None for value in found)
+    return name, digest.lower() if digest else None
+
+
+def making(p: Any, prompt: str, negative: str, seed: Any) -> Any:
+    """How a job makes one image, as the library keeps it; for what the infotext leaves out by the user's settings."""
+
+    def number(value: Any, kind: Callable[[Any], Any]) -> Any:
+        return kind(value) if isinstance(value, (int, float)) else None
+
+    model, digest = checkpoint(p)
+    return core_module("library.records").Made(
+        prompt=prompt.strip() or None,
+        negative=negative.strip() or None,
+        seed=number(seed, int),
+        sampler=str(getattr(p, "sampler_name", None) or "") or None,
+        steps=number(getattr(p, "steps", None), int),
+        cfg=number(getattr(p, "cfg_scale", None), float),
+        checkpoint=model,
+        checkpoint_hash=digest,
+        loras=core_module("library.describe").loras_of(prompt),
+        program=name(),
+    )
+
+
 # --- images ---------------------------------------------------------------------------------------
 
 
@@ -236,6 +264,13 @@ def saves_chosen_image(index: int, first: int) -> bool:
     at `first`), and the setting says so.
     """
     return index >= max(0, first) and bool(getattr(module("shared").opts, "save_selected_only", False))
+
+
+def numbers_files() -> bool:
+    """Whether the host, where a file of that name is there, writes another one, and tells callbacks the name it wanted
+    all the same.
+    """
+    return getattr(module("shared").opts, "save_images_replace_action", "Replace") != "Replace"
 
 
 def writes_text_files() -> bool:

@@ -17,6 +17,7 @@ from .fields import FILTER_NONE, FILTER_SCORE, OVER_ALL
 from .files import FileKeeper
 from .infotext import ALL_KEYS, settings, usable_key
 from .judges import Judges, judges_of, stored_name
+from .remember import own_values, record_of, saved_file
 from .report import Outcome
 from .request import ScoreRequest
 from .results import Entry
@@ -45,11 +46,13 @@ class Job:
         keep_all: str = "",
         script: str = "",
         session: Any = None,
+        memory: Any = None,
     ):
         """`keep_all`: why this job must not be filtered, or ""; `script`: the dropdown script's title if it started
-        this; `session`: the run of another script that this job is a part of.
+        this; `session`: the run of another script that this job is a part of; `memory`: the way to the library, None
+        where this host has none.
         """
-        self.host, self.holder = host, holder
+        self.host, self.holder, self.memory = host, holder, memory
         self.script, self.session = script, session
         self.entries: dict[tuple[int, int], Entry] = {}
         self.notes: list[str] = []
@@ -67,6 +70,10 @@ class Job:
         if keep_all and request.rearranges:
             self.notes.append(f"not filtered or sorted: {keep_all}")
         self.text = self._score_text()
+        self.stored = {name: stored_name(name, host.models_dir()) for name in self.judges.names}
+        self.remembers = memory is not None and memory.wanted()
+        if memory is not None:
+            memory.prepare(self.stored.values())
         self._restore: dict[str, Any] = {}
         if self.rearranges:
             # the host builds its grid before it hands the result over, from everything; ours is built afterwards
@@ -157,8 +164,10 @@ class Job:
             return
         try:
             words = plain_prompt(entry.prompt)
-            found = self.holder.score_by(self.judges.names, words, [entry.image])
+            seen: dict[str, dict[int, Any]] | None = {} if self.remembers else None
+            found = self.holder.score_by(self.judges.names, words, [entry.image], seen)
             entry.take(self.judges.at_once(words, found))
+            entry.embeddings = {name: rows[0] for name, rows in (seen or {}).items() if rows}
         except Exception as error:  # noqa: BLE001 - anything: the host swallows it, and the user would never learn why
             self.broken = True
             logger.warning("image not scored: %s", error, exc_info=not isinstance(error, ImageRewardError))
@@ -169,6 +178,33 @@ class Job:
         """The entry whose file the host is saving now, or None for grids, masks and intermediate images."""
         entry = self.entries.get((getattr(p, "iteration", -1), getattr(p, "batch_index", -1)))
         return entry if entry is not None and entry.image is image and not self.closed else None
+
+    def image_saved(self, p: Any, entry: Entry, params: Any) -> None:
+        """The host has written this image's file. It is handed to the library at once where it stays as it is and the
+        user was told; else when the job is over.
+        """
+        entry.path = params.filename
+        if self.remembers:
+            entry.saved = saved_file(params)
+            self.remember(p, entry)
+            if self.memory.announced and not self.files.acts:
+                self.memory.hand_over([entry])
+
+    def remember(self, p: Any, entry: Entry) -> None:
+        """Note what is to be remembered of an image, if it was scored and saved."""
+        values = own_values(entry, self.judges)
+        if not self.remembers or entry.saved is None or not values:
+            return
+        entry.record = record_of(
+            entry.saved,
+            self.judges,
+            self.stored,
+            values,
+            words=plain_prompt(entry.prompt),
+            embeddings=entry.embeddings,
+            infotext=entry.saved.infotext,
+            made=self.host.making(p, entry.prompt, entry.negative_prompt, entry.seed),
+        )
 
     def join(self, images: Iterable[Any]) -> None:
         """The host joins `images` to a grid: if they are this job's, all it asks for from now on is the grid's text.
@@ -186,6 +222,8 @@ class Job:
         """
         try:
             outcome = self._finish(p, processed)
+            if self.remembers and not (outcome.later and self.files.acts):
+                outcome.notes += self.memory.settle(outcome.entries, self.files.place)
             if self.session is None:
                 outcome.publish(processed)
             else:
@@ -209,6 +247,8 @@ class Job:
     def _finish(self, p: Any, processed: Any) -> Outcome:
         self.rank()
         entries = [self.entries[key] for key in sorted(self.entries)]
+        if self.memory is not None:
+            self.memory.mean(entries, self.judges, self.stored, self.host.checkpoint(p))
         kept, shown = list(range(len(entries))), [entry.image for entry in entries]
         if self.rearranges and entries:
             masks = self.host.masks_per_image(p)

@@ -22,6 +22,7 @@ from .options import PANEL_AUTO, PANEL_TOGETHER, POLICY_AUTO, POLICY_CPU, POLICY
 
 SUFFIXES = naming.MODEL_SUFFIXES
 SMALL_GPU_GB = 12
+Embeddings = dict[str, dict[int, Any]]  # by scorer, then by number of the image: [D]
 ROOM = 1_500_000_000  # bytes: a full-size scorer in fp16 and its activations
 
 
@@ -123,14 +124,20 @@ class ScorerHolder:
         return self.score_by([name], prompt, images)[name]
 
     def score_by(
-        self, names: Sequence[str], prompt: str | Sequence[str], images: Sequence[Any]
+        self,
+        names: Sequence[str],
+        prompt: str | Sequence[str],
+        images: Sequence[Any],
+        embeddings: Embeddings | None = None,
     ) -> dict[str, list[float]]:
-        """The same by each of these scorers. Out of GPU memory: once more on the CPU."""
+        """The same by each of these scorers. Out of GPU memory: once more on the CPU. What the networks made of the
+        images on the way goes into `embeddings`, as far as they have such a thing.
+        """
         prompts = [prompt] * len(images) if isinstance(prompt, str) else list(prompt)
         with self._lock:
             self._drop(name for name in list(self._held) if name not in names)
             try:
-                return self._scored(names, prompts, list(images))
+                return self._scored(names, prompts, list(images), embeddings)
             except RuntimeError as error:
                 if not _out_of_memory(error) or all(held.device == "cpu" for held in self._held.values()):
                     raise
@@ -138,10 +145,15 @@ class ScorerHolder:
             self._notes.append("the GPU was out of memory, so this was scored on the CPU")
             self.unload()
             self._fell_back = True
-            return self._scored(names, prompts, list(images), device="cpu")
+            return self._scored(names, prompts, list(images), embeddings, device="cpu")
 
     def _scored(
-        self, names: Sequence[str], prompts: list[str], images: list[Any], device: str | None = None
+        self,
+        names: Sequence[str],
+        prompts: list[str],
+        images: list[Any],
+        embeddings: Embeddings | None,
+        device: str | None = None,
     ) -> dict[str, list[float]]:
         batches = self._batches(names, device)
         values: dict[str, list[float]] = {}
@@ -149,10 +161,11 @@ class ScorerHolder:
             if len(batches) > 1:
                 self._set_aside(name for name in list(self._held) if name not in batch)
             scorers = {name: self._get(name, device, shared=len(names) > 1) for name in batch}
-            if len(names) == 1:
-                values[names[0]] = scorers[names[0]].score_pairs(prompts, images)
-            else:
-                values.update(core_module("panel").score_together(scorers, prompts, images))
+            with _keeping(scorers, embeddings):
+                if len(names) == 1:
+                    values[names[0]] = scorers[names[0]].score_pairs(prompts, images)
+                else:
+                    values.update(core_module("panel").score_together(scorers, prompts, images))
         return {name: values[name] for name in names}
 
     def _batches(self, names: Sequence[str], device: str | None) -> list[list[str]]:
@@ -335,6 +348,19 @@ def _plain_torch() -> Iterator[None]:
 
     with torch.inference_mode(False), torch.no_grad():
         yield
+
+
+@contextlib.contextmanager
+def _keeping(scorers: dict[str, Any], embeddings: Embeddings | None) -> Iterator[None]:
+    """Keep what these scorers make of images within; those that are no `Scorer` of ours may keep nothing."""
+    with contextlib.ExitStack() as stack:
+        kept = {}
+        for name, scorer in scorers.items() if embeddings is not None else ():
+            if (keeping := getattr(scorer, "keeping_embeddings", None)) is not None:
+                kept[name] = stack.enter_context(keeping())
+        yield
+        if embeddings is not None:
+            embeddings.update({name: {row: one.numpy() for row, one in found.items()} for name, found in kept.items()})
 
 
 def _bytes(held: Iterable[Held]) -> int:

@@ -86,9 +86,12 @@ def _stamp(folder: Path) -> str:
 
 
 def _forget(name: str) -> None:
-    """Drop a package of ours, after freeing the model that it holds."""
+    """Drop a package of ours, after freeing the model that it holds, and the library."""
     lifecycle = sys.modules.get(f"{name}.lifecycle")
     if lifecycle is not None:
         lifecycle.holder.unload()
+    remember = sys.modules.get(f"{name}.remember")
+    if remember is not None:
+        remember.memory.close()
     for key in [key for key in sys.modules if key == name or key.startswith(name + ".")]:
         del sys.modules[key]

@@ -79,6 +79,15 @@ OPTIONS: tuple[Option, ...] = (
         info="a video's frames are never filtered or sorted",
     ),
     Option(
+        "remember",
+        True,
+        "Remember scored pictures",
+        info=(
+            "in the library, on this machine alone: path, prompts, settings, scores and what the scorer saw of each"
+            " picture that is scored and saved; never where the WebUI has several accounts"
+        ),
+    ),
+    Option(
         "trusted_hosts",
         "",
         "Trusted hosts",

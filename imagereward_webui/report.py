@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import results
+from .core import registry
+from .fields import as_text
 from .files import FileKeeper
 from .infotext import RESULT_KEY
 from .judges import RANKS, Judges
@@ -41,7 +43,28 @@ class Outcome:
         if self.judges.is_panel:
             how = "" if self.judges.absolute else f", {RANKS}"
             text += f" · panel of {len(self.judges.names)}{how}"
-        return f"{text} · {results.yield_summary(self.entries, self.kept)}" if self.searched else text
+        text += f" · {results.yield_summary(self.entries, self.kept)}" if self.searched else ""
+        return f"{text} · {self.standing}" if self.standing else text
+
+    @property
+    def standing(self) -> str:
+        """Where the best image of one scorer stands: "the best is better than 83 % of your 412 pictures"; "" where
+        nobody knows.
+        """
+        scored = [entry for entry in self.entries if entry.score is not None]
+        if not scored or self.judges.is_panel:
+            return ""
+        meaning = max(scored, key=lambda entry: entry.score or 0.0).meaning
+        parts = [place.sentence for place in meaning.percentiles.values()]
+        if meaning.win is not None:
+            parts.append(f"preferred to the next of its prompt in about {100 * meaning.win:.0f} % of choices")
+        return f"the best is {', '.join(parts)}" if parts else ""
+
+    @property
+    def caveats(self) -> dict[str, str]:
+        """What must stand beside each scorer's numbers, by scorer."""
+        found = {name: registry.caveat(name) for name in self.judges.names}
+        return {name: text for name, text in found.items() if text}
 
     @property
     def empty(self) -> str:
@@ -57,12 +80,13 @@ class Outcome:
 
     def publish(self, processed: Any) -> None:
         """Put it all on the host's result."""
-        for text in filter(None, (self.line, self.empty, *self.notes)):
+        caveat = "; ".join(self.caveats.values()) if self.standing else ""
+        for text in filter(None, (self.line, caveat, self.empty, *self.notes)):
             processed.comments += f"ImageReward: {text}\n"
         _attach(
             processed,
             {
-                "scorer": self.request.scorer,
+                "scorer": as_text(self.judges.names),
                 "key": self.judges.key,
                 "scores": results.gallery_scores(processed),
                 **_panel(processed, self.judges),
@@ -72,6 +96,8 @@ class Outcome:
                 "summary": self.line,
                 "empty": self.empty,
                 "notes": list(self.notes),
+                **_meanings(processed, self.judges.names),
+                "caveats": self.caveats,
             },
         )
 
@@ -87,6 +113,35 @@ def _panel(processed: Any, judges: Judges) -> dict[str, Any]:
         "standardised_by": judges.standardised_by,
         "ranks": not judges.absolute,
     }
+
+
+def _meanings(processed: Any, names: Sequence[str] = ()) -> dict[str, Any]:
+    """What a result says of what its scores mean, by gallery position: `percentiles` of each scorer, `wins`: how often
+    people would prefer an image to the best other one of its prompt (null where that is not known, or there is none),
+    `win_known` of any of them; `meanings`: all of it in words.
+    """
+    found = results.gallery_meanings(processed)
+    scorers = dict.fromkeys([*names, *(name for one in found if one for name in one.percentiles)])
+    places = {name: [one.percentiles.get(name) if one else None for one in found] for name in scorers}
+    return {
+        "percentiles": {name: [one and one.as_dict() for one in listed] for name, listed in places.items()},
+        "wins": [one.win if one else None for one in found],
+        "win_known": any(one is not None and one.win is not None for one in found),
+        "meanings": [meaning_text(one) if one else "" for one in found],
+    }
+
+
+def meaning_text(meaning: results.Meaning) -> str:
+    """What an image's scores mean, in words, with what must stand beside the numbers: a line each."""
+    several = len(meaning.percentiles) > 1
+    lines = [f"{name}: {one.sentence}" if several else one.sentence for name, one in meaning.percentiles.items()]
+    if meaning.win is not None:
+        lines.append(f"preferred to the best other one of its prompt in about {100 * meaning.win:.0f} % of choices")
+    elif meaning.compared and lines:
+        lines.append("how often people would prefer it to the others of its prompt is unknown")
+    if lines:
+        lines += filter(None, map(registry.caveat, meaning.percentiles))
+    return "\n".join(lines)
 
 
 def merged(outcomes: Sequence[Outcome]) -> Outcome:
@@ -137,6 +192,8 @@ def refresh(processed: Any) -> None:
     result = (getattr(processed, "extra_generation_params", None) or {}).get(RESULT_KEY)
     if isinstance(result, dict):
         result["scores"] = results.gallery_scores(processed)
+        if "percentiles" in result:
+            result.update(_meanings(processed, list(result["percentiles"])))
         if "panel" in result:
             result["by_scorer"] = results.gallery_by_scorer(processed, result["panel"])
             result["disagreements"] = results.gallery_disagreements(processed)

@@ -5,11 +5,23 @@ Pure list work on the host's `Processed`: no host import, so that every case can
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .judges import Judged
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What an image's scores mean: the percentile of each scorer's among the user's own pictures, as far as there are
+    enough, and how often people would prefer it to the best other one of its prompt in the job. `compared`: there is
+    such another, `win` is None where nobody knows.
+    """
+
+    percentiles: Mapping[str, Any] = field(default_factory=dict)
+    win: float | None = None
+    compared: bool = False
 
 
 @dataclass
@@ -19,6 +31,8 @@ class Entry:
     `image` is the object the host goes on with; identity, not position, tells it from masks and control maps.
     `path` is where the host wrote it, if it did. `unfinished`: the user pressed Interrupt or Skip while it was drawn;
     it is shown, and neither scored nor ranked. Of a panel `score` is the common value, None while ranks are open.
+    `embeddings` are what the scorers' networks made of it, `saved` the file as it was written, `record` what waits to
+    be remembered of it.
     """
 
     iteration: int
@@ -33,6 +47,10 @@ class Entry:
     unfinished: bool = False
     disagreement: float | None = None
     by_scorer: dict[str, float] = field(default_factory=dict)
+    embeddings: dict[str, Any] = field(default_factory=dict)
+    saved: Any = None
+    record: Any = None
+    meaning: Meaning = Meaning()
 
     def take(self, judged: Judged) -> None:
         """What the judges say of it. The picture carries its score with it."""
@@ -40,10 +58,20 @@ class Entry:
         setattr(self.image, SCORE, self.score)
         setattr(self.image, JUDGED, judged)
 
+    def unscored(self) -> Entry:
+        """The same image before anybody judged it."""
+        return replace(self, score=None, disagreement=None, by_scorer={}, embeddings={}, record=None, meaning=Meaning())
+
+    def means(self, meaning: Meaning) -> None:
+        """What its scores mean. The picture carries that with it, too."""
+        self.meaning = meaning
+        setattr(self.image, MEANING, meaning)
+
 
 # A picture carries its score as an attribute: wherever a script puts it in its own result, the score goes with it.
 SCORE = "imagereward_score"
 JUDGED = "imagereward_judged"
+MEANING = "imagereward_meaning"
 
 
 class Misaligned(Exception):
@@ -128,6 +156,12 @@ def gallery_by_scorer(processed: Any, names: Sequence[str]) -> dict[str, list[fl
     """The same of each scorer's own value."""
     found = [getattr(judged, "by_scorer", {}) for judged in _gallery_judged(processed)]
     return {name: [values.get(name) for values in found] for name in names}
+
+
+def gallery_meanings(processed: Any) -> list[Meaning | None]:
+    """The same of what scores mean."""
+    images = [*processed.images, *(getattr(processed, "extra_images", None) or [])]
+    return [getattr(image, MEANING, None) for image in images]
 
 
 def _gallery_judged(processed: Any) -> list[Judged | None]:

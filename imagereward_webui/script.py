@@ -107,15 +107,19 @@ class ImageRewardScript(scripts.Script):
 
 
 def before_image_saved(params: Any) -> None:
-    """Where hidden images will be moved, give each image a file name of its own, so that it is that file and no older
-    one.
+    """Where hidden images will be moved, or files are remembered that the host numbers, give each image a file name of
+    its own, so that it is that file and no older one.
     """
     from pathlib import Path
 
     from .files import unused_path
 
     job = getattr(params.p, JOB, None)
-    if job and job.files.acts and job.current(params.p, params.image):
+    if job and job.current(params.p, params.image):
+        wanted = job.files.acts or (job.remembers and host.numbers_files())
+    else:
+        wanted = extras_table.is_remembered(params.image) and host.numbers_files()
+    if wanted:
         params.filename = str(unused_path(Path(params.filename)))
 
 
@@ -127,8 +131,8 @@ def image_saved(params: Any) -> None:
     extras_table.image_saved(params)
     job = getattr(params.p, JOB, None)
     entry = job.current(params.p, params.image) if job else None
-    if entry:
-        entry.path = params.filename
+    if job and entry:
+        job.image_saved(params.p, entry, params)
 
 
 __all__ = ["ImageRewardAccordion", "ImageRewardScript", "before_image_saved", "image_saved"]

@@ -15,6 +15,7 @@ from typing import Any
 from . import host, report, results
 from .core import logger
 from .infotext import DROPDOWN_TITLE
+from .remember import memory
 from .report import Outcome
 from .results import Entry
 
@@ -86,7 +87,7 @@ class Session:
                 masks=self.masks,
                 decimals=int(host.option("decimals")),
             )
-            outcome.notes += notes
+            outcome.notes += [*notes, *memory.settle(outcome.entries, self.files.place)]
             outcome.where = self.files.whereabouts(report.hidden_of(shown, outcome.kept))
             return
         try:

@@ -9,6 +9,7 @@ from . import session as sessions
 from .job import Job
 from .lifecycle import holder
 from .options import FRAME_FIRST, FRAME_LAST, FRAME_NONE
+from .remember import memory
 from .request import ScoreRequest
 
 DROPDOWN = "_imagereward_dropdown"
@@ -67,6 +68,7 @@ def start_job(p: Any, request: ScoreRequest, session: Any = None) -> Job:
         keep_all=needs_every_image(p),
         script=infotext.DROPDOWN_TITLE if dropdown else "",
         session=session,
+        memory=memory if memory.of_one_person() else None,
     )
     chosen, why = scorer_list.preferred(host.option("default_scorer")) if dropdown else ("", "")
     if why and chosen == request.scorer:

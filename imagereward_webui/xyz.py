@@ -7,7 +7,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from . import host, plot_output, start
@@ -199,9 +199,10 @@ def score_again(p: Any, session: sessions.Session, kept: Kept) -> Any:
         *job.text.keys,
     ]
     plain = {**dict.fromkeys(ours), **settings(job.request, filtered=False)}
-    for k, entry in enumerate(replace(entry, score=None, disagreement=None, by_scorer={}) for entry in kept.entries):
+    for k, entry in enumerate(entry.unscored() for entry in kept.entries):
         entry.image = copies.get(id(entry.image), entry.image)
         job.score_entry(entry)
+        job.remember(p, entry)
         written = job.text.values(entry)
         text = with_settings(processed.infotexts[first + k], {**plain, **written})
         processed.infotexts[first + k] = text

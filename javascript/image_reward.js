@@ -77,6 +77,14 @@
         return Array.isArray(scores) && scores.length === count ? scores : null;
     }
 
+    // What each score means, in words, by gallery position; where the upscale button replaced an image, its score is another's.
+    function meaningsByPosition(info, scores) {
+        const result = resultOf(info);
+        const meanings = Array.isArray(result.meanings) && result.meanings.length === scores.length ? result.meanings : [];
+        const near = 0.51 * Math.pow(10, -option("decimals", 4));
+        return scores.map((score, i) => (score !== null && meanings[i] && Math.abs(score - result.scores[i]) <= near ? meanings[i] : null));
+    }
+
     // How many masks the host puts after each inpainted image.
     function masksEach() {
         return typeof opts === "object" && opts ? Number(!!opts.return_mask) + Number(!!opts.return_mask_composite) : 0;
@@ -196,12 +204,19 @@
         return image && state.scores.has(image.src) ? state.scores.get(image.src) : null;
     }
 
+    // What that score means, for a tooltip, or null.
+    function meaningOf(state, image) {
+        return (image && state.meanings && state.meanings.get(image.src)) || null;
+    }
+
     // The score of the image in large, which has no thumbnail button of its own.
     function paintPreview(state) {
         const preview = state.gallery.querySelector(".preview");
         if (!preview) return;
-        const score = scoreOf(state, preview.querySelector("[data-testid='detailed-image']"));
+        const image = preview.querySelector("[data-testid='detailed-image']");
+        const score = scoreOf(state, image);
         setBadge(preview, score, isBest(state, score), state.range);
+        if (image) setAttribute(image, "title", meaningOf(state, image));
     }
 
     // What a screen reader says of a thumbnail beside its number.
@@ -213,11 +228,13 @@
     function paintBadges(state) {
         for (const list of LISTS) {
             state.gallery.querySelectorAll(list).forEach((button) => {
-                const score = scoreOf(state, button.querySelector("img"));
+                const image = button.querySelector("img");
+                const score = scoreOf(state, image);
                 const below = score !== null && !reaches(score, state.threshold);
                 setBadge(button, score, isBest(state, score), state.range);
                 setClass(button, "imagereward-below", below && !state.hide);
                 setAttribute(button, "aria-description", description(state, score, below));
+                setAttribute(button, "title", meaningOf(state, image));
             });
         }
         paintPreview(state);
@@ -251,6 +268,8 @@
         const scores = scoresByPosition(info, sources.length);
         state.scores = new Map(sources.map((source, i) => [source, scores[i]]));
         state.byPosition = scores;
+        const meanings = meaningsByPosition(info, scores);
+        state.meanings = new Map(sources.map((source, i) => [source, meanings[i]]));
         state.first = Math.min(info.index_of_first_image || 0, sources.length);
         state.texts = positionsOfTexts(info, sources.length);
         state.known = scores.filter((score) => score !== null);

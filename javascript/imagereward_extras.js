@@ -8,8 +8,8 @@
 
     function read(root, images) {
         try {
-            const {scores, low, high} = JSON.parse(root.dataset.gallery);
-            return scores.length === images.length ? {scores: scores, range: [low, high]} : null;
+            const {scores, low, high, meanings} = JSON.parse(root.dataset.gallery);
+            return scores.length === images.length ? {scores: scores, range: [low, high], meanings: meanings || []} : null;
         } catch (error) {
             return null;
         }
@@ -28,6 +28,7 @@
         const table = gradioApp().querySelector(TABLE);
         const found = table && gallery.option("badges", true) ? read(table, images) : null;
         state.scores = new Map(images.map((image, i) => [image.src, found ? found.scores[i] : null]));
+        state.meanings = new Map(images.map((image, i) => [image.src, (found && found.meanings[i]) || null]));
         const known = Array.from(state.scores.values()).filter((score) => score !== null);
         state.count = known.length;
         state.best = known.length ? Math.max(...known) : null;

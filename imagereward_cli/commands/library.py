@@ -22,6 +22,7 @@ from typing import Any
 from imagereward_core.errors import ConfigError
 from imagereward_core.exit_codes import INTERRUPTED, OK, SOME_FAILED
 from imagereward_core.library import Library, Picture, delete_library, library_place, open_library
+from imagereward_core.registry import caveat
 
 from . import library_compare, options, output
 from .library_output import say, show_table
@@ -180,9 +181,12 @@ def _pictures(
             )
         )
     if args.json:
-        print(json.dumps({"library": os.fspath(library.place), "scorer": scorer, "images": records}, indent=2))
+        answer = {"library": os.fspath(library.place), "scorer": scorer, "images": records}
+        print(json.dumps({**answer, "caveat": caveat(scorer) if scorer else ""}, indent=2))
     else:
         show_table(library, ("score", "above", "checkpoint", "file", "prompt"), rows)
+        if any(record.get("percentile") for record in records) and (text := caveat(str(scorer))):
+            options.say(text)
     return OK
 
 
@@ -196,12 +200,7 @@ def _add_percentiles(
     for picture, record in zip(pictures, records):
         made = picture.made
         found = percentiles.of(picture.scores[scorer], made.checkpoint, made.checkpoint_hash)
-        record["percentile"] = found and {
-            "percent": found.percent,
-            "pictures": found.pictures,
-            "same_checkpoint": found.checkpoint,
-            "sentence": found.sentence,
-        }
+        record["percentile"] = found and found.as_dict()
 
 
 def _show(args: argparse.Namespace, library: Library) -> int:
@@ -213,19 +212,25 @@ def _show(args: argparse.Namespace, library: Library) -> int:
         raise ConfigError(f"{args.image} is not in {library.place}: `imagereward library add` reads it in")
     record = export.as_dict(picture)
     record["percentiles"] = {}
+    record["standings"] = {}
+    record["caveats"] = {name: text for name in picture.scores if (text := caveat(name))}
     for name, score in picture.scores.items():
         number, _ = find.scorer_named(library, name)
         found = Percentiles(library, number).of(score, picture.made.checkpoint, picture.made.checkpoint_hash)
         record["percentiles"][name] = found.sentence if found else None
+        record["standings"][name] = found and found.as_dict()
     if args.json:
         print(json.dumps({"library": os.fspath(library.place), **record}, indent=2))
         return OK
     sentences = record.pop("percentiles")
+    caveats = record.pop("caveats")
+    del record["standings"]
     scores = record.pop("scores")
     rows = [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in record.items() if value]
     rows += [
         (name, f"{score:.4f}" + (f", {sentences[name]}" if sentences[name] else "")) for name, score in scores.items()
     ]
+    rows += [(f"of {name}", text) for name, text in caveats.items()]
     show_table(library, ("what", "value"), rows)
     return OK
 

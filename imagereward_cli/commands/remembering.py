@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from types import TracebackType
 
 from imagereward_core.files import FileScore, ScoreJob
 from imagereward_core.library import Record, Recorder, Score, library_place
 from imagereward_core.panel.files import PanelFile
+from imagereward_core.registry import weights_digest
 
 from . import options
 
@@ -46,7 +46,12 @@ class Remembering:
             return
         values = result.by_scorer if isinstance(result, PanelFile) else {next(iter(self.jobs)): result.score}
         scores = [
-            Score(name, value, _digest(self.jobs[name]), self._given_prompt(result, self.jobs[name]))
+            Score(
+                name,
+                value,
+                weights_digest(self.jobs[name].model, self.jobs[name].info),
+                self._given_prompt(result, self.jobs[name]),
+            )
             for name, value in values.items()
             if value is not None
         ]
@@ -68,9 +73,3 @@ class Remembering:
         self.recorder.close(LAST)
         if not self.quiet and not self.recorder.trouble:
             options.say(f"{self.recorder.written} pictures remembered in {self.recorder.place}")
-
-
-def _digest(job: ScoreJob) -> str:
-    """What is known of the weights: the digest in the name of a model of one's own, else the registry's."""
-    own = re.search(r"\[([0-9a-f]{10,64})\]", job.model)
-    return own[1] if own else job.info.sources[0].sha256 or ""

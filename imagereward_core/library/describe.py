@@ -4,6 +4,7 @@ names the parts.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 
@@ -45,6 +46,12 @@ def made_of(info: Infotext, prompt: str) -> Made:
         loras=loras_of(prompt),
         program=info.get("Version") or None,
     )
+
+
+def filled(made: Made, other: Made) -> Made:
+    """`made`, with what it leaves open taken from `other`."""
+    known = {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
+    return dataclasses.replace(other, **{name: value for name, value in known.items() if value not in (None, ())})
 
 
 def loras_of(prompt: str) -> tuple[tuple[str, float | None], ...]:

@@ -136,19 +136,30 @@ def _is_own(library: Library, number: int, words: str) -> bool:
 
 def put_features(library: Library, number: int, features: Iterable[Features]) -> None:
     """Keep a network's features as fp16. Raises LibraryError for a value that fp16 does not hold."""
-    import numpy as np
-
     for found in features:
         scorer = scorer_id(library.connection, found.scorer, found.digest)
         for name, values in found.arrays.items():
-            with np.errstate(over="ignore"):
-                array = np.asarray(values).astype("<f2")
-            if not np.isfinite(array).all():
+            array = _half(values)
+            if array is None:
                 raise LibraryError(f"the feature {name!r} of {found.scorer} has values that fp16 does not hold")
             library.connection.execute(
                 "INSERT OR REPLACE INTO features (image_id, scorer_id, name, shape, data) VALUES (?, ?, ?, ?, ?)",
                 (number, scorer, name, json.dumps(array.shape), array.tobytes()),
             )
+
+
+def fits(features: Features) -> bool:
+    """Whether fp16 holds all these values."""
+    return all(_half(values) is not None for values in features.arrays.values())
+
+
+def _half(values: Any) -> Any:
+    """The values as fp16, None where it does not hold them."""
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        array = np.asarray(values).astype("<f2")
+    return array if np.isfinite(array).all() else None
 
 
 def text_id(library: Library, text: str | None) -> int | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -46,6 +47,15 @@ class Percentile:
         where = " with this checkpoint" if self.checkpoint else ""
         return f"better than {self.percent} % of your {self.pictures:,} pictures{where}"
 
+    def as_dict(self) -> dict[str, Any]:
+        """As it is given to other programs."""
+        return {
+            "percent": self.percent,
+            "pictures": self.pictures,
+            "same_checkpoint": self.checkpoint,
+            "sentence": self.sentence,
+        }
+
 
 class Percentiles:
     """A scorer's scores, read once, to say of many pictures where they stand. Ask for a new one after a while."""
@@ -70,6 +80,13 @@ class Percentiles:
         if len(values) < FEWEST:
             return None
         return Percentile(int(np.searchsorted(values, score, "left")), len(values), same is not None)
+
+
+def of_scorer(library: Library, name: str) -> Percentiles | None:
+    """Those of a scorer as it is named beside scores; None where no picture has one."""
+    if not find.scorer_ids(library, name):
+        return None
+    return Percentiles(library, find.scorer_named(library, name)[0])
 
 
 @dataclass(frozen=True)

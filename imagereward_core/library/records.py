@@ -10,6 +10,9 @@ from typing import Any
 KEEP, REJECT = "keep", "reject"
 VERDICTS = ("win", "neither", "both")
 MY_TASTE = "my-taste"  # the taste that duels belong to unless another is named
+# Features that a taste learns from. A name changes whenever the numbers do.
+EMBEDDING = "embedding 1"  # what a scorer's network made of picture and prompt, `Scorer.with_embeddings`
+LOOKS = "appearance 1"  # how the picture looks, `taste.appearance`; scorer and array both go by this name
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,21 @@ class Seen:
 
 @dataclass(frozen=True)
 class Record:
-    """A saved picture and what was found out about it. `made` None: read it from the file."""
+    """A saved picture and what was found out about it.
+
+    How it was made is what `infotext` says, with `made` for what that leaves open; without a text it is `made`, and
+    with neither the file is read, whose own scores count too unless `stored` says no. `stamp` is the file's (bytes,
+    mtime_ns) when this was known of it: a file that was overwritten since is another picture.
+    """
 
     path: str | os.PathLike[str]
     scores: tuple[Score, ...] = ()
     features: tuple[Features, ...] = ()
     made: Made | None = None
     time: float | None = None
+    infotext: str | None = None
+    stored: bool = True
+    stamp: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

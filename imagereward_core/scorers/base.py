@@ -70,6 +70,8 @@ class Scorer(ModuleLike, ABC):
     docs/scorers.md has one of 15 lines.
     """
 
+    _kept: dict[int, Tensor] | None = None  # embeddings by pair, where somebody wants them
+
     def __init__(self, net: nn.Module, info: ModelInfo, device: torch.device, *, batch_size: int = 8, size: int = 224):
         self.net = net
         self.info = info
@@ -176,16 +178,42 @@ class Scorer(ModuleLike, ABC):
         """Inside, a prompt is encoded once however many images it meets. For scorers whose text needs no image."""
         return contextlib.nullcontext()
 
+    @contextlib.contextmanager
+    def keeping_embeddings(self) -> Iterator[dict[int, Tensor]]:
+        """Inside, what the network makes of each pair is kept beside its score: {number of the pair: [D] on the CPU}.
+        It comes from the same forward. Empty for a scorer whose features have no such form.
+        """
+        kept: dict[int, Tensor] = {}
+        self._kept = kept
+        try:
+            yield kept
+        finally:
+            self._kept = None
+
     def _combine(self, prompts: list[str], part: list[int], features: Tensor) -> list[float]:
         texts = [prompts[index] for index in part]
         shared = len(set(texts)) == 1 and len(features) == len(part)
-        values = self.combine(texts[:1] if shared else texts, features).float()
+        values = self._values(texts[:1] if shared else texts, part, features).float()
         if not torch.isfinite(values).all():
             raise ScoreError(
                 f"{self.name} returned {values.tolist()}: the weights are damaged or {self.dtype} is too narrow for"
                 " them; try precision fp32"
             )
         return values.tolist()
+
+    def _values(self, texts: list[str], part: list[int], features: Tensor) -> Tensor:
+        """Scores of these pairs; their embeddings go where they are kept."""
+        if self._kept is None:
+            return self.combine(texts, features)
+        # a class that combines in a way of its own inherits embeddings, and scores, that are another's
+        embed = type(self).with_embeddings if _goes_with_combine(type(self)) else Scorer.with_embeddings
+        try:
+            scores, embeddings = embed(self, texts, features)
+        except ConfigError:
+            self._kept = None
+            return self.combine(texts, features)
+        self._kept.update(zip(part, embeddings.float().cpu()))
+        return scores
 
     def _batches(self, runs: list[list[int]], images: list[Any]) -> Iterator[tuple[list[list[int]], Tensor]]:
         """Batches of distinct images with their pixels; the next batch is read while this one is computed."""
@@ -225,6 +253,13 @@ class Scorer(ModuleLike, ABC):
     def pixels_from_tensor(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1] → the network's pixels, differentiable."""
         return tensor_to_pixels(images.to(self.device), self.size).to(self.dtype)
+
+
+def _goes_with_combine(kind: type[Scorer]) -> bool:
+    """Whether `with_embeddings` was written for this class' `combine`, and not for that of a class above."""
+    order = kind.__mro__
+    combine, embed = (next(one for one in order if name in vars(one)) for name in ("combine", "with_embeddings"))
+    return order.index(embed) <= order.index(combine)
 
 
 def pooled(images: Tensor) -> Tensor:

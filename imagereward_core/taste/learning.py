@@ -15,7 +15,7 @@ from ..errors import ImageError, LibraryError
 from ..library import Features, Library, Score, images, marks
 from ..library.features import features_of
 from ..library.images import path_from_row
-from ..library.records import MY_TASTE
+from ..library.records import EMBEDDING, LOOKS, MY_TASTE
 from . import files, head, place, verdict
 from .basis import Basis, Material, basis_of
 from .duels import weak_duels
@@ -25,8 +25,6 @@ from .place import About, Base
 if TYPE_CHECKING:
     from ..scorers.base import Scorer
 
-LOOKS = "appearance 1"  # the name changes whenever the numbers do
-EMBEDDING = "embedding 1"
 TOGETHER = 500
 BOTH_WAYS = 0.5  # weight of each direction of a duel that nobody won
 Progress = Callable[[int, int], None]
@@ -246,9 +244,13 @@ def compute(
     uses_prompt: bool,
     progress: Progress,
 ) -> dict[int, str]:
-    """Compute and keep the features of pictures; returns what is wrong with those that cannot be used, by picture."""
+    """Compute and keep the features of pictures; returns what is wrong with those that cannot be used, by picture.
+
+    Of a picture that was remembered as it was scored only the looks are lacking: the scorer is loaded for others alone.
+    """
     prompts = _prompts(library, lacking)
     places = dict(_asked(library, "SELECT id, path FROM images WHERE id IN ({})", lacking))
+    encoded = _scores(library, features_of(library, lacking, base.name, EMBEDDING), base.name)
     problems = {}
     todo = []
     for number in lacking:
@@ -256,16 +258,29 @@ def compute(
             problems[number] = f"no prompt is known of {path_from_row(places[number])}"
         else:
             todo.append(number)
-    if not todo:
-        return problems
-    scorer = load()
-    for done, number in enumerate(todo, start=1):
+    scorer: Scorer | None = None
+    for done, number in enumerate(sorted(todo, key=lambda number: number not in encoded), start=1):
+        path, words = path_from_row(places[number]), prompts[number][1] or ""
         try:
-            _compute_one(library, base, scorer, number, path_from_row(places[number]), prompts[number][1] or "")
+            if number in encoded:
+                _keep_looks(library, number, path)
+            else:
+                scorer = scorer or load()
+                _compute_one(library, base, scorer, number, path, words)
         except ImageError as error:
             problems[number] = str(error)
         progress(done, len(todo))
     return problems
+
+
+def _keep_looks(library: Library, number: int, path: str) -> None:
+    """How one picture looks; what the scorer made of it is known."""
+    from ..preprocess import open_image
+    from .appearance import appearance_of
+
+    looks = appearance_of(open_image(path)).numpy()
+    with library.transaction():
+        images.put_features(library, number, [Features(LOOKS, {LOOKS: looks})])
 
 
 def _compute_one(library: Library, base: Base, scorer: Scorer, number: int, path: str, words: str) -> None:

@@ -18,6 +18,7 @@ from ..core import ImageRewardError, errors, tastes
 from ..core import module as core_module
 from ..guard import PageRoute
 from ..lifecycle import available
+from ..remember import memory
 from . import pictures
 from .learning import learn
 from .work import Progress, Work
@@ -162,6 +163,20 @@ def read() -> dict[str, Any]:
         return f"{added.read} pictures read, {added.known} known already, {added.failed} not readable"
 
     return _begin("reading pictures", action)
+
+
+@router.post("/forget")
+def forget() -> dict[str, Any]:
+    """Delete the library: rows, features, duels, tastes, thumbnails and journals, and what waits to be written. No
+    picture is touched.
+    """
+    place = pictures.library_place()
+    there = place.exists()
+    try:
+        memory.forget()
+    except ImageRewardError as error:
+        raise HTTPException(status_code=503, detail=str(error)) from error
+    return {"place": str(place), "deleted": there}
 
 
 @router.get("/pair")

@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import host
 from ..core import module as core_module
+from ..core import registry
 
 EDGE, QUALITY = 256, 85
 PER_PAGE = 200
@@ -53,6 +54,7 @@ def listed(library: Any, by: str, text: str, offset: int) -> dict[str, Any]:
     part = found[offset : offset + PER_PAGE]
     return {
         "by": by,
+        "caveat": registry.caveat(by),
         "more": len(found) > offset + PER_PAGE,
         "pictures": [described(picture, by, percentiles) for picture in part if is_shown(picture.path)],
     }

@@ -58,7 +58,9 @@ def host(tmp_path, loader):
     with FakeHost(tmp_path) as fake:
         assert fake.errors == []
         fake.part("lifecycle").holder._load = loader
+        fake.options.data["imagereward_remember"] = False  # test_remember.py is about that
         yield fake
+        fake.part("remember").memory.close()
 
 
 @pytest.fixture

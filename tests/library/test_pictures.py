@@ -185,8 +185,11 @@ def test_features_are_kept_as_fp16(library, tmp_path):
     ((name, shape, data),) = library.query("SELECT name, shape, data FROM features WHERE image_id = ?", (number,))
     assert name == "image" and shape == "[3, 4]"
     assert np.array_equal(np.frombuffer(data, "<f2").reshape(3, 4), values.astype(np.float16))
-    with pytest.raises(LibraryError, match="fp16 does not hold"):
-        remember_now(library, Record(path, features=(Features("IR", {"image": np.array([1e6])}),)))
+    too_large = Features("IR", {"image": np.array([1e6])})
+    with pytest.raises(LibraryError, match="fp16 does not hold"), library.transaction():
+        images.put_features(library, number, [too_large])
+    assert remember_now(library, Record(path, (Score("IR", 0.5),), (too_large,))) == number  # the score is kept
+    assert only(library).scores == {"IR": 0.5} and library.query("SELECT COUNT(*) FROM features") == [(1,)]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
