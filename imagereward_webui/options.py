@@ -79,6 +79,15 @@ OPTIONS: tuple[Option, ...] = (
         info="a video's frames are never filtered or sorted",
     ),
     Option(
+        "library_folders",
+        "",
+        "More folders of the library tab",
+        info=(
+            "separated by semicolons. The tab shows and moves pictures below these and the WebUI's own output folders,"
+            " and no others"
+        ),
+    ),
+    Option(
         "trusted_hosts",
         "",
         "Trusted hosts",

@@ -115,25 +115,26 @@ def newest(library: Library, where: Where = EVERYTHING, limit: int | None = 100)
 
 def ordered(
     library: Library, where: Where = EVERYTHING, by: str | int = "date", *, first_is_best: bool = True
-) -> list[tuple[int, float | None]]:
-    """(id, what it is ordered by) of all pictures whose files are there: by "date" (newest first), "stars", or by a
-    scorer's id, which leaves out what it has not scored. `first_is_best` False: the other way round; what has no stars
-    comes last either way.
+) -> list[tuple[int, float | None, str]]:
+    """(id, what it is ordered by, path) of all pictures that are not missing: by "date" (newest first), "stars", or by
+    a scorer's id, which leaves out what it has not scored. `first_is_best` False: the other way round; what has no
+    stars comes last either way.
     """
     way = "DESC" if first_is_best else "ASC"
     if isinstance(by, int):
         sql = (
-            "SELECT i.id, s.value FROM scores s JOIN images i ON i.id = s.image_id"
+            "SELECT i.id, s.value, i.path FROM scores s JOIN images i ON i.id = s.image_id"
             f" WHERE s.scorer_id = ? AND s.prompt = '' AND i.missing = 0 AND ({where.sql})"
             f" ORDER BY s.value {way}, s.image_id"
         )
-        return library.query(sql, (by, *where.values))  # type: ignore[return-value]
+        rows = library.query(sql, (by, *where.values))
+        return [(number, value, path_from_row(path)) for number, value, path in rows]
     column = {"date": "i.time", "stars": "i.stars"}[by]
     sql = (
-        f"SELECT i.id, {column} FROM images i WHERE i.missing = 0 AND ({where.sql})"
+        f"SELECT i.id, {column}, i.path FROM images i WHERE i.missing = 0 AND ({where.sql})"
         f" ORDER BY {column} IS NULL, {column} {way}, i.time DESC, i.id DESC"
     )
-    return library.query(sql, where.values)  # type: ignore[return-value]
+    return [(number, value, path_from_row(path)) for number, value, path in library.query(sql, where.values)]
 
 
 def among(library: Library, numbers: Sequence[int]) -> Where:

@@ -122,7 +122,7 @@ def test_ids_in_order(library, tmp_path):
     scorer, _ = find.scorer_named(library, "x")
 
     def ids(*args, **options):
-        return [numbers.index(number) for number, _ in find.ordered(library, *args, **options)]
+        return [numbers.index(number) for number, _, _ in find.ordered(library, *args, **options)]
 
     assert ids() == [3, 2, 1, 0] and ids(first_is_best=False) == [0, 1, 2, 3]
     assert ids(by=scorer) == [2, 3, 0] and ids(by=scorer, first_is_best=False) == [0, 3, 2]
