@@ -207,6 +207,12 @@ def _sampler_and_schedule(name: str) -> tuple[str, str | None]:
     return split(name, None) if split is not None else (name, None)
 
 
+def _txt2img_folder(kind: str) -> str:
+    """Where txt2img saves its samples or grids: the folder for all tabs goes before its own."""
+    opts = module("shared").opts
+    return str(getattr(opts, f"outdir_{kind}", "") or getattr(opts, f"outdir_txt2img_{kind}", ""))
+
+
 def generate(settings: Mapping[str, Any]) -> str | None:
     """Make one picture by txt2img, in the host's queue and without scripts, and save it; its file. None if it was
     interrupted. `settings`: prompt, negative_prompt, seed, width, height; checkpoint (a title), sampler, steps and
@@ -227,8 +233,8 @@ def generate(settings: Mapping[str, Any]) -> str | None:
     with generation_lock():
         p = processing.StableDiffusionProcessingTxt2Img(
             sd_model=shared.sd_model,
-            outpath_samples=shared.opts.outdir_samples or shared.opts.outdir_txt2img_samples,
-            outpath_grids=shared.opts.outdir_grids or shared.opts.outdir_txt2img_grids,
+            outpath_samples=_txt2img_folder("samples"),
+            outpath_grids=_txt2img_folder("grids"),
             prompt=settings["prompt"],
             negative_prompt=settings["negative_prompt"],
             seed=settings["seed"],

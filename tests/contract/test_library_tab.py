@@ -342,3 +342,100 @@ def test_duels_of_a_folder_and_of_the_last_job(tab, tmp_path):
     assert client.post(f"{URL}/read", json={"last": True}).json()["said"].startswith("6 pictures read")
     pair = client.get(f"{URL}/pair", params={**ask, "last": True}).json()["pair"]
     assert {picture["prompt"] for picture in pair} == {"the last job"}
+
+
+@pytest.fixture
+def history(tab, tmp_path):
+    """(client, host, api, scorer) with a library of 12 prompts with two checkpoints; the host has both, and the scorer."""
+    import shutil
+    import sys
+    import types
+
+    from .fakehost import EXTENSION
+
+    client, host, api = tab
+    weights = host.part("host").models_dir() / "tiny.safetensors"
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(EXTENSION / "smallworld" / "weights" / "tiny-imagereward.safetensors", weights)
+    scorer = host.part("judges").stored_name("tiny.safetensors", weights.parent)
+    models = types.ModuleType("modules.sd_models")
+    models.checkpoint_aliases = {name: types.SimpleNamespace(title=f"{name}.safetensors") for name in ("alpha", "beta")}
+    sys.modules["modules.sd_models"] = models
+    with open_library(tmp_path / "imagereward-library.sqlite") as library:
+        for prompt in range(12):
+            for level, name in enumerate(("alpha", "beta")):
+                path = paint(tmp_path / "outputs" / "h" / f"{prompt}-{name}.png", (20 * prompt, 50 * level, 9), "")
+                made = Made(f"prompt {prompt}", "blurry", prompt, "Euler a", 20, 7.0, name)
+                score = Score(scorer, prompt / 10 + level + (prompt * 7 % 5) * 0.1 * level)
+                remember_now(library, Record(path, scores=(score,), made=made))
+    yield client, host, api, scorer
+    del sys.modules["modules.sd_models"]
+
+
+def test_the_leaderboard(history):
+    client, _, _, scorer = history
+    found = client.get(f"{URL}/compare", params={"by": "checkpoint", "scorer": scorer}).json()
+    assert (found["source"], found["images"], found["prompts"]) == ("from your history", 24, 12)
+    assert [level["level"] for level in found["levels"]] == ["beta", "alpha"]
+    assert found["levels"][0]["svg"].startswith("<svg xmlns")
+    (sentence,) = found["sentences"]
+    assert sentence["claimed"] and sentence["text"] == "beta scores 1.18 higher than alpha (from your history)"
+    assert client.get(f"{URL}/compare", params={"by": "sampler"}).json()["levels"] == []
+    assert client.get(f"{URL}/compare", params={"by": "moon"}).status_code == 422
+    found = client.get(f"{URL}/compare", params={"planned": True}).json()
+    assert found["source"] == "planned pairs" and found["levels"] == [] == found["sentences"]
+
+
+def test_missing_pairs_are_made_by_the_host(history, tmp_path):
+    """The same prompts and seeds with both checkpoints, all of one first; then the claim stands without a label."""
+    client, host, api, scorer = history
+    body = {"by": "checkpoint", "scorer": scorer, "levels": ["alpha", "beta"]}
+    plan = client.post(f"{URL}/plan", json=body).json()
+    assert (plan["prompts"], plan["missing"], plan["made"]) == (12, 24, 0)
+    assert {json.loads(line)["checkpoint"] for line in plan["text"].splitlines()} == {"alpha", "beta"}
+    assert client.post(f"{URL}/make", json=body).status_code == 200
+    api.work.wait(60)
+    state = client.get(f"{URL}/state").json()["work"]
+    assert (state["error"], state["said"]) == ("", "24 of 24 pictures made and scored")
+    models = [made["model"] for made in host.generated]
+    assert models == ["alpha"] * 12 + ["beta"] * 12
+    pairs = {
+        name: {(made["prompt"], made["seed"]) for made in host.generated if made["model"] == name} for name in models
+    }
+    assert pairs["alpha"] == pairs["beta"] and len(pairs["alpha"]) == 12
+    again = client.post(f"{URL}/plan", json=body).json()
+    assert (again["missing"], again["made"]) == (0, 24)
+    found = client.get(f"{URL}/compare", params={"scorer": scorer, "planned": True}).json()
+    assert (found["source"], found["images"], found["prompts"]) == ("planned pairs", 24, 12)
+
+
+def test_pairs_go_on_where_they_were_interrupted(history):
+    client, host, api, scorer = history
+    body = {"by": "checkpoint", "scorer": scorer, "levels": ["alpha", "beta"]}
+
+    def interrupt(p, n):
+        host.state.interrupted = len(host.generated) == 2
+
+    host.on_sample.append(interrupt)
+    client.post(f"{URL}/make", json=body)
+    api.work.wait(60)
+    said = client.get(f"{URL}/work").json()["work"]["said"]
+    assert said == "interrupted: 2 of 24 pictures made and scored; press again to make the rest"
+    host.on_sample.clear()
+    host.state.interrupted = False
+    assert client.post(f"{URL}/plan", json=body).json()["missing"] == 22
+
+
+def test_what_cannot_be_made_is_said_before(history, tmp_path):
+    import sys
+
+    client, host, _, scorer = history
+    body = {"by": "checkpoint", "scorer": scorer, "levels": ["alpha", "beta"]}
+    del sys.modules["modules.sd_models"].checkpoint_aliases["beta"]
+    answer = client.post(f"{URL}/make", json=body)
+    assert answer.status_code == 422 and answer.json()["detail"] == "this WebUI has no checkpoint beta"
+    (host.part("host").models_dir() / "tiny.safetensors").unlink()
+    answer = client.post(f"{URL}/make", json=body)
+    assert answer.status_code == 422 and "could not be scored" in answer.json()["detail"]
+    assert client.post(f"{URL}/make", json={**body, "levels": ["gamma", "alpha"]}).status_code == 422
+    assert host.generated == []
