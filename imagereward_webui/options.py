@@ -88,6 +88,15 @@ OPTIONS: tuple[Option, ...] = (
         ),
     ),
     Option(
+        "library_folders",
+        "",
+        "More folders of the library tab",
+        info=(
+            "separated by semicolons. The tab shows and moves pictures below these and the WebUI's own output folders,"
+            " and no others"
+        ),
+    ),
+    Option(
         "trusted_hosts",
         "",
         "Trusted hosts",

@@ -25,6 +25,7 @@ from . import (  # noqa: F401
 from .core import RM
 from .core import module as core_module
 from .library_tab import api as library_api
+from .library_tab import last_job
 from .library_tab import tab as library_tab
 from .refl_tab import api as refl_api
 from .refl_tab import tab as refl_tab
@@ -46,6 +47,7 @@ def register_callbacks() -> None:
     script_callbacks.on_ui_settings(settings.add_options)
     script_callbacks.on_before_image_saved(script.before_image_saved)
     script_callbacks.on_image_saved(script.image_saved)
+    script_callbacks.on_image_saved(last_job.image_saved)
     script_callbacks.on_image_grid(job.images_joined)
     script_callbacks.on_image_grid(plot_output.draw_scores)
     script_callbacks.on_before_ui(prepare)

@@ -18,6 +18,11 @@ def add_options() -> None:
     import gradio as gr
 
     shared = host.module("shared")
+    # like the host's own folders: whoever may not change those from the page may not change these
+    for owner in (shared, shared.opts):
+        restricted = getattr(owner, "restricted_opts", None)
+        if isinstance(restricted, set):
+            restricted.add(f"{PREFIX}library_folders")
     for option in OPTIONS:
         component: Any = None
         args: Any = {}  # or a function that gives them when the page is drawn

@@ -1,26 +1,34 @@
-// The library tab: a grid of pictures by score, duels by keyboard, and the taste that is learnt from them.
+// The library tab: what its parts share. Each part (grid, large view, duels, leaderboard) is a script of its own that
+// adds itself to `parts`: `build()` gives its elements, `refreshed()` is called when the state was read anew.
 //
 // Everything is written with textContent and DOM calls, never innerHTML: names and prompts come from files.
 (function () {
     "use strict";
 
-    const POLL_MS = 1000, PLACE = "imagereward-library";
-    let root, state = null, shown = null, offset = 0, polling = false, duel = null;
+    const lib = window.imagerewardLibrary = window.imagerewardLibrary || {};
+    const POLL_MS = 700, PLACE = "imagereward-library";
+    let polling = false;
+    lib.parts = lib.parts || {};
+    lib.state = null;
+    lib.root = null;
 
-    function make(tag, props, ...children) {
+    lib.make = function (tag, props, ...children) {
         const node = Object.assign(document.createElement(tag), props || {});
         node.append(...children);
         return node;
-    }
+    };
 
-    const part = (name) => root.querySelector(`.${PLACE}-${name}`);
+    // An element with our class of that name.
+    lib.named = (tag, name, props, ...children) => lib.make(tag, {className: `${PLACE}-${name}`, ...props}, ...children);
 
-    async function ask(path, body) {
-        const headers = {"X-ImageReward-Token": root.dataset.token};
+    lib.part = (name) => lib.root.querySelector(`.${PLACE}-${name}`);
+
+    lib.ask = async function (path, body) {
+        const headers = {"X-ImageReward-Token": lib.root.dataset.token};
         if (body !== undefined) {
             headers["Content-Type"] = "application/json";
         }
-        const answer = await fetch(root.dataset.prefix.replace(/^\//, "") + path, {
+        const answer = await fetch(lib.root.dataset.prefix.replace(/^\//, "") + path, {
             method: body === undefined ? "GET" : "POST", headers, body: body === undefined ? undefined : JSON.stringify(body),
         });
         if (!answer.ok) {
@@ -31,284 +39,202 @@
             throw new Error(typeof detail === "string" ? detail : JSON.stringify(detail));
         }
         return answer;
-    }
+    };
 
-    const json = async (...args) => (await ask(...args)).json();
+    lib.json = async (...args) => (await lib.ask(...args)).json();
 
-    function say(text, isError) {
-        for (const line of root.querySelectorAll(`.${PLACE}-say`)) {
+    lib.say = function (text, isError) {
+        for (const line of lib.root.querySelectorAll(`.${PLACE}-say`)) {
             line.textContent = text;
             line.classList.toggle(`${PLACE}-error`, !!isError);
         }
-    }
+    };
 
-    const guarded = (action) => async (event) => {
+    lib.guarded = (action) => async (event) => {
         try {
             await action(event);
         } catch (error) {
-            say(error.message, true);
+            lib.say(error.message, true);
         }
     };
 
-    function button(text, action, title) {
-        const node = make("button", {type: "button", textContent: text, title: title || ""});
-        node.addEventListener("click", guarded(action));
+    lib.button = function (text, action, title) {
+        const node = lib.make("button", {type: "button", textContent: text, title: title || ""});
+        node.addEventListener("click", lib.guarded(action));
         return node;
-    }
+    };
 
-    // A picture needs the page's token, which an address in src cannot carry.
-    async function load(img, path) {
-        const blob = await (await ask(path)).blob();
-        const address = URL.createObjectURL(blob);
-        img.onload = () => URL.revokeObjectURL(address);
-        img.src = address;
-    }
-
-    const near = new IntersectionObserver((entries) => {
-        for (const entry of entries.filter((one) => one.isIntersecting)) {
-            near.unobserve(entry.target);
-            load(entry.target, `/thumbnail/${entry.target.dataset.id}`).catch((error) => {
-                entry.target.alt = error.message;
-            });
-        }
-    }, {rootMargin: "400px"});
-
-    // --- the grid -------------------------------------------------------------------------------------------------
-
-    function card(picture) {
-        const img = make("img", {alt: picture.name, title: picture.prompt});
-        img.dataset.id = picture.id;
-        near.observe(img);
-        const caption = make("figcaption");
-        const node = make("figure", {}, img, caption);
-        node.dataset.id = picture.id;
-
-        function draw() {
-            node.className = picture.mark || "";
-            const score = picture.score === null ? "" : picture.score.toFixed(3);
-            const set = (change) => async () => {
-                Object.assign(picture, await json("/mark", {id: picture.id, mark: picture.mark, stars: picture.stars, ...change}), {score: picture.score, percentile: picture.percentile});
-                draw();
-            };
-            const toggles = [["keep", "✓"], ["reject", "✗"]].map(([mark, sign]) => {
-                const toggle = button(sign, set({mark: picture.mark === mark ? null : mark}), mark);
-                toggle.setAttribute("aria-pressed", picture.mark === mark);
-                return toggle;
-            });
-            const stars = make("select", {title: "stars"}, ...["☆", "1", "2", "3", "4", "5"].map((text, index) => make("option", {value: index || "", textContent: index ? "★".repeat(index) : text})));
-            stars.value = picture.stars || "";
-            stars.addEventListener("change", (event) => guarded(set({stars: Number(event.target.value) || null}))());
-            caption.replaceChildren(make("span", {textContent: score, title: picture.percentile}), ...toggles, stars);
-        }
-        draw();
+    // A button that cannot be pressed while something is under way in the background.
+    lib.working = function (text, action, title) {
+        const node = lib.button(text, async () => {
+            await action();
+            await lib.refresh();
+        }, title);
+        node.dataset.work = "1";
         return node;
-    }
+    };
 
-    async function show(more) {
-        offset = more ? offset : 0;
-        const query = new URLSearchParams({by: part("by").value, where: part("where").value, offset});
-        const found = await json(`/pictures?${query}`);
-        const grid = part("grid");
-        if (!more) {
-            grid.replaceChildren();
-        }
-        grid.append(...found.pictures.map(card));
-        offset += found.pictures.length;
-        part("more").hidden = !found.more;
-        say(offset ? "" : "no picture answers this question");
-    }
+    lib.option = (value, text) => lib.make("option", {value, textContent: text});
 
-    // --- duels ----------------------------------------------------------------------------------------------------
-
-    // Whether the pair that is seen may be decided.
-    function ready(is) {
-        duel.box.dataset.ready = is ? "1" : "";
-    }
-
-    async function nextPair() {
-        const query = new URLSearchParams({taste: duel.taste, where: part("where").value});
-        const {pair} = await json(`/pair?${query}`);
-        if (!pair) {
-            endDuel("no pair is left: a duel needs two pictures of one prompt that you have not compared yet");
-            return;
-        }
-        duel.pair = pair;
-        const images = pair.map((picture) => make("img", {alt: picture.name}));
-        await Promise.all(images.map((img, index) => load(img, `/image/${pair[index].id}`)));
-        images.forEach((img, index) => img.addEventListener("click", () => decide(index, "win")));
-        duel.box.querySelector(`.${PLACE}-two`).replaceChildren(...images);
-        duel.box.querySelector(`.${PLACE}-prompt`).textContent = pair[0].prompt;
-        ready(true);
-    }
-
-    const decide = (index, verdict) => guarded(async () => {
-        if (!duel || !duel.box.dataset.ready) {
-            return; // the next pair is not drawn yet: a key that is held down must not decide unseen pictures
-        }
-        ready(false);
-        const [winner, loser] = [duel.pair[index].id, duel.pair[1 - index].id];
-        const kept = await json("/duel", {winner, loser, verdict, taste: duel.taste});
-        duel.kept.push(kept.id);
-        count(kept.duels);
-        await nextPair();
-    })();
-
-    const takeBack = guarded(async () => {
-        const id = duel.kept.pop();
-        if (id === undefined) {
-            say("nothing to take back");
-            return;
-        }
-        await json("/undo", {id});
-        await refresh();
-        say("taken back");
-    });
-
-    function count(duels) {
-        duel.box.querySelector(`.${PLACE}-count`).textContent = `${duels} duels of ${duel.taste}`;
-    }
-
-    function keys(event) {
-        const actions = {
-            ArrowLeft: () => decide(0, "win"), ArrowRight: () => decide(1, "win"), ArrowUp: () => decide(0, "both"),
-            ArrowDown: () => decide(0, "neither"), Backspace: takeBack, Escape: () => endDuel(""),
-        };
-        if (actions[event.key] && !event.repeat && !event.ctrlKey && !event.metaKey && !event.altKey) {
-            event.preventDefault();
-            event.stopPropagation();
-            actions[event.key]();
-        }
-    }
-
-    async function beginDuel() {
-        const taste = part("taste").value.trim();
-        const text = (name) => make("span", {className: `${PLACE}-${name}`});
-        const bar = make("div", {className: `${PLACE}-bar`}, text("count"),
-            button("← this one", () => decide(0, "win")), button("both ↑", () => decide(0, "both")),
-            button("neither ↓", () => decide(0, "neither")), button("this one →", () => decide(1, "win")),
-            button("Undo ⌫", takeBack), button("Done Esc", () => endDuel("")), text("say"));
-        const box = make("div", {className: `${PLACE}-duel`}, make("p", {className: `${PLACE}-prompt`}), make("div", {className: `${PLACE}-two`}), bar);
-        duel = {taste, box, kept: [], pair: null};
-        root.append(box);
-        document.addEventListener("keydown", keys, true);
-        const known = state.tastes.find((one) => one.name === taste);
-        count(known ? known.duels : 0);
-        await guarded(nextPair)();
-    }
-
-    function endDuel(text) {
-        document.removeEventListener("keydown", keys, true);
-        duel.box.remove();
-        duel = null;
-        guarded(refresh)().then(() => text && say(text));
-    }
-
-    // --- the taste ------------------------------------------------------------------------------------------------
-
-    const percent = (share) => `${(100 * share).toFixed(1)} %`;
-
-    // Shown before and after each round of duels, whatever it says.
-    function verdict() {
-        const taste = state.tastes.find((one) => one.name === part("taste").value.trim());
-        if (!taste || (!taste.duels && !taste.fitted)) {
-            return "No duels yet. 50 are a hint, 200 are useful, little is added after 400 to 1,000.";
-        }
-        const lines = [`${taste.duels} duels`];
-        if (!taste.fitted) {
-            lines.push("not learnt yet");
-        } else {
-            lines.push(taste.state + (taste.state !== "ready" && taste.more ? `, about ${taste.more} more` : ""));
-        }
-        if (taste.accuracy !== null && taste.accuracy !== undefined) {
-            lines.push(`foretells ${percent(taste.accuracy)} (${percent(taste.interval[0])} to ${percent(taste.interval[1])}) of duels it was not shown, ${taste.base.name} alone ${percent(taste.scorer_accuracy)}`);
-        }
-        if (taste.fitted && taste.fitted !== taste.duels) {
-            lines.push(`learnt from ${taste.fitted} of them`);
-        }
-        return lines.join(" · ");
-    }
-
-    function options(select, names, first) {
+    // New options for a select; what was chosen stays chosen if it is still there.
+    lib.options = function (select, options) {
         const chosen = select.value;
-        select.replaceChildren(...first, ...names.map((name) => make("option", {value: name, textContent: name})));
+        const same = select.options.length === options.length
+            && options.every((option, i) => option.value === select.options[i].value && option.textContent === select.options[i].textContent);
+        if (same) {
+            return;
+        }
+        select.replaceChildren(...options);
         if ([...select.options].some((option) => option.value === chosen)) {
             select.value = chosen;
         }
-    }
+    };
 
-    async function refresh() {
-        state = await json("/state");
-        part("place").textContent = state.there ? `${state.pictures} pictures in ${state.place}` : `No library yet: it will be kept in ${state.place}, on this machine only.`;
-        options(part("by"), state.scorers, [make("option", {value: "", textContent: "newest first"})]);
-        options(part("base"), state.loadable.filter((name) => !state.tastes.some((taste) => taste.name === name)), []);
-        part("state").textContent = verdict();
-        const {what, running, done, total, error, said} = state.work;
-        part("work").textContent = running ? `${what} … ${total ? `${done} of ${total}` : ""}` : said;
+    // A picture needs the page's token, which an address in src cannot carry.
+    lib.blob = async (path) => (await lib.ask(path)).blob();
+
+    lib.load = async function (img, path) {
+        const address = URL.createObjectURL(await lib.blob(path));
+        img.onload = () => URL.revokeObjectURL(address);
+        img.src = address;
+    };
+
+    // Keeps what the server answers as a file of the browser's.
+    lib.save = function (blob, name) {
+        const address = URL.createObjectURL(blob);
+        lib.make("a", {href: address, download: name}).click();
+        setTimeout(() => URL.revokeObjectURL(address), 60000);
+    };
+
+    const count = (number, word) => `${number.toLocaleString("en")} ${word}${number === 1 ? "" : "s"}`;
+    lib.pictures = (number) => count(number, "picture");
+
+    // --- what is under way ------------------------------------------------------------------------------------------
+
+    function drawWork() {
+        const {what, running, done, total, error, said} = lib.state.work;
+        lib.part("work").textContent = running ? `${what} … ${total ? `${done} of ${total}` : ""}` : said;
         if (error) {
-            say(error, true);
+            lib.say(error, true);
         }
-        for (const node of root.querySelectorAll("[data-work]")) {
+        for (const node of lib.root.querySelectorAll("[data-work]")) {
             node.disabled = running;
         }
-        if (running && !polling) {
-            polling = true;
-            setTimeout(async () => {
-                polling = false;
-                await guarded(refresh)();
-                if (!state.work.running && what === "reading pictures") {
-                    await guarded(() => show(false))();
-                }
-            }, POLL_MS);
+    }
+
+    // Ask how far it is until it is done; then everything is read anew.
+    async function poll() {
+        if (polling) {
+            return;
+        }
+        polling = true;
+        const what = lib.state.work.what;
+        try {
+            while (lib.state.work.running) {
+                await new Promise((done) => setTimeout(done, POLL_MS));
+                Object.assign(lib.state, await lib.json("/work"));
+                drawWork();
+            }
+        } finally {
+            polling = false;
+        }
+        await lib.refresh();
+        for (const part of Object.values(lib.parts)) {
+            await (part.done || (() => {}))(what);
         }
     }
 
-    function working(text, action) {
-        const node = button(text, async () => {
-            await action();
-            await refresh();
-        });
-        node.dataset.work = "1";
-        return node;
+    lib.settled = async function () {
+        while (polling || lib.state.work.running) {
+            await new Promise((done) => setTimeout(done, 50));
+        }
+        if (lib.state.work.error) {
+            throw new Error(lib.state.work.error);
+        }
+    };
+
+    lib.refresh = async function () {
+        lib.state = await lib.json("/state");
+        const {there, pictures, place} = lib.state;
+        lib.part("place").textContent = there ? `${lib.pictures(pictures)} in ${place}` : `No library yet: it will be kept in ${place}, on this machine only.`;
+        lib.part("forget").hidden = !there;
+        for (const part of Object.values(lib.parts)) {
+            (part.refreshed || (() => {}))();
+        }
+        drawWork();
+        if (lib.state.work.running) {
+            lib.guarded(poll)();
+        }
+    };
+
+    async function forget() {
+        const {place} = lib.state;
+        if (!window.confirm(`Delete the library ${place}?\n\nScores, marks, stars, duels and tastes are forgotten. The pictures stay where they are.`)) {
+            return;
+        }
+        await lib.json("/forget", {});
+        await lib.refresh();
+        for (const part of Object.values(lib.parts)) {
+            await (part.emptied || (() => {}))();
+        }
+        lib.say("The library was deleted. Your pictures are where they were.");
+    }
+
+    // --- the page ---------------------------------------------------------------------------------------------------
+
+    // The parts of the page, one of which is seen.
+    function pages() {
+        const shown = {};
+        const tabs = lib.named("div", "tabs", {role: "tablist"});
+        const choose = (name) => {
+            for (const [other, {tab, page}] of Object.entries(shown)) {
+                tab.setAttribute("aria-selected", other === name);
+                page.hidden = other !== name;
+            }
+        };
+        for (const [name, text] of [["pictures", "Pictures"], ["leaderboard", "Leaderboard"]]) {
+            const elements = Object.values(lib.parts).filter((part) => part.page === name).flatMap((part) => part.build());
+            const page = lib.named("div", `page-${name}`, {role: "tabpanel"}, ...elements);
+            const tab = lib.button(text, async () => {
+                choose(name);
+                for (const part of Object.values(lib.parts).filter((one) => one.page === name)) {
+                    await (part.opened || (() => {}))();
+                }
+            });
+            tab.setAttribute("role", "tab");
+            shown[name] = {tab, page};
+            tabs.append(tab);
+        }
+        choose("pictures");
+        return [tabs, ...Object.values(shown).map(({page}) => page)];
     }
 
     function build() {
-        const named = (tag, name, props) => make(tag, {className: `${PLACE}-${name}`, ...props});
-        const taste = named("input", "taste", {value: "my-taste", title: "name of the taste"});
-        const where = named("input", "where", {placeholder: 'prompt~"red fox" checkpoint=juggernautXL stars>=3'});
-        const more = button("More", () => show(true));
-        more.className = `${PLACE}-more`;
-        more.hidden = true;
-        taste.addEventListener("change", guarded(refresh));
-        where.addEventListener("keydown", (event) => event.key === "Enter" && guarded(() => show(false))());
-        const by = named("select", "by");
-        by.addEventListener("change", guarded(() => show(false)));
-        root.replaceChildren(
-            make("div", {className: `${PLACE}-bar`}, named("span", "place"), working("Read my pictures", () => json("/read", {})), named("span", "work")),
-            make("div", {className: `${PLACE}-bar`}, "Taste", taste, "learnt on", named("select", "base"), button("Duel", beginDuel),
-                working("Learn", () => json("/fit", {taste: taste.value.trim(), scorer: part("base").value}))),
-            named("p", "state"),
-            make("div", {className: `${PLACE}-bar`}, by, where, button("Show", () => show(false))),
-            named("p", "say"),
-            named("div", "grid"),
-            more,
+        const forgetting = lib.working("Delete the library …", forget, "forgets scores, marks, stars, duels and tastes; no picture is deleted");
+        forgetting.classList.add(`${PLACE}-forget`);
+        lib.root.replaceChildren(
+            lib.named("div", "bar", {}, lib.named("span", "place"),
+                lib.working("Read my pictures", () => lib.json("/read", {}), "reads what is new in the known folders"), forgetting,
+                lib.named("span", "work", {role: "status"})),
+            ...pages(),
         );
     }
 
     async function start() {
         const found = document.getElementById(PLACE);
-        if (!found || found === root) {
+        if (!found || found === lib.root) {
             return;
         }
-        root = found;
+        lib.root = found;
         try {
             build();
-            await refresh();
-            if (state.there) {
-                await show(false);
+            await lib.refresh();
+            for (const part of Object.values(lib.parts)) {
+                await (part.started || (() => {}))();
             }
         } catch (error) {
-            root.textContent = `The library tab could not be built: ${error.message}`;
-            root = null;
+            lib.root.textContent = `The library tab could not be built: ${error.message}`;
+            lib.root = null;
         }
     }
 

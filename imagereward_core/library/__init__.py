@@ -10,6 +10,7 @@
 | records, pixels, describe, images, marks | what is remembered of a picture, and how it gets there |
 | writer, scan | in the background of a job; folder by folder |
 | query, conditions, find, export | questions and answers |
+| move | a picture's file, the text beside it and its row, to another folder |
 | meaning | percentiles, win probability |
 | distributions, fixed_effects, leaderboard, compare, plan | which checkpoint scores higher |
 """

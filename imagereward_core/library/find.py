@@ -113,6 +113,63 @@ def newest(library: Library, where: Where = EVERYTHING, limit: int | None = 100)
     return list(stream(library, where.and_("i.missing = 0"), limit))
 
 
+def ordered(
+    library: Library, where: Where = EVERYTHING, by: str | int = "date", *, first_is_best: bool = True
+) -> list[tuple[int, float | None, str]]:
+    """(id, what it is ordered by, path) of all pictures that are not missing: by "date" (newest first), "stars", or by
+    a scorer's id, which leaves out what it has not scored. `first_is_best` False: the other way round; what has no
+    stars comes last either way.
+    """
+    way = "DESC" if first_is_best else "ASC"
+    if isinstance(by, int):
+        sql = (
+            "SELECT i.id, s.value, i.path FROM scores s JOIN images i ON i.id = s.image_id"
+            f" WHERE s.scorer_id = ? AND s.prompt = '' AND i.missing = 0 AND ({where.sql})"
+            f" ORDER BY s.value {way}, s.image_id"
+        )
+        rows = library.query(sql, (by, *where.values))
+        return [(number, value, path_from_row(path)) for number, value, path in rows]
+    column = {"date": "i.time", "stars": "i.stars"}[by]
+    sql = (
+        f"SELECT i.id, {column}, i.path FROM images i WHERE i.missing = 0 AND ({where.sql})"
+        f" ORDER BY {column} IS NULL, {column} {way}, i.time DESC, i.id DESC"
+    )
+    return [(number, value, path_from_row(path)) for number, value, path in library.query(sql, where.values)]
+
+
+def among(library: Library, numbers: Sequence[int]) -> Where:
+    """The condition that a picture is one of these, however many: they go into a table that only this connection sees,
+    which the next call empties.
+    """
+    with library.lock, library.named_errors():
+        connection = library.connection
+        connection.execute("CREATE TEMP TABLE IF NOT EXISTS chosen (id INTEGER PRIMARY KEY)")
+        connection.execute("BEGIN")
+        connection.execute("DELETE FROM temp.chosen")
+        connection.executemany("INSERT OR IGNORE INTO temp.chosen VALUES (?)", ((number,) for number in numbers))
+        connection.execute("COMMIT")
+    return Where("i.id IN (SELECT id FROM temp.chosen)")
+
+
+def used(library: Library, where: Where = EVERYTHING) -> dict[str, list[tuple[str, str, int]]]:
+    """What the pictures were made with: (name, hash, number of pictures) of each "checkpoint" and, without a hash, of
+    each "lora", the most used first.
+    """
+    shown = f"i.missing = 0 AND ({where.sql})"
+    return {
+        "checkpoint": library.query(  # type: ignore[dict-item]
+            "SELECT c.name, c.hash, COUNT(*) AS used FROM images i JOIN checkpoints c ON c.id = i.checkpoint_id"
+            f" WHERE {shown} GROUP BY c.id ORDER BY used DESC, c.id",
+            where.values,
+        ),
+        "lora": library.query(  # type: ignore[dict-item]
+            "SELECT l.name, '', COUNT(*) AS used FROM images i JOIN image_loras l ON l.image_id = i.id"
+            f" WHERE {shown} GROUP BY l.name ORDER BY used DESC, l.name",
+            where.values,
+        ),
+    }
+
+
 def stream(library: Library, where: Where = EVERYTHING, limit: int | None = None) -> Iterator[Picture]:
     """Pictures, newest first, missing ones too, a few hundred in memory at a time."""
     sql = f"SELECT {COLUMNS} FROM images i{JOINS} WHERE {where.sql} ORDER BY i.time DESC, i.id DESC LIMIT ?"
@@ -129,6 +186,14 @@ def by_id(library: Library, number: int) -> Picture | None:
     """The picture with that id."""
     rows = library.query(f"SELECT {COLUMNS} FROM images i{JOINS} WHERE i.id = ?", (number,))
     return next(iter(_pictures(library, rows)), None)
+
+
+def by_ids(library: Library, numbers: Sequence[int]) -> list[Picture]:
+    """The pictures with these ids, in that order; ids that there are not are passed over."""
+    rows: dict[int, tuple[Any, ...]] = {}
+    sql = f"SELECT {COLUMNS} FROM images i{JOINS} WHERE i.id IN ({{}})"
+    _each(library, sql, numbers, lambda row: rows.update({row[0]: row}))
+    return _pictures(library, [rows[number] for number in numbers if number in rows])
 
 
 def by_path(library: Library, path: str | os.PathLike[str]) -> Picture | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import LibraryError
+from . import find
 from .images import clean, text_id
 from .records import KEEP, MY_TASTE, REJECT, VERDICTS, Duel
 
@@ -25,6 +27,34 @@ def set_stars(library: Library, number: int, stars: int | None) -> None:
     if stars is not None and stars not in range(1, 6):
         raise LibraryError(f"stars go from 1 to 5, found {stars!r}")
     _set(library, number, "stars", stars)
+
+
+def judge(
+    library: Library, numbers: Sequence[int], mark: str | None = None, stars: int | None = None
+) -> list[tuple[int, str | None, int | None]]:
+    """Set mark, stars or both of many pictures at once; None leaves what is there, "" and 0 take it away. Returns what
+    `restore` takes to undo it: (id, mark, stars) as they were.
+    """
+    if mark not in (KEEP, REJECT, "", None):
+        raise LibraryError(f"a mark is {KEEP}, {REJECT} or none, found {mark!r}")
+    if stars is not None and stars not in range(6):
+        raise LibraryError(f"stars go from 1 to 5, found {stars!r}")
+    chosen = find.among(library, numbers)
+    with library.transaction() as connection:
+        before = connection.execute(f"SELECT i.id, i.mark, i.stars FROM images i WHERE {chosen.sql}").fetchall()
+        connection.execute(
+            "UPDATE images AS i SET mark = CASE WHEN ?1 IS NULL THEN i.mark ELSE NULLIF(?1, '') END,"
+            f" stars = CASE WHEN ?2 IS NULL THEN i.stars ELSE NULLIF(?2, 0) END WHERE {chosen.sql}",
+            (mark, stars),
+        )
+    return before
+
+
+def restore(library: Library, before: Sequence[tuple[int, str | None, int | None]]) -> None:
+    """Give pictures the marks and stars that `judge` found."""
+    with library.transaction() as connection:
+        rows = [(mark, stars, number) for number, mark, stars in before]
+        connection.executemany("UPDATE images SET mark = ?, stars = ? WHERE id = ?", rows)
 
 
 def _set(library: Library, number: int, column: str, value: object) -> None:

@@ -19,6 +19,7 @@ from ..errors import LibraryError
 from ..prompts import EXTRA_NETWORK
 from . import find
 from .compare import FACTORS, Comparison, compare, level_labels
+from .conditions import EVERYTHING, Where
 from .describe import LORAS
 from .leaderboard import prompts_needed
 from .records import Picture
@@ -47,19 +48,21 @@ def plan(
     *,
     scorer: str | None = None,
     prompts: int | None = None,
+    where: Where = EVERYTHING,
 ) -> Plan:
     """Pairs for two (or more) levels, by their names in the table; by default the two best of the history's table.
 
     prompts: how many; by default what finds the difference seen with probability 0.8, between FEWEST and MOST. The plan
-    is remembered, so that `compare(planned=True)` knows its pictures. Raises LibraryError naming the levels there are.
+    is remembered, so that `compare(planned=True)` knows its pictures. `where`: the pictures whose prompts may be taken.
+    Raises LibraryError naming the levels there are.
     """
     known = _levels(library, factor)
-    table = compare(library, factor, scorer, others=False)
+    table = compare(library, factor, scorer, where, others=False)
     chosen = [_level(known, name) for name in levels] or _best(table, known)
     if len(set(chosen)) < 2:
         raise LibraryError(f"a plan needs two different levels of {factor}; there are {', '.join(known)}")
     wanted = prompts or _enough(table, chosen)
-    texts = _texts(library, factor, [known[label] for label in chosen])[:wanted]
+    texts = _texts(library, factor, [known[label] for label in chosen], where)[:wanted]
     if not texts:
         raise LibraryError(f"no picture with a prompt was made with {' or '.join(chosen)}")
     missing: list[dict[str, Any]] = []
@@ -80,11 +83,15 @@ def plan(
     return Plan(factor, tuple(chosen), len(texts), made, tuple(missing))
 
 
-def write_plan(made: Plan, path: str | os.PathLike[str]) -> None:
+def plan_text(made: Plan) -> str:
     """The missing pictures as JSON lines."""
-    lines = [json.dumps(generation, ensure_ascii=False) for generation in made.missing]
+    return "".join(json.dumps(generation, ensure_ascii=False) + "\n" for generation in made.missing)
+
+
+def write_plan(made: Plan, path: str | os.PathLike[str]) -> None:
+    """The missing pictures as JSON lines. Raises LibraryError."""
     try:
-        atomic.write_text(path, "".join(line + "\n" for line in lines))
+        atomic.write_text(path, plan_text(made))
     except OSError as error:
         raise LibraryError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -130,15 +137,15 @@ def _enough(table: Comparison, chosen: list[str]) -> int:
     return min(max(prompts_needed(table.board.tau2, table.board.sigma2, max(difference, least)), FEWEST), MOST)
 
 
-def _texts(library: Library, factor: str, levels: list[Any]) -> list[tuple[int, int, str, Picture]]:
+def _texts(library: Library, factor: str, levels: list[Any], where: Where) -> list[tuple[int, int, str, Picture]]:
     """(prompt, its words' id, its words, its newest picture) of every prompt made with one of the levels, in an order
     that knows nothing of scores.
     """
     condition, values = _of_levels(library, factor, levels)
     rows = library.query(
         "SELECT p.same, p.words, i.id, i.prompt_id, MAX(i.time) FROM images i JOIN prompts p ON p.id = i.prompt_id"
-        f" WHERE {condition} AND p.words <> '' GROUP BY p.same",
-        values,
+        f" WHERE {condition} AND p.words <> '' AND ({where.sql}) GROUP BY p.same",
+        [*values, *where.values],
     )
     rows.sort(key=lambda row: _digest(row[1]))
     found = []

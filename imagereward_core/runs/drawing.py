@@ -1,4 +1,4 @@
-"""Curves of a run as SVG, for report and WebUI alike. Colours are the page's own: `--refl-line`, `currentColor`."""
+"""Curves and intervals as SVG, for reports and WebUI. Colours are the page's own: `--refl-line`, `currentColor`."""
 
 from __future__ import annotations
 
@@ -48,6 +48,31 @@ def figure(curve: Curve) -> str:
     return (
         f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{caption}">{"".join(parts)}</svg>'
         f"<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def interval(low: float, middle: float, high: float, span: float) -> str:
+    """An interval and its middle on an axis from -span to span, with a line at 0: one row of a table. `<svg>` that
+    stands alone, so that a page can read it as XML.
+    """
+    width, height = 160, 16
+
+    def place(value: float) -> float:
+        return 4 + (min(max(value / (span or 1), -1), 1) + 1) / 2 * (width - 8)
+
+    colour = "var(--refl-line, #2a78d6)"
+    y = height / 2
+    ends = "".join(
+        f'<line x1="{place(x):.1f}" x2="{place(x):.1f}" y1="{y - 4}" y2="{y + 4}" stroke="{colour}" stroke-width="2"/>'
+        for x in (low, high)
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+        f' role="img" aria-label="{middle:+.2f}, from {low:+.2f} to {high:+.2f}">'
+        f'<line x1="{place(0):.1f}" x2="{place(0):.1f}" y1="0" y2="{height}" stroke="currentColor"'
+        ' stroke-opacity="0.35" stroke-dasharray="3 3"/>'
+        f'<line x1="{place(low):.1f}" x2="{place(high):.1f}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="2"/>'
+        f'{ends}<circle cx="{place(middle):.1f}" cy="{y}" r="4" fill="{colour}"/></svg>'
     )
 
 

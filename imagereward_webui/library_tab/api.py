@@ -1,46 +1,43 @@
-"""The routes of the library tab: `/imagereward/v1/library/…`. Our own page alone may ask."""
+"""The routes of the library tab: `/imagereward/v1/library/…`. Our own page alone may ask. Here: what there is, the
+grid, single pictures, duels and tastes; `selection` has what is done with many, `ranking` the leaderboard.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import mimetypes
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fastapi import APIRouter, FastAPI, HTTPException, Path, Query
+from fastapi import FastAPI, HTTPException, Query
 from fastapi.responses import FileResponse
-from pydantic import BaseModel, conint
+from pydantic import BaseModel
 
 from .. import host
 from ..core import ImageRewardError, errors, tastes
 from ..core import module as core_module
-from ..guard import PageRoute
 from ..lifecycle import available
 from ..remember import memory
-from . import pictures
+from . import folders, last_job, pictures, ranking, selection
+from .access import NUMBER, PREFIX, Number, answered, begin, history, new_router, opened, picture, shown, work
 from .learning import learn
-from .work import Progress, Work
+from .work import Progress
 
-PREFIX = "/imagereward/v1/library"
-LARGEST = 2**53  # what a page's numbers hold exactly; SQLite's end at 2**63
-if TYPE_CHECKING:
-    Number = int
-else:
-    Number = conint(ge=0, le=LARGEST)  # for bodies, in pydantic 1 and 2
-NUMBER = Path(ge=0, le=LARGEST)  # FastAPI before 0.106 passes over the bounds of an annotation
-OFFSET = Query(0, ge=0, le=LARGEST)
-router = APIRouter(prefix=PREFIX, route_class=PageRoute, tags=["ImageReward library"])
-work = Work()
+router = new_router()
 
 
-class MarkBody(BaseModel):
-    """keep, reject or null; stars from 1 to 5, or null."""
+class DescribeBody(BaseModel):
+    """Which pictures, as ids with commas between, and whose scores."""
 
-    id: Number
-    mark: str | None = None
-    stars: Number | None = None
+    ids: str
+    by: str = ""
+
+
+class ReadBody(BaseModel):
+    """What is read: all known folders, one of them or below, or what the last job saved."""
+
+    folder: str = ""
+    last: bool = False
 
 
 class DuelBody(BaseModel):
@@ -65,104 +62,127 @@ class FitBody(BaseModel):
     scorer: str
 
 
-@contextmanager
-def opened(create: bool = False) -> Iterator[Any]:
-    """The library. What is wrong with it, or with a question, is the client's to read."""
-    try:
-        library = core_module("library").open_library(pictures.library_place(), create=create)
-        with library:
-            yield library
-    except ImageRewardError as error:
-        raise HTTPException(status_code=422, detail=str(error)) from error
-
-
 @router.get("/state")
 def state() -> dict[str, Any]:
-    """What there is: pictures, scorers, tastes with what was measured, and what is under way."""
+    """What there is: pictures, scorers, checkpoints, LoRAs, folders, tastes with what was measured, what is under way,
+    and what can be undone.
+    """
     place = pictures.library_place()
+    known = folders.known()
+    roots = [folder for folder in known.named if os.path.isdir(folder)]
     answer: dict[str, Any] = {
         "place": str(place),
         "there": place.is_file(),
         "pictures": 0,
         "scorers": [],
+        "made_with": {"checkpoint": [], "lora": []},
+        "roots": [{"path": folder, "name": folders.short(folder, known)} for folder in roots],
+        "folders": [],
+        "last_job": len(last_job.paths()),
         "loadable": available(host.models_dir()),
         "tastes": [],
         "work": work.state(),
+        "undo": history.last(),
     }
     if not place.is_file():
         return answer
     find, marks = core_module("library.find"), core_module("library.marks")
     with opened() as library:
-        where = pictures.shown_only(core_module("library.conditions").EVERYTHING)
+        where = known.condition(core_module("library.conditions").EVERYTHING)
         ((answer["pictures"],),) = library.query(
             f"SELECT COUNT(*) FROM images i WHERE i.missing = 0 AND ({where.sql})", where.values
         )
         answer["scorers"] = list(dict.fromkeys(name for _, name, _, used in find.scorers(library) if used))
+        answer["made_with"] = {
+            kind: [{"name": name, "hash": digest, "pictures": count} for name, digest, count in rows]
+            for kind, rows in find.used(library, where).items()
+        }
+        answer["folders"] = folders.listed(library, known)
         counts = marks.duels_by_taste(library)
     for name in dict.fromkeys(["my-taste", *counts, *tastes.names()]):
         path = tastes.find(name)
         told = tastes.about(path) if path else None
-        known = dataclasses.asdict(told) if told else {}
-        answer["tastes"].append({**known, "name": name, "fitted": known.get("duels", 0), "duels": counts.get(name, 0)})
+        about = dataclasses.asdict(told) if told else {}
+        answer["tastes"].append({**about, "name": name, "fitted": about.get("duels", 0), "duels": counts.get(name, 0)})
     return answer
 
 
+@router.get("/work")
+def under_way() -> dict[str, Any]:
+    """What is under way, and what can be undone: asked every second while something is."""
+    return {"work": work.state(), "undo": history.last()}
+
+
 @router.get("/pictures")
-def listed(by: str = "", where: str = "", offset: int = OFFSET) -> dict[str, Any]:
-    """Pictures by a scorer's score, or the newest: a page of them."""
+def listed(
+    by: str = pictures.DATE,
+    order: str = pictures.BEST,
+    where: str = "",
+    folder: str = "",
+    least: int = Query(0, ge=0, le=100),
+) -> dict[str, Any]:
+    """The ids of all pictures that the question names, in order."""
     with opened() as library:
-        return pictures.listed(library, by, where, offset)
+        return pictures.found(library, pictures.Asked(by, order, where, folder, least))
 
 
-def _picture(library: Any, number: int) -> Any:
-    """A picture that may be shown. Raises 404 for any other."""
-    found = core_module("library.find").by_id(library, number)
-    if found is None or found.missing or not pictures.is_shown(found.path):
-        raise HTTPException(status_code=404, detail=f"there is no picture {number} in the output folders")
-    return found
+@router.post("/described")
+def described(body: DescribeBody) -> dict[str, Any]:
+    """What the page shows of some pictures."""
+    with opened() as library:
+        some = shown(library, body.ids)[: pictures.TOGETHER]
+        return {"pictures": pictures.described(library, some, body.by)}
 
 
 @router.get("/thumbnail/{number}")
 def thumbnail(number: int = NUMBER) -> FileResponse:
     """A small JPEG."""
     with opened() as library:
-        return FileResponse(pictures.thumbnail(_picture(library, number)), media_type="image/jpeg")
+        found = picture(library, number)
+    with answered():
+        return FileResponse(pictures.thumbnail(found), media_type="image/jpeg")
 
 
 @router.get("/image/{number}")
 def image(number: int = NUMBER) -> FileResponse:
     """The picture's file."""
     with opened() as library:
-        path = _picture(library, number).path
+        path = picture(library, number).path
     kind = mimetypes.guess_type(path)[0] or ""
     if not kind.startswith("image/") or kind == "image/svg+xml":
         raise HTTPException(status_code=404, detail="this is no picture that browsers show")
     return FileResponse(path, media_type=kind)
 
 
-@router.post("/mark")
-def mark(body: MarkBody) -> dict[str, Any]:
-    """Set a picture's mark and stars as they are sent."""
-    marks = core_module("library.marks")
+@router.get("/infotext/{number}")
+def infotext(number: int = NUMBER) -> dict[str, str]:
+    """The text with which the WebUI fills its fields: the file's own, else the prompts that the library knows."""
     with opened() as library:
-        _picture(library, body.id)
-        marks.set_mark(library, body.id, body.mark)
-        marks.set_stars(library, body.id, body.stars)
-        return pictures.described(_picture(library, body.id))
+        found = picture(library, number)
+    with answered():
+        text = core_module("metadata").read_infotext(found.path)
+    made = found.made
+    return {"text": text or f"{made.prompt or ''}\nNegative prompt: {made.negative or ''}"}
 
 
 @router.post("/read")
-def read() -> dict[str, Any]:
-    """Read what is new in the output folders into the library, in the background."""
+def read(body: ReadBody) -> dict[str, Any]:
+    """Read what is new in the folders into the library, in the background."""
+    known = folders.known()
+    with answered():
+        if body.last:
+            names = [path for path in last_job.paths() if known.holds(path)]
+        else:
+            wanted = [known.inside(body.folder)] if body.folder else list(known.real)
+            names = [folder for folder in wanted if os.path.isdir(folder)]
 
     def action(progress: Progress) -> str:
         scan = core_module("library.scan")
-        folders = [folder for folder in pictures.known_folders() if os.path.isdir(folder)]
         with core_module("library").open_library(pictures.library_place()) as library:
-            added = scan.add_files(library, folders, True, progress=progress)
+            added = scan.add_files(library, names, True, progress=progress)
         return f"{added.read} pictures read, {added.known} known already, {added.failed} not readable"
 
-    return _begin("reading pictures", action)
+    return begin("reading pictures", action, patience=1.0 if body.last or body.folder else 0.0)
 
 
 @router.post("/forget")
@@ -180,16 +200,22 @@ def forget() -> dict[str, Any]:
 
 
 @router.get("/pair")
-def pair(taste: str, where: str = "") -> dict[str, Any]:
-    """Two pictures of one prompt to choose between; none where all were shown."""
+def pair(taste: str, where: str = "", folder: str = "", last: bool = False) -> dict[str, Any]:
+    """Two pictures of one prompt to choose between; none where all were shown. `folder`: of those in it; `last`: of
+    those that the last job saved.
+    """
     _named(taste)
     find = core_module("library.find")
+    known = folders.known()
     with opened() as library:
-        question = pictures.shown_only(find.where_of(library, where))
+        question = known.condition(find.where_of(library, where), folder)
+        if last:
+            some = find.among(library, last_job.numbers(library))
+            question = question.and_(some.sql, *some.values)
         found = core_module("taste.pairs").next_pair(library, taste, question)
-    if found is None or not all(pictures.is_shown(picture.path) for picture in found):
-        return {"pair": None}
-    return {"pair": [pictures.described(picture) for picture in found]}
+        if found is None or not all(known.holds(one.path) for one in found):
+            return {"pair": None}
+        return {"pair": pictures.described(library, list(found))}
 
 
 @router.post("/duel")
@@ -199,7 +225,7 @@ def duel(body: DuelBody) -> dict[str, Any]:
     marks = core_module("library.marks")
     with opened() as library:
         for number in (body.winner, body.loser):
-            _picture(library, number)
+            picture(library, number)
         number = marks.add_duel(library, body.winner, body.loser, body.verdict, taste=body.taste)
         return {"id": number, "duels": marks.duels_by_taste(library)[body.taste]}
 
@@ -217,7 +243,7 @@ def fit(body: FitBody) -> dict[str, Any]:
     _named(body.taste)
     if body.scorer not in available(host.models_dir()) or tastes.find(body.scorer):
         raise HTTPException(status_code=422, detail=f"there is no scorer {body.scorer!r} to learn a taste on")
-    return _begin(f"learning {body.taste}", lambda progress: learn(body.taste, body.scorer, progress))
+    return begin(f"learning {body.taste}", lambda progress: learn(body.taste, body.scorer, progress))
 
 
 def _named(taste: str) -> None:
@@ -227,14 +253,10 @@ def _named(taste: str) -> None:
         raise HTTPException(status_code=422, detail=str(error)) from error
 
 
-def _begin(what: str, action: Callable[[Progress], str]) -> dict[str, Any]:
-    try:
-        work.start(what, action)
-    except ImageRewardError as error:
-        raise HTTPException(status_code=429, detail=str(error)) from error
-    return work.state()
-
-
 def mount(_demo: Any, app: FastAPI) -> None:
     """Add the routes to a new app."""
-    app.include_router(router)
+    for each in (router, selection.router, ranking.router):
+        app.include_router(each)
+
+
+__all__ = ["PREFIX", "mount", "router", "work"]

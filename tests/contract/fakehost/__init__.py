@@ -95,6 +95,8 @@ class FakeHost:
             textinfo=None,
             job_timestamp="20260101000000",
             job_count=-1,
+            begin=lambda job="": None,
+            end=lambda: None,
         )
         self.cmd_opts = Namespace(
             **{
@@ -108,6 +110,7 @@ class FakeHost:
         self.errors: list[str] = []
         self.runners: dict[str, runner.ScriptRunner] = {}
         self.on_sample: list[Any] = []
+        self.generated: list[dict[str, Any]] = []  # what was made without scripts
         self._saved: dict[str, Any] = {}
 
     # --- in and out of sys.modules ---------------------------------------------------------------------------------
@@ -147,9 +150,10 @@ class FakeHost:
             setattr(root, name, module)
             return module
 
-        add("shared", opts=self.options, cmd_opts=self.cmd_opts, state=self.state, OptionInfo=OptionInfo)
+        add("shared", opts=self.options, cmd_opts=self.cmd_opts, state=self.state, OptionInfo=OptionInfo, sd_model=None)
         add("paths", models_path=str(self.folder / "models"), data_path=str(self.folder))
         add("devices", device="cpu", get_device_for=lambda task: "cpu", torch_gc=lambda: None)
+        add("sd_samplers", all_samplers_map={"Euler": None, "Euler a": None}, samplers_map={"k_euler": "Euler"})
         add("call_queue", queue_lock=runner.NonReentrantLock())
         add("ui_components", InputAccordion=self.gradio.InputAccordion)
         add("ui_common", create_refresh_button=lambda component, refresh, args, elem_id: args())

@@ -39,6 +39,7 @@ def create(
         "CFG scale": p.cfg_scale,
         "Seed": p.all_seeds[0] if use_main_prompt else seeds[index],
         "Size": f"{p.width}x{p.height}",
+        "Model": getattr(p, "model", None),
         **p.extra_generation_params,
         "Version": "fake",
     }

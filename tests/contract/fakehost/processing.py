@@ -51,6 +51,9 @@ class Processing:
     def comment(self, text: str) -> None:
         self.comments[text] = 1
 
+    def close(self) -> None:
+        """What a job holds is given back."""
+
     def save_samples(self) -> bool:
         opts, state = self.host.options, self.host.state
         stopped = state.interrupted or state.skipped
@@ -75,6 +78,29 @@ class Processing:
 
 def picture(seed: int, size: tuple[int, int] = (8, 8)) -> Image.Image:
     return Image.new("RGB", size, (int(seed) % 100, 0, 0))
+
+
+class Txt2Img(Processing):
+    """A job that is built without scripts, as the host's API builds it: `override_settings` may name a checkpoint, of
+    which each paints its own green.
+    """
+
+    def __init__(self, host: Any, *, sd_model: Any, override_settings: dict[str, Any], **fields: Any):
+        super().__init__(host, is_api=False, **fields)
+        self.model = str(override_settings.get("sd_model_checkpoint") or "default").partition(".")[0]
+        self.outpath_samples = f"{self.outpath_samples}/{self.model}"
+
+    def sample(self) -> list[Image.Image]:
+        self.host.generated.append({"model": self.model, "prompt": self.prompt, "seed": self.seed, "steps": self.steps})
+        green = sum(self.model.encode()) % 200
+        return [Image.new("RGB", (self.width, self.height), (int(seed) % 251, green, 90)) for seed in self.seeds]
+
+
+class Nothing:
+    """Stands in for the scripts of a job that has none."""
+
+    def hook(self, *_: Any, **__: Any) -> None:
+        return None
 
 
 class Processed:
@@ -135,6 +161,7 @@ def build(host: Any) -> dict[str, Any]:
     """The functions of the `processing` module for this host."""
 
     def process_images(p):
+        p.scripts = p.scripts or Nothing()
         p.scripts.hook("before_process", p)
         return inner(p)
 
@@ -238,5 +265,6 @@ def build(host: Any) -> dict[str, Any]:
         "process_images": process_images,
         "create_infotext": infotext.create,
         "Processed": Processed,
+        "StableDiffusionProcessingTxt2Img": lambda **fields: Txt2Img(host, **fields),
         "copy": copy.copy,
     }
