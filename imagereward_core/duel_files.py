@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import DataError
+from .errors import DataError, MetadataError
 from .library.records import VERDICTS
 
 LINE = '{"winner": path, "loser": path, "prompt": words} with, if nobody won, "verdict": "neither" or "both"'
@@ -40,6 +40,38 @@ def read_duels(source: str | os.PathLike[str]) -> Iterator[tuple[int, Line | str
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield number, _line(line, path.parent)
+
+
+def won(source: str | os.PathLike[str]) -> list[tuple[Path, Path, str]]:
+    """(winner, loser, prompt) of each duel of a file that a picture has won. DataError names the line that cannot be
+    used: torn, a picture that is not there, or no prompt in it nor in the winner's file.
+    """
+    found = []
+    for number, line in read_duels(source):
+        where = f"{source}, line {number}"
+        if isinstance(line, str):
+            raise DataError(f"{where}: {line}")
+        if line.verdict != "win":
+            continue
+        for picture in (line.winner, line.loser):
+            if not picture.is_file():
+                raise DataError(f"{where}: no such picture: {picture}")
+        prompt = " ".join((line.prompt or stored_prompt(line.winner)).split())
+        if not prompt:
+            raise DataError(f"{where}: no prompt, and {line.winner.name} stores none")
+        found.append((line.winner, line.loser, prompt))
+    return found
+
+
+def stored_prompt(picture: Path) -> str:
+    """The prompt that an image file or the text file beside it holds, in plain words; "" if there is none."""
+    from .metadata import FoundPrompt, prompt_of
+
+    try:
+        found = prompt_of(picture)
+    except MetadataError:
+        return ""
+    return found.words if isinstance(found, FoundPrompt) else ""
 
 
 def _line(text: str, folder: Path) -> Line | str:

@@ -80,6 +80,19 @@
         }
     }
 
-    window.imagerewardRefl = {use: (name) => prompt(name, 1), plot, report};
+    // at the strength that the dial recommends for the run in view, else at full strength
+    function use(name) {
+        const dial = find("dial [data-use]");
+        prompt(name, dial && dial.dataset.lora === name ? dial.dataset.use : 1);
+    }
+
+    document.addEventListener("click", (event) => {
+        const button = event.target.closest("[data-strength]");
+        if (button && button.closest(`${ID}dial`)) {
+            prompt(button.closest("[data-lora]").dataset.lora, button.dataset.strength);
+        }
+    });
+
+    window.imagerewardRefl = {use, plot, report};
     setInterval(beat, BUSY_MS);
 })();

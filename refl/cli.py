@@ -1,4 +1,4 @@
-"""`python -m refl train | estimate | export | control`: parse, make a config, call one function."""
+"""`python -m refl train | branch | estimate | export | control`: parse, make a config, call one function."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from imagereward_core.exit_codes import FAILED, INTERRUPTED, OK, STOP_RULE, USAGE
 from imagereward_core.interrupts import Interrupts
 from imagereward_core.runs import COMMANDS as RUN_COMMANDS
-from imagereward_core.runs import State
+from imagereward_core.runs import Name, State
 
+from .config import ReFLConfig
 from .errors import ReFLError
 from .log import FORM, logger
 from .options import add_options, config_from_namespace
@@ -23,7 +24,7 @@ from .options import add_options, config_from_namespace
 if TYPE_CHECKING:
     from .trainer import Trainer
 
-COMMANDS = ("train", "estimate", "export", "control")
+COMMANDS = ("train", "branch", "estimate", "export", "control")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -70,6 +71,11 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--run-dir", required=True, help="run folder")
     export.add_argument("--step", type=int, help="saved update to export; default the newest")
     export.set_defaults(run=_export)
+    branch = commands.add_parser("branch", help="train a new run that goes on from a saved state of another")
+    add_options(branch)
+    branch.add_argument("--run-dir", required=True, help="run folder to begin from; it stays as it is")
+    branch.add_argument("--step", type=int, required=True, help="saved update to go on from")
+    branch.set_defaults(run=_branch)
     control = commands.add_parser("control", help=", ".join(RUN_COMMANDS))
     control.add_argument("run_dir")
     control.add_argument("command")
@@ -103,6 +109,15 @@ def _train(args: argparse.Namespace) -> int:
     if interrupts.received and result.state == State.STOPPED:
         return interrupts.exit_code
     return STOP_RULE if result.state == State.STOP_RULE else OK
+
+
+def _branch(args: argparse.Namespace) -> int:
+    from .output import begin_branch
+
+    known = {item.name for item in dataclasses.fields(ReFLConfig)} - {"output_dir"}
+    given = {name: value for name, value in vars(args).items() if name in known and value is not None}
+    folder = begin_branch(Path(args.run_dir), args.step, args.output_dir, given)
+    return _train(_parser().parse_args(["train", "--config", str(folder / Name.CONFIG), "--run-dir", str(folder)]))
 
 
 def _estimate(args: argparse.Namespace) -> int:

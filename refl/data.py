@@ -130,15 +130,6 @@ def captioned_images(folder: str | os.PathLike[str]) -> list[tuple[Path, str]]:
     return result
 
 
-def infotext_prompt(path: str | os.PathLike[str]) -> str:
-    """The prompt that an image file or the text file beside it holds, in plain words; empty if there is none."""
-    try:
-        found = prompt_of(path)
-    except MetadataError:
-        return ""
-    return found.words if isinstance(found, FoundPrompt) else ""
-
-
 def load_images(paths: Iterable[Path], resolution: int) -> Tensor:
     """Images → [N, 3, resolution, resolution] in [0, 1]: shorter side resized, centre cropped."""
     import numpy as np

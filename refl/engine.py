@@ -91,7 +91,7 @@ class Engine:
         self.anchor_weight: float | None = None if config.anchor_measured else config.anchor_weight
         self.params = self._make_trainable()
         self.base_copy: dict[str, Tensor] = {}
-        if config.tune == "full" and (config.anchor == "kl" or config.learns_picks):
+        if config.tune == "full" and (config.anchor == "kl" or config.learns_picks or config.base_steps):
             self.base_copy = {name: parameter.detach().clone() for name, parameter in self.params.items()}
         self.optimizer = self._optimizer()
         self.ema = (
@@ -100,7 +100,15 @@ class Engine:
             else {}
         )
         self.scaler = _scaler(config.mixed_precision == "fp16" and self.device.type == "cuda")
-        self.rollout = Rollout(backend, config.num_inference_steps, config.guidance_scale, config.eta, check)
+        self.rollout = Rollout(
+            backend,
+            config.num_inference_steps,
+            config.guidance_scale,
+            config.eta,
+            check,
+            config.base_steps,
+            self.base_model,
+        )
         uncond = table([config.negative_prompt]) if config.guidance_scale > 1 else None
         self.loss = RewardLoss(config, self.rollout, reward, uncond, self.base_model)
         self.picks = picks

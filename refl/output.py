@@ -97,6 +97,26 @@ def _write_card(path: Path, dial: Dial | None) -> None:
         atomic.write_json(card, {"preferred weight": dial.use, "notes": dial.advice}, indent=1)
 
 
+def begin_branch(source: Path, step: int, target: str | None, changes: dict[str, Any]) -> Path:
+    """`python -m refl branch`: the folder of a new run that goes on from a saved state of another. Without a folder it
+    lies beside that run's; without a name its result has that of the run with the update, and a number if it is taken.
+    """
+    folder = Path(target or f"{source}-from-{step}")
+    try:
+        settings = runs.read_settings(source)
+        config = ReFLConfig.from_dict({**settings, **changes, "output_dir": os.fspath(folder)})
+        taken, named = _taken(config), "output_name" in changes
+        name = config.output_name if named else runs.free_name(runs.branch_name(settings, step), taken)
+        if taken(name):
+            raise ConfigError(f"output_name: there is a {name} in {result_folder(config)} already: give another name")
+        runs.branch(source, step, folder, {**changes, "output_name": name})
+    except runs.RunUnwritable as error:
+        raise SaveError(str(error)) from error
+    except runs.RunError as error:
+        raise ConfigError(str(error)) from error
+    return folder
+
+
 def write_again(folder: Path, step: int | None, changes: dict[str, Any]) -> tuple[Path, str]:
     """`python -m refl export`: the result of a saved state, under a name that is free. A name given in `changes` must
     be.

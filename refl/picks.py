@@ -13,14 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from imagereward_core.duel_files import read_duels
+from imagereward_core.duel_files import won
 from imagereward_core.errors import DataError, LibraryError
 from imagereward_core.library import library_place, open_library
 from imagereward_core.library.records import MY_TASTE
 from imagereward_core.library.won import won_duels
 
 from .backend import Backend
-from .data import infotext_prompt, load_images, sample_prompt
+from .data import load_images, sample_prompt
 from .errors import PromptDataError
 from .log import logger
 from .rollout import SampleNoise
@@ -75,24 +75,10 @@ def read_picks(source: str | os.PathLike[str]) -> list[Pick]:
 
 
 def _of_file(path: Path) -> list[Pick]:
-    found = []
     try:
-        lines = list(read_duels(path))
+        return [Pick(*duel) for duel in won(path)]
     except DataError as error:
         raise PromptDataError(f"picks: {error}") from error
-    for number, line in lines:
-        if isinstance(line, str):
-            raise PromptDataError(f"picks: {path}, line {number}: {line}")
-        if line.verdict != "win":
-            continue
-        for picture in (line.winner, line.loser):
-            if not picture.is_file():
-                raise PromptDataError(f"picks: {path}, line {number}: no such picture: {picture}")
-        prompt = " ".join((line.prompt or infotext_prompt(line.winner)).split())
-        if not prompt:
-            raise PromptDataError(f"picks: {path}, line {number}: no prompt, and {line.winner.name} stores none")
-        found.append(Pick(line.winner, line.loser, prompt))
-    return found
 
 
 def _of_library(taste: str) -> list[Pick]:

@@ -14,7 +14,7 @@ from imagereward_core import atomic
 from imagereward_core.prompt_files import describe
 from imagereward_core.runs import EventKind, Name
 from imagereward_core.runs.drawing import figures
-from imagereward_core.runs.measures import Curve, curves
+from imagereward_core.runs.measures import by_strength, curves
 
 from .config import ReFLConfig
 from .data import PromptSet
@@ -149,21 +149,11 @@ def _dial(dial: Dial) -> str:
         values = [found.reward, *(found.judges[name] for name in judges), found.diversity]
         cells = "".join(f"<td>{value:.3f}</td>" for value in values)
         rows.append(f"<tr><td>{strength:g}</td>{cells}<td>{_text(verdict)}</td></tr>")
-    series = {"reward": [found.reward for _, found, _ in dial.marks]}
-    series |= {f"judge: {name}": [found.judges[name] for _, found, _ in dial.marks] for name in judges}
-    series["seed diversity"] = [found.diversity for _, found, _ in dial.marks]
-    strengths = [strength for strength, _, _ in dial.marks]
-    drawn = figures([_by_strength(title, strengths, values) for title, values in series.items()])
+    drawn = figures(by_strength(dial.rows(), dial.use))
     return (
         f"<h2>Alignment dial</h2><p><b>{_text(dial.advice)}</b></p><table><tr>{head}</tr>{''.join(rows)}</table>"
         f'<div class="curves">{drawn}</div>'
     )
-
-
-def _by_strength(title: str, strengths: Sequence[float], values: Sequence[float]) -> Curve:
-    points = tuple((strength, value, 0.0) for strength, value in zip(strengths, values) if math.isfinite(value))
-    low, high = min(values, default=0.0), max(values, default=1.0)
-    return Curve(title, points, low, high, along="strength")
 
 
 def _mean(values: Sequence[float]) -> float:

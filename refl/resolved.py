@@ -35,7 +35,15 @@ POSITIVE = (
     "grad_scale",
     "dpo_beta",
 )
-NOT_NEGATIVE = ("lr_warmup_steps", "anchor_weight", "anchor_ratio", "min_step", "seed", "adam_weight_decay")
+NOT_NEGATIVE = (
+    "lr_warmup_steps",
+    "anchor_weight",
+    "anchor_ratio",
+    "min_step",
+    "seed",
+    "adam_weight_decay",
+    "base_steps",
+)
 
 
 @dataclass(frozen=True)
@@ -168,6 +176,10 @@ def _check_resolved(config: ResolvedConfig) -> None:
         raise ConfigError(
             f"need 0 <= min_step <= max_step < num_inference_steps, found {config.min_step}, {config.max_step}, {steps}"
         )
+    if config.base_steps > config.max_step:
+        raise ConfigError(f"base_steps must not exceed max_step {config.max_step}, found {config.base_steps}")
+    if config.base_steps and config.is_paper:
+        raise ConfigError("base_steps is no part of the paper's arithmetic: leave it, or take the algorithm refl+")
     if config.stop_rule != "off" and config.eval_seeds < 2:
         raise ConfigError(
             "eval_seeds must be at least 2, as seed diversity compares pictures of one prompt, found"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -47,15 +48,25 @@ class Prediction:
 
 
 class Rollout:
-    """Denoises latents in `steps` steps with classifier-free guidance `guidance` (1 = none)."""
+    """Denoises latents in `steps` steps with classifier-free guidance `guidance` (1 = none). The first `base_steps` of
+    them are made within `base_model()`, a context in which the network answers as the untrained model does.
+    """
 
     def __init__(
-        self, backend: Backend, steps: int, guidance: float, eta: float, check: Callable[[], None] | None = None
+        self,
+        backend: Backend,
+        steps: int,
+        guidance: float,
+        eta: float,
+        check: Callable[[], None] | None = None,
+        base_steps: int = 0,
+        base_model: Callable[[], AbstractContextManager[None]] = nullcontext,
     ):
         self.backend = backend
         self.schedule = backend.schedule
         self.guidance = guidance
         self.eta = eta
+        self.base_steps, self.base_model = base_steps, base_model
         self.timesteps = backend.schedule.timesteps(steps)
         self.check = check or (lambda: None)  # called between UNet calls, so that a stop does not wait for the chain
 
@@ -109,7 +120,8 @@ class Rollout:
             active = [row for row, last in enumerate(stop) if last > index]
             steps = torch.full((len(active),), index)
             part, part_cond = (x, cond) if len(active) == len(stop) else (x[active], cond.rows(active))
-            output = self.predict(part, self.timesteps[steps], part_cond, uncond).guided
+            with self.base_model() if index < self.base_steps else nullcontext():
+                output = self.predict(part, self.timesteps[steps], part_cond, uncond).guided
             x[active] = self.advance(part, output, steps, [noises[row] for row in active])
         return x
 

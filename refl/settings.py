@@ -89,6 +89,9 @@ class Settings:
         None, "classifier-free guidance in the rollout; default 7, SDXL 5 (algorithm refl: 1)"
     )
     eta: float | None = option(None, "0 = DDIM, 1 = ancestral DDPM; default 0 (algorithm refl: 1)")
+    base_steps: int = option(
+        0, "let the base model make the first steps of each training picture, so that only the later ones are learnt"
+    )
     picks: str = option(
         "", "dpo: file of duels, JSON lines of winner, loser and prompt, or library for those kept there", path=True
     )

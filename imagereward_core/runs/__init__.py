@@ -18,6 +18,7 @@ holds something else is a RunDamaged with its name, never an empty answer.
 
 from __future__ import annotations
 
+from .branching import branch, branch_name
 from .errors import RunBusy, RunDamaged, RunError, RunUnwritable
 from .protocol import COMMANDS, HEARTBEAT, STALE, Command, EventKind, Name, State, schema
 from .reading import (
@@ -58,6 +59,8 @@ __all__ = [
     "RunUnwritable",
     "State",
     "Status",
+    "branch",
+    "branch_name",
     "bytes_free",
     "check_name",
     "check_space",

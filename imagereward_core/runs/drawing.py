@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .measures import Curve
 
@@ -17,7 +17,9 @@ def figures(curves: Sequence[Curve]) -> str:
 
 
 def figure(curve: Curve) -> str:
-    """One curve on its axis: a band of the standard error, the line, and a dashed line where it started."""
+    """One curve on its axis: a band of the standard error, the line, a dashed line where it started, and the place that
+    is drawn out.
+    """
     bottom, top = curve.axis
     first, last = curve.points[0][0], curve.points[-1][0]
 
@@ -39,6 +41,8 @@ def figure(curve: Curve) -> str:
         f'<line x1="{LEFT}" x2="{WIDTH - LEFT}" y1="{began}" y2="{began}" stroke="currentColor"'
         ' stroke-opacity="0.35" stroke-dasharray="3 3"/>',
         f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>',
+        _mark(curve, place) if curve.mark is not None else "",
+        *(_dot(place(*point[:2]), colour) for point in (curve.points if curve.along != "update" else ())),
         f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>',
         _word(LEFT, 12, curve.text(top)),
         _word(LEFT, HEIGHT - 6, curve.text(bottom)),
@@ -74,6 +78,18 @@ def interval(low: float, middle: float, high: float, span: float) -> str:
         f'<line x1="{place(low):.1f}" x2="{place(high):.1f}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="2"/>'
         f'{ends}<circle cx="{place(middle):.1f}" cy="{y}" r="4" fill="{colour}"/></svg>'
     )
+
+
+def _dot(at: str, colour: str) -> str:
+    x, y = at.split(",")
+    return f'<circle cx="{x}" cy="{y}" r="2.5" fill="{colour}"/>'
+
+
+def _mark(curve: Curve, place: Callable[[float, float], str]) -> str:
+    """A line through the place that is drawn out, with its number."""
+    x = place(curve.mark or 0.0, 0.0).split(",")[0]
+    line = f'<line x1="{x}" x2="{x}" y1="{TOP}" y2="{HEIGHT - BOTTOM}" stroke="currentColor" stroke-width="1.5"/>'
+    return line + f'<text x="{x}" y="12" font-size="10" fill="currentColor" text-anchor="middle">{curve.mark:g}</text>'
 
 
 def _word(x: float, y: float, text: str, end: bool = False) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from .protocol import EventKind
@@ -18,8 +19,8 @@ DIVERSITY, ERROR, PICTURE = (0.0, 1.2), (0.0, 2.0), (0.0, 2.0)
 
 @dataclass(frozen=True)
 class Curve:
-    """One measure over the updates, or along something else. low, high: what the axis shows at least, so that noise
-    looks like noise.
+    """One measure over the updates, or along something else, whose points are few and drawn each. low, high: what the
+    axis shows at least, so that noise looks like noise.
     """
 
     title: str
@@ -28,6 +29,7 @@ class Curve:
     high: float
     percent: bool = False
     along: str = "update"
+    mark: float | None = None  # a place along it that is drawn out
 
     @property
     def axis(self) -> tuple[float, float]:
@@ -63,6 +65,27 @@ def curves(steps: Sequence[Event], evaluations: Sequence[Event]) -> list[Curve]:
         found.append(Curve(f"{title}, before = 100%", _ratios(evaluations, name), low, high, percent=True))
     found += [_score(name, _series(steps, key), 0.0) for name, key in (("anchor", "anchor"), ("gradient", "grad_norm"))]
     return [curve for curve in found if len(curve.points) > 1]
+
+
+def by_strength(marks: Sequence[Event], use: float | None) -> list[Curve]:
+    """The alignment dial: reward, judges and diversity over the strength of a LoRA. marks: an event of kind `dial` has
+    them, with what each strength measured; use: the strength that is recommended.
+    """
+    judges = list(dict(marks[0].get("judges") or {})) if marks else []
+    series = {"reward": _along(marks, lambda mark: _value(mark, REWARD))}
+    series |= {f"judge: {name}": _along(marks, partial(_value, name=name)) for name in judges}
+    series["seed diversity"] = _along(marks, lambda mark: mark.get("diversity"))
+    curves = []
+    for title, points in series.items():
+        values = [value for _, value, _ in points]
+        if len(values) > 1:
+            curves.append(Curve(title, points, min(values), max(values), along="strength", mark=use))
+    return curves
+
+
+def _along(marks: Sequence[Event], value: Callable[[Event], Any]) -> tuple[Point, ...]:
+    pairs = ((mark.get("strength"), value(mark)) for mark in marks)
+    return tuple((float(x), float(y), 0.0) for x, y in pairs if _number(x) and _number(y))
 
 
 def of_run(events: Sequence[Event]) -> tuple[list[Event], list[Event]]:

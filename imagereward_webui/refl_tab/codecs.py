@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .. import host
-from ..core import ImageRewardError, presets, runs
+from ..core import ConfigError, ImageRewardError, presets, runs, tastes
+from ..core import module as core_module
 from ..lifecycle import available
 from . import checkpoints
 from . import host as refl_host
@@ -22,6 +23,9 @@ Promised = Collection[tuple[str, str]]
 """(folder, name) of results that belong to runs which have not ended."""
 
 PRESETS = presets.PRESETS
+FROM_REWARD, FROM_PICKS = "a reward", "my picks"  # what a run learns from
+MY_TASTE: str = core_module("library.records").MY_TASTE
+LIBRARY = "library"  # in place of a file of duels: those kept in the library
 
 
 class SettingError(ImageRewardError, ValueError):
@@ -61,6 +65,56 @@ class ZeroIsNone(Plain):
 
     def from_config(self, config: Config, promised: Promised) -> Any:
         return config.get(self.setting) or 0
+
+
+class LearnFrom:
+    """A reward or picks, and which picks: those of a taste in the library, or a file. Written for the three fields."""
+
+    def to_config(self, form: Form, promised: Promised) -> dict[str, Any]:
+        return {"picks": picks_source(form) if learns_picks(form) else ""}
+
+    def from_config(self, config: Config, promised: Promised) -> Any:
+        return FROM_PICKS if config.get("picks") else FROM_REWARD
+
+
+class Taste:
+    """Whose duels of the library. Written by `LearnFrom`."""
+
+    def to_config(self, form: Form, promised: Promised) -> dict[str, Any]:
+        return {}
+
+    def from_config(self, config: Config, promised: Promised) -> Any:
+        place, _, taste = str(config.get("picks") or "").partition(":")
+        return taste if place == LIBRARY and taste else None
+
+
+class PicksFile:
+    """A file of duels in the host's own folders. Written by `LearnFrom`."""
+
+    def to_config(self, form: Form, promised: Promised) -> dict[str, Any]:
+        return {}
+
+    def from_config(self, config: Config, promised: Promised) -> Any:
+        source = str(config.get("picks") or "")
+        return "" if source.partition(":")[0] == LIBRARY else _shortened(source)
+
+
+class Algorithm(Plain):
+    """How a reward's gradient is taken; picks have one algorithm of their own."""
+
+    def to_config(self, form: Form, promised: Promised) -> dict[str, Any]:
+        return {self.setting: "dpo"} if learns_picks(form) else super().to_config(form, promised)
+
+    def from_config(self, config: Config, promised: Promised) -> Any:
+        return None if config.get("picks") else super().from_config(config, promised)
+
+
+class Anchor(Plain):
+    """The loss of picks keeps near the base by itself, so that `kl` is left open there."""
+
+    def to_config(self, form: Form, promised: Promised) -> dict[str, Any]:
+        chosen = form[self.name]
+        return {self.setting: None if chosen == "kl" and learns_picks(form) else chosen}
 
 
 class Checkpoint:
@@ -181,10 +235,26 @@ class AnchorFolder:
 
     def from_config(self, config: Config, promised: Promised) -> Any:
         folder = config.get("anchor_data") or ""
-        if folder == str(refl_host.outputs_folder()):
-            return ""  # the default
-        data = Path(os.path.realpath(refl_host.data_folder()))
-        return str(Path(folder).relative_to(data)) if data in Path(folder).parents else folder
+        return "" if folder == str(refl_host.outputs_folder()) else _shortened(folder)  # "": the default
+
+
+def learns_picks(form: Form) -> bool:
+    """Whether the run follows picks and no reward."""
+    return bool(form["learn"] == FROM_PICKS)
+
+
+def picks_source(form: Form) -> str:
+    """The form's picks as the training process names them: a file, `library`, or `library:TASTE`."""
+    if form["picks_file"].strip():
+        path = _inside(form["picks_file"], "File of duels")
+        if not path.is_file():
+            raise SettingError(f"File of duels: there is no file {path}")
+        return str(path)
+    try:
+        taste = tastes.check_name(form["picks"] or MY_TASTE)
+    except ConfigError as error:
+        raise SettingError(f"Whose picks: {error}") from error
+    return LIBRARY if taste == MY_TASTE else f"{LIBRARY}:{taste}"
 
 
 def checkpoint_file(form: Form) -> str:
@@ -237,12 +307,22 @@ def _anchor_folder(text: str) -> Path:
     """The folder of captioned images; only the host's own folders can be asked for."""
     if not text.strip():
         return refl_host.outputs_folder()
-    folder = Path(os.path.realpath(refl_host.data_folder() / text.strip()))
-    allowed = [Path(os.path.realpath(path)) for path in (refl_host.data_folder(), refl_host.outputs_folder())]
-    if not any(folder == place or place in folder.parents for place in allowed):
-        raise SettingError(
-            f"Images for the anchor: {text.strip()} lies outside the WebUI's folder {allowed[0]}; put the images there"
-        )
+    folder = _inside(text, "Images for the anchor")
     if not folder.is_dir():
         raise SettingError(f"Images for the anchor: there is no folder {folder}")
     return folder
+
+
+def _inside(text: str, label: str) -> Path:
+    """A file or folder by its path from the host's data folder. SettingError for one outside the host's folders."""
+    path = Path(os.path.realpath(refl_host.data_folder() / text.strip()))
+    allowed = [Path(os.path.realpath(place)) for place in (refl_host.data_folder(), refl_host.outputs_folder())]
+    if not any(path == place or place in path.parents for place in allowed):
+        raise SettingError(f"{label}: {text.strip()} lies outside the WebUI's folder {allowed[0]}; put it there")
+    return path
+
+
+def _shortened(path: str) -> str:
+    """The inverse of `_inside`."""
+    data = Path(os.path.realpath(refl_host.data_folder()))
+    return str(Path(path).relative_to(data)) if path and data in Path(path).parents else path

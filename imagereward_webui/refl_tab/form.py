@@ -11,13 +11,20 @@ from .. import host
 from ..core import plain_prompt
 from . import host as refl_host
 from .codecs import (
+    FROM_PICKS,
+    FROM_REWARD,
+    MY_TASTE,
     PRESETS,
+    Algorithm,
+    Anchor,
     AnchorFolder,
     Checkpoint,
     Codec,
     FromOutputs,
     Judge,
+    LearnFrom,
     OutputName,
+    PicksFile,
     Plain,
     Preset,
     Promised,
@@ -25,7 +32,9 @@ from .codecs import (
     SecondReward,
     SecondWeight,
     SettingError,
+    Taste,
     ZeroIsNone,
+    learns_picks,
 )
 
 MAX_PROMPTS = 20_000
@@ -146,12 +155,12 @@ FIELDS: tuple[Field, ...] = (
     ),
     Field(
         "algorithm",
-        Plain("algorithm", "algorithm"),
+        Algorithm("algorithm", "algorithm"),
         "Algorithm",
         "choice",
         "refl+",
         ("refl+", "refl", "draft-k", "draft-lv"),
-        help="where the gradient is taken: refl+ our defaults, refl the paper's arithmetic, draft-… the last steps",
+        help="where a reward's gradient is taken: refl+ our way, refl the paper's arithmetic, draft-… the last steps",
         group=OPTIMISER,
     ),
     Field(
@@ -212,7 +221,7 @@ FIELDS: tuple[Field, ...] = (
     ),
     Field(
         "anchor",
-        Plain("anchor", "anchor"),
+        Anchor("anchor", "anchor"),
         "Anchor",
         "choice",
         "kl",
@@ -271,6 +280,42 @@ FIELDS: tuple[Field, ...] = (
         help="a LoRA of some MB to switch on and off, or a whole checkpoint",
         group=OUTPUT,
     ),
+    Field(
+        "learn",
+        LearnFrom(),
+        "Learn from",
+        "choice",
+        FROM_REWARD,
+        (FROM_REWARD, FROM_PICKS),
+        help="a reward: a scorer says what is good; my picks: which of two pictures you chose, in the library's duels",
+    ),
+    Field(
+        "picks",
+        Taste(),
+        "Whose picks",
+        "choice",
+        MY_TASTE,
+        help="the duels of this taste, made in the tab ImageReward library",
+    ),
+    Field(
+        "picks_file",
+        PicksFile(),
+        "Or a file of duels",
+        "text",
+        "",
+        help='a file inside the WebUI\'s folder, on each line {"winner": "a.png", "loser": "b.png", "prompt": "…"}',
+    ),
+    Field(
+        "beta",
+        Plain("beta", "dpo_beta"),
+        "Beta of picks",
+        "float",
+        500.0,
+        low=1.0,
+        high=1e6,
+        help="how firmly a pick is believed; more keeps nearer to the base model",
+        group=OPTIMISER,
+    ),
 )
 BY_NAME = {field.name: field for field in FIELDS}
 # How far a run goes, in fields of the form. SDXL takes several times as long for an update, and learns in fewer.
@@ -305,7 +350,7 @@ def build_config(settings: Mapping[str, Any], promised: Promised = (), *, needs_
         raise SettingError(f"unknown field {', '.join(unknown)}; there are {', '.join(BY_NAME)}")
     form = {field.name: field.checked(settings.get(field.name, field.default)) for field in FIELDS}
     config = BY_NAME["checkpoint"].codec.to_config(form, promised)  # first: without one nothing else makes sense
-    if needs_prompts and not form["prompts"] and not form["from_outputs"]:
+    if needs_prompts and not (form["prompts"] or form["from_outputs"] or learns_picks(form)):
         raise SettingError("Prompts: there are none; write some, load a file, or take those of your generated images")
     for field in FIELDS:
         config |= field.codec.to_config(form, promised)

@@ -13,8 +13,9 @@ import gradio as gr
 
 from .. import host
 from ..core import ImageRewardError, logger, presets, prompt_files
-from . import api, checkpoints, rewards, saved, view
+from . import api, checkpoints, picks, rewards, saved, view
 from . import host as refl_host
+from .codecs import FROM_PICKS, MY_TASTE, learns_picks
 from .form import BASIC, BY_NAME, FIELDS, GROUPS, HOW_FAR, Field, SettingError, form_settings, how_far, prompts_in
 
 ID = "imagereward_refl_"
@@ -42,15 +43,21 @@ class Form:
             self.widgets["checkpoint"] = _widget(BY_NAME["checkpoint"], scale=8)
             self.refresh = host.tool_button("🔄", size="sm", scale=1, min_width=40, elem_id=ID + "refresh")
         self.about = gr.HTML(elem_id=ID + "about")
-        self.source = gr.Radio(
-            choices=[THESE, IMAGES, BOTH], value=THESE, label="Learn from", interactive=True, elem_id=ID + "source"
-        )
-        self.widgets["prompts"] = _widget(BY_NAME["prompts"], value=STARTER.read_text(encoding="utf-8").strip())
-        with gr.Row():
-            types = [".txt", ".json", ".jsonl", ".csv", ".tsv"]
-            self.file = gr.UploadButton("Load a file of prompts", file_types=types, size="sm", elem_id=ID + "file")
-            self.starter = gr.Button("Our 64 prompts", size="sm", elem_id=ID + "starter")
-        self.count = gr.HTML(prompts_note(THESE, STARTER.read_text(encoding="utf-8")), elem_id=ID + "count")
+        self.widgets["learn"] = _widget(BY_NAME["learn"])
+        with gr.Column(elem_id=ID + "of_reward") as self.of_reward:
+            self.source = gr.Radio(
+                choices=[THESE, IMAGES, BOTH], value=THESE, label="Prompts", interactive=True, elem_id=ID + "source"
+            )
+            self.widgets["prompts"] = _widget(BY_NAME["prompts"], value=STARTER.read_text(encoding="utf-8").strip())
+            with gr.Row():
+                types = [".txt", ".json", ".jsonl", ".csv", ".tsv"]
+                self.file = gr.UploadButton("Load a file of prompts", file_types=types, size="sm", elem_id=ID + "file")
+                self.starter = gr.Button("Our 64 prompts", size="sm", elem_id=ID + "starter")
+            self.count = gr.HTML(prompts_note(THESE, STARTER.read_text(encoding="utf-8")), elem_id=ID + "count")
+        with gr.Column(visible=False, elem_id=ID + "of_picks") as self.of_picks:
+            self.widgets["picks"] = _widget(BY_NAME["picks"])
+            self.widgets["picks_file"] = _widget(BY_NAME["picks_file"])
+            self.picks_count = gr.HTML(elem_id=ID + "picks_count")
         self.far = gr.Radio(
             choices=list(HOW_FAR), value="normal", label="How far", info=FAR, interactive=True, elem_id=ID + "far"
         )
@@ -114,7 +121,8 @@ class Form:
         found = [self._source(settings)]
         for name in self.names:
             value = settings.get(name)
-            if name not in settings or (name == "checkpoint" and not value):
+            kept = name == "checkpoint" or (name == "prompts" and settings.get("learn") == FROM_PICKS)
+            if name not in settings or (kept and not value):
                 found.append(gr.update())
             elif name == "checkpoint" or name in SCORERS:
                 found.append(gr.update(value=shown(name, str(value or ""))))
@@ -140,6 +148,8 @@ def _widget(field: Field, **changes: Any) -> Any:
         "elem_id": ID + field.name,
         **changes,
     }
+    if field.name == "learn":
+        return gr.Radio(choices=plain_choices(field), **given)
     if field.kind == "lines":
         return gr.Textbox(lines=6, max_lines=12, **given)
     if field.kind == "text":
@@ -155,6 +165,8 @@ def plain_choices(field: Field) -> list[str]:
         return [item["title"] for item in refl_host.checkpoints()]
     if field.name in SCORERS:
         return _scorers(field.name)
+    if field.name == "picks":
+        return [MY_TASTE]  # the library is asked when its picks are wanted
     return list(field.choices)
 
 
@@ -274,7 +286,10 @@ def held_out(count: int, wanted: int) -> int:
 
 
 def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings as a start takes them. SettingError for too few prompts."""
+    """The settings as a start takes them. SettingError for too few prompts or picks. Picks bring their prompts."""
+    if learns_picks(settings):
+        enough = len(picks.enough(settings).prompts) >= picks.FEWEST_PROMPTS
+        return {**settings, **({"prompts": "", "from_outputs": False} if enough else {})}
     if settings["from_outputs"]:
         return dict(settings)
     count = len(prompts_in(settings["prompts"]))

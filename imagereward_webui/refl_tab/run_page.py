@@ -55,6 +55,7 @@ class RunView:
             self.result = gr.Textbox(visible=False)
             self.use = gr.Button("Use in txt2img", size="sm", elem_id=ID + "use")
             self.plot = gr.Button("Prepare X/Y/Z plot", size="sm", elem_id=ID + "plot")
+        self.dial = gr.HTML(elem_id=ID + "dial")
         self.said = gr.HTML(elem_id=ID + "run_said")
         self.gallery = gr.Gallery(
             label=pictures.title([]), columns=2, object_fit="contain", visible=False, elem_id=ID + "gallery"
@@ -87,6 +88,7 @@ class RunView:
             self.log,
             self.result,
             self.result_row,
+            self.dial,
         )
         return [self.memory, *shown, *self.buttons.values()]
 
@@ -132,6 +134,7 @@ class RunView:
             changed("log", view.log(shown["log"]), _same),
             changed("result", usable, _same),
             changed("result row", bool(usable), lambda value, _: gr.update(visible=value)),
+            changed("dial", view.dial(shown["events"], usable), _same),
         ]
 
     # --- what can be done ------------------------------------------------------------------------------------------

@@ -17,9 +17,10 @@ from fastapi import HTTPException
 from .. import host
 from ..core import ImageRewardError
 from ..guard import Alone
-from . import api, form_page, rewards, view
+from . import api, form_page, picks, rewards, view
 from . import host as refl_host
 from .api import PREFIX, TOKEN
+from .codecs import FROM_PICKS, learns_picks
 from .form import BY_NAME, usual_guidance
 from .form_page import Form
 from .run_page import QUIET, RunView, looked
@@ -70,8 +71,8 @@ class Actions:
         try:
             settings = form_page.checked(form_page.settled(self.form.settings(source, *values), far))
             chosen = api.start_run(settings, bool(keep))
-            told = f"Run {chosen} is started. {rewards.note(settings['reward'])}"
-            said = view.note(told.strip(), "good")
+            download = "" if learns_picks(settings) else rewards.note(settings["reward"])
+            said = view.note(f"Run {chosen} is started. {download}".strip(), "good")
         except ImageRewardError as error:
             said = view.note(str(error), "error")
         return [said, *self.runs.refresh(memory, chosen)]
@@ -86,6 +87,8 @@ class Actions:
             return view.note(str(error.detail), "warning")
         except ImageRewardError as error:
             return view.note(str(error), "error")
+        if learns_picks(settings):
+            return found + picks.note(settings)
         return found + view.note(rewards.note(settings["reward"]), "warning")
 
     def begin_estimate(self) -> str:
@@ -135,6 +138,18 @@ class Actions:
     def of_source(self, source: str, text: str) -> list[Update]:
         """Which prompts are learnt from."""
         return [gr.update(visible=source != form_page.IMAGES), form_page.prompts_note(source, text)]
+
+    def learning_from(self, learn: str, taste: str | None, file: str | None) -> list[Update]:
+        """What is shown for a reward, or for picks, and the tastes that have picks."""
+        of_picks = learn == FROM_PICKS
+        known = list(dict.fromkeys([*picks.tastes(), *filter(None, [taste])])) if of_picks else []
+        choices = gr.update(choices=known, value=taste or known[0]) if of_picks else gr.update()
+        told = self.picked(taste, file) if of_picks else ""
+        return [gr.update(visible=not of_picks), gr.update(visible=of_picks), choices, told]
+
+    def picked(self, taste: str | None, file: str | None) -> str:
+        """How many picks there are, and whether they suffice."""
+        return picks.note({"picks": taste or "", "picks_file": file or ""})
 
     def clone(self, run_id: str | None) -> list[Update]:
         """A run's settings into the form."""
@@ -216,6 +231,11 @@ class Actions:
         form.starter.click(self.our_prompts, form.source, [prompts, form.count], **QUIET)
         form.source.input(self.of_source, [form.source, prompts], [prompts, form.count], **QUIET)
         prompts.blur(form_page.prompts_note, [form.source, prompts], form.count, **QUIET)
+        whose = [widgets["picks"], widgets["picks_file"]]
+        shown = [form.of_reward, form.of_picks, widgets["picks"], form.picks_count]
+        widgets["learn"].change(self.learning_from, [widgets["learn"], *whose], shown, **QUIET)
+        widgets["picks"].input(self.picked, whose, form.picks_count, **QUIET)
+        widgets["picks_file"].blur(self.picked, whose, form.picks_count, **QUIET)
         form.save.click(self.save, [form.preset_name, *form.inputs], [form.preset, form.said], **QUIET)
         form.load.click(self.load, form.preset, [form.said, *form.inputs], **QUIET)
         form.forget.click(self.forget, form.preset, [form.preset, form.said], **QUIET)

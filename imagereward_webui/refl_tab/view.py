@@ -129,6 +129,45 @@ def verdict(events: Sequence[Mapping[str, Any]]) -> str:
     return (note(found.text, kind[found.sound]) if found else "") + damage
 
 
+def dial(events: Sequence[Mapping[str, Any]], name: str) -> str:
+    """What the LoRA of this name does at each strength, with a button for each that puts it into the prompt; "" where
+    it was not measured.
+    """
+    told = next((event for event in reversed(events) if event["type"] == EventKind.DIAL), {})
+    marks = [mark for mark in told.get("marks") or () if isinstance(mark, Mapping) and _finite(mark.get("strength"))]
+    if not marks:
+        return ""
+    use = told.get("use") if _finite(told.get("use")) else None
+    drawn = drawing.figures(measures.by_strength(marks, use))
+    if use is None:
+        advice = note("At no strength is it better than the base model on held-out prompts.", "warning")
+    else:
+        advice = note(f"Use it at strength {use:g}: the largest gain before a judge or diversity falls.", "good")
+    buttons = "".join(_strength(mark, use) for mark in marks if mark["strength"] > 0) if name else ""
+    chosen = "" if use is None else f' data-use="{use:g}"'
+    return (
+        f'<section class="imagereward-refl-dial" data-lora="{text(name)}"{chosen}>'
+        f"<h4>Alignment dial</h4>{advice}"
+        f'<div class="imagereward-refl-strengths">{buttons}</div>'
+        f'<div class="imagereward-refl-curves">{drawn}</div></section>'
+    )
+
+
+def _strength(mark: Mapping[str, Any], use: float | None) -> str:
+    """The button of one strength, and why not to press it."""
+    value, why = mark["strength"], str(mark.get("verdict") or "")
+    kind = " recommended" if value == use else " refused" if why else ""
+    reward = f"reward {mark['reward']:.2f}" if _finite(mark.get("reward")) else ""
+    title = "; ".join(filter(None, ["puts it into txt2img's prompt", reward, why]))
+    word = f"Use at {value:g}" if value == use else f"{value:g}"
+    kind = f' class="{kind.strip()}"' if kind else ""
+    return f'<button type="button" data-strength="{value:g}"{kind} title="{text(title)}">{word}</button>'
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def curves(events: Sequence[Mapping[str, Any]]) -> str:
     """Every measure over the updates; bands are standard errors of the change."""
     drawn = drawing.figures(measures.curves(*measures.of_run(events)))

@@ -687,6 +687,10 @@ OTHER_VALUES = {
     "stop_rule": "off",
     "seed": 2**31,
     "output": "single-file",
+    "learn": "my picks",
+    "picks": "another taste",
+    "picks_file": "duels.jsonl",
+    "beta": 2000.0,
 }
 
 
@@ -695,13 +699,17 @@ def test_settings_through_the_form_are_the_same_settings(page):
     _, _, host = page
     form = host.part("refl_tab.form")
     (form.refl_host.data_folder() / "my images").mkdir(parents=True)
+    (form.refl_host.data_folder() / "duels.jsonl").write_text("")
     assert list(OTHER_VALUES) == [field.name for field in form.FIELDS]
     base = {"prompts": ["a cat"]}
     needs = {"second_weight": {"second_reward": "CLIP"}, "anchor_folder": {"anchor": "pretrain"}}
+    needs |= dict.fromkeys(("picks", "picks_file"), {"learn": "my picks"})
     default = form.build_config(base)
-    together = dict(OTHER_VALUES) | {"reward": "ImageReward-v1.0"}
+    together = dict(OTHER_VALUES) | {"reward": "ImageReward-v1.0", "learn": "a reward"}
+    together |= {"picks": "my-taste", "picks_file": ""}  # a run follows one of the two
+    of_picks = {**together, "learn": "my picks", "picks_file": "duels.jsonl", "algorithm": "refl+"}
     singles = [{**base, **needs.get(name, {}), name: value} for name, value in OTHER_VALUES.items()]
-    for settings in (base, together, *singles):
+    for settings in (base, together, of_picks, *singles):
         config = form.build_config(settings)
         back = form.form_settings(config)
         assert form.build_config(back) == config

@@ -337,3 +337,34 @@ def test_the_average_starts_fast_and_ends_at_its_decay(models):
         average = decay * average + (1 - decay) * now
         assert not torch.equal(average, now)
         torch.testing.assert_close(engine.ema[name], average, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("base_steps", [0, 2])
+def test_the_base_model_makes_the_first_steps(models, base_steps):
+    """A LoRA that has been trained shows in a picture unless the base made every step before the one of the gradient,
+    and the network is the trained one again afterwards.
+    """
+    engine = make_engine(models, anchor="none", base_steps=base_steps, min_step=2, max_step=2)
+    names = PROMPTS[:2]
+    cond, noises = engine.table(names), [SampleNoise(0, number) for number in range(2)]
+    x = torch.randn(2, 4, SIZE // 8, SIZE // 8, generator=torch.Generator().manual_seed(1))
+    before = engine.rollout.prefix(x, cond, engine.loss.uncond, [2, 2], noises)
+    for step in range(3):
+        engine.update(step)
+    trained = {name: parameter.detach().clone() for name, parameter in engine.params.items()}
+    after = engine.rollout.prefix(x, cond, engine.loss.uncond, [2, 2], noises)
+    assert torch.equal(before, after) == bool(base_steps)
+    assert all(torch.equal(parameter, trained[name]) for name, parameter in engine.params.items())
+    later = engine.rollout.prefix(x, cond, engine.loss.uncond, [3, 3], noises)
+    engine.rollout.base_steps = 3
+    assert not torch.equal(later, engine.rollout.prefix(x, cond, engine.loss.uncond, [3, 3], noises))
+
+
+def test_the_base_model_makes_the_first_steps_of_a_full_run_too(models):
+    engine = make_engine(models, anchor="none", tune="full", base_steps=1, min_step=1, max_step=1)
+    assert engine.base_copy  # its weights are kept, as the LoRA cannot be switched off
+    x = torch.randn(1, 4, SIZE // 8, SIZE // 8, generator=torch.Generator().manual_seed(1))
+    given = (x, engine.table(PROMPTS[:1]), engine.loss.uncond, [1], [SampleNoise(0, 0)])
+    before = engine.rollout.prefix(*given)
+    engine.update(0)
+    assert torch.equal(before, engine.rollout.prefix(*given))

@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin, features
 
+from imagereward_core.duel_files import stored_prompt
 from imagereward_core.metadata.formats import exif
 from refl.anchor import AnchorSet, image_anchor
-from refl.data import captioned_images, infotext_prompt, load_images, load_prompts, sample_prompt, split
+from refl.data import captioned_images, load_images, load_prompts, sample_prompt, split
 from refl.errors import PromptDataError
 
 
@@ -86,7 +87,7 @@ def test_prompts_from_a_folder_of_generated_images(tmp_path):
     found = {path.name: caption for path, caption in captioned_images(tmp_path)}
     assert found == {"a.png": "a red cat, second line", "b.jpg": "a blue dog", "c.webp": "from the text file"}
     assert load_prompts(str(tmp_path)) == ["a red cat, second line", "a blue dog", "from the text file"]
-    assert infotext_prompt(tmp_path / "f.png") == ""
+    assert stored_prompt(tmp_path / "f.png") == ""
 
 
 def test_a_folder_is_searched_as_scoring_searches_it(tmp_path):
@@ -133,7 +134,7 @@ def test_captions_are_the_cores_answer(tmp_path, caplog):
         "g.webp": "红墙上的蓝色方块",
     }
     assert "bad.png" in caplog.text and "left out" in caplog.text
-    assert infotext_prompt(tmp_path / "g.webp") == "红墙上的蓝色方块"
+    assert stored_prompt(tmp_path / "g.webp") == "红墙上的蓝色方块"
 
 
 def test_captions_of_avif_files(tmp_path):

@@ -356,3 +356,69 @@ def test_an_error_of_the_preparation_without_a_stop_stays_one(settings, monkeypa
     monkeypatch.setattr("refl.trainer.Preparation.run", failing)
     with pytest.raises(RuntimeError, match="broken"):
         Trainer(args=settings, rewards=colour_mix(), judges=[]).train()
+
+
+# --- a branch --------------------------------------------------------------------------------------------------------
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_branch_goes_on_from_a_state_and_leaves_the_old_run_alone(quick, monkeypatch):
+    """Without changes it makes the updates that the run made, bit by bit; its result has a name of its own."""
+    result = run(quick)
+    old = Path(quick.output_dir)
+    before = contents(old)
+    started = []
+    monkeypatch.setattr("refl.cli._train", lambda args: started.append(args) or 0)
+    assert main(["branch", "--run-dir", str(old), "--step", "2"]) == 0
+    new = Path(f"{old}-from-2")
+    assert [path.name for path in (new / "checkpoints").iterdir()] == ["step-000002"]
+    (args,) = started
+    config = load_config(args.config)
+    assert args.run_dir == config.output_dir == str(new) and config.resume_from_checkpoint == "latest"
+    assert all(event["step"] <= 2 for event in read_events(new / "events.jsonl"))
+    assert (new / "samples" / "step-000000.png").is_file()
+    again = Trainer(args=config, rewards=colour_mix(), judges=[]).train()
+    assert again.step == result.step == 3 and again.exported != result.exported
+    assert "-from-2" in again.exported.name
+    ends = [checkpoint.load(folder / "checkpoints" / "step-000003").weights for folder in (old, new)]
+    for name, tensor in ends[0].items():
+        assert torch.equal(tensor, ends[1][name]), name
+    assert contents(old) == before
+
+
+def test_a_branch_with_other_settings_and_a_best_state_of_before(quick):
+    from refl.output import begin_branch
+
+    run(quick, eval_steps=1, learning_rate=1e-2)
+    old = Path(quick.output_dir)
+    state = json.loads((old / "checkpoints" / "step-000003" / "state.json").read_text())
+    state["info"]["best"] = [1, 0.5]
+    (old / "checkpoints" / "step-000003" / "state.json").write_text(json.dumps(state))
+    new = begin_branch(old, 3, None, {"learning_rate": 1e-5, "max_train_steps": 4})
+    assert sorted(path.name for path in (new / "checkpoints").iterdir()) == ["step-000001", "step-000003"]
+    config = load_config(new / "config.json")
+    assert (config.learning_rate, config.max_train_steps) == (1e-5, 4)
+
+
+@pytest.mark.parametrize(
+    ("step", "changes", "word"),
+    [(7, {}, "there are: 1, 2, 3"), (2, {"output_name": "taken"}, "there is a taken"), (2, {"lora_rak": 1}, "unknown")],
+)
+def test_a_branch_that_cannot_begin_is_refused_and_leaves_nothing(three, step, changes, word):
+    from refl.output import begin_branch
+
+    old = three
+    (old.with_name("results")).mkdir()
+    (old.with_name("results") / "taken.safetensors").write_bytes(b"")
+    changes = {"export_dir": str(old.with_name("results")), **changes}
+    with pytest.raises(ConfigError, match=word):
+        begin_branch(old, step, str(old.with_name("new")), changes)
+    assert not old.with_name("new").exists()
+    (old.with_name("new")).mkdir()
+    (old.with_name("new") / "mine.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="a folder of its own"):
+        begin_branch(old, 2, str(old.with_name("new")), {})
+    assert (old.with_name("new") / "mine.txt").read_text() == "mine"
