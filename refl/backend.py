@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoints import external
-from .checkpoints.base import Checkpoint
+from .checkpoints.base import Checkpoint, read
+from .checkpoints.flow_file import FlowFile
+from .checkpoints.flow_folder import FlowFolder
 from .checkpoints.folder import Folder
 from .checkpoints.prediction import probe, settle
-from .checkpoints.single import open_checkpoint
+from .checkpoints.single import SingleFile
 from .conditioning import Conditioning
 from .errors import CheckpointError
 from .families.base import Family, PromptEncoder
 from .resolved import Usual
-from .schedule import NoiseSchedule
+from .schedule import NoiseSchedule, Schedule
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?<!\.safetensors)(?<!\.ckpt)")
 
@@ -33,7 +36,7 @@ class Backend:
 
     unet: nn.Module
     vae: nn.Module
-    schedule: NoiseSchedule
+    schedule: Schedule
     family: Family
     latent_scale: float
     source: Path
@@ -42,21 +45,29 @@ class Backend:
     prediction_source: str = ""  # what told schedule.prediction_type
     usual: Usual | None = None  # at this model's own size; None: as its family
     autocast: torch.dtype | None = None  # set when the UNet's weights are fp32 and its arithmetic is not
+    licence: str = ""  # of the weights that are trained
 
     @property
     def latent_factor(self) -> int:
         """Pixels per latent cell and side."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)  # type: ignore[union-attr,arg-type]
+        return self.family.latent_factor(self.vae.config)  # type: ignore[arg-type]
 
     @property
     def latent_channels(self) -> int:
         """Channels of the latents."""
-        return int(self.unet.config.in_channels)  # type: ignore[union-attr,arg-type]
+        return self.family.channels(self.unet.config)  # type: ignore[arg-type]
+
+    def draws_at(self, resolution: int) -> None:
+        """Settle what depends on the pictures' size. ConfigError for a size that the network cannot take."""
+        unet, vae = self.unet.config, self.vae.config
+        self.family.check_resolution(resolution, unet, vae)  # type: ignore[arg-type]
+        self.schedule = self.schedule.for_tokens(self.family.tokens(resolution, unet, vae))  # type: ignore[arg-type]
 
     def predict(self, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
-        """The UNet's output [B, 4, h, w] at noisy latents x and timesteps t [B], in fp32."""
+        """The network's output [B, C, h, w] at noisy latents x and timesteps t [B], in fp32."""
+        time = self.schedule.network_time(t).to(x.device)
         with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
-            output = self.family.predict(self.unet, x.to(cond.context.dtype), t.to(x.device), cond)
+            output = self.family.predict(self.unet, x.to(cond.context.dtype), time, cond)
         return output.float()
 
     def decode(self, latents: Tensor, tiny: bool = False) -> Tensor:
@@ -64,13 +75,11 @@ class Backend:
         if tiny and self.tiny_vae is not None:  # a tiny autoencoder takes latents in the UNet's own scale
             dtype = next(self.tiny_vae.parameters()).dtype
             return self.tiny_vae.decode(latents.to(dtype), return_dict=False)[0].float() / 2 + 0.5  # type: ignore[operator]
-        dtype = next(self.vae.parameters()).dtype
-        return self.vae.decode((latents / self.latent_scale).to(dtype), return_dict=False)[0].float() / 2 + 0.5  # type: ignore[operator]
+        return self.family.decode(self.vae, latents, self.latent_scale).float() / 2 + 0.5
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] → latents, the distribution's mean."""
-        dtype = next(self.vae.parameters()).dtype
-        return self.vae.encode((images * 2 - 1).to(dtype)).latent_dist.mean.float() * self.latent_scale  # type: ignore[operator]
+        return self.family.encode(self.vae, images * 2 - 1, self.latent_scale)
 
     def to(self, device: torch.device) -> Backend:
         """Move everything that is still loaded."""
@@ -80,15 +89,25 @@ class Backend:
         return self
 
 
-def open_model(path: str | os.PathLike[str]) -> Checkpoint:
+def open_model(path: str | os.PathLike[str], parts: Sequence[str] = ()) -> Checkpoint:
     """A checkpoint, recognised and checked, its weights not yet read: what loading and the memory estimate begin with.
+    parts: folders and files of text encoders and VAE, for one that holds none.
 
     Raises CheckpointError for whatever cannot be trained.
     """
     path = Path(path)
     if not path.exists():
         raise CheckpointError(f"no such checkpoint: {path}{_if_hub_name(path)}")
-    return Folder(path) if path.is_dir() else open_checkpoint(path)
+    if path.is_dir():
+        return FlowFolder(path) if FlowFolder.is_one(path) else Folder(path)
+    return open_file(path, parts)
+
+
+def open_file(path: Path, parts: Sequence[str] = ()) -> Checkpoint:
+    """A checkpoint of one file."""
+    state, metadata = read(path)
+    flow = FlowFile.kind_of(state)
+    return FlowFile(path, state, metadata, flow, parts) if flow else SingleFile(path, state, metadata)
 
 
 def _if_hub_name(path: Path) -> str:
@@ -107,8 +126,8 @@ def vae_config(model: Checkpoint, vae: str = "") -> dict[str, Any]:
     """
     config = external.vae_sizes(vae) if vae else model.vae_config
     if config is None:
-        raise CheckpointError(f"{model.path} holds no VAE: give one with --vae (the VAE file selected in the WebUI)")
-    wanted, found = model.unet_config.get("in_channels", 4), config.get("latent_channels", 4)
+        raise CheckpointError(model.lacking("VAE"))
+    wanted, found = model.family.channels(model.unet_config), model.family.vae_channels(config)
     if wanted != found:
         raise CheckpointError(
             f"the VAE {vae or model.path} has latents of {found} channels and the UNet takes {wanted}: choose the VAE"
@@ -124,6 +143,7 @@ def load_backend(
     taesd: str = "",
     clip_bpe: str = "",
     clip_skip: int | None = None,
+    parts: Sequence[str] = (),
     prediction_type: str = "auto",
     dtype: torch.dtype = torch.float32,
     unet_dtype: torch.dtype | None = None,
@@ -133,12 +153,12 @@ def load_backend(
     The VAE is never fp16: SDXL's overflows there. clip_bpe: a merge list in place of CLIP's own vocabulary. Raises
     CheckpointError for whatever cannot be trained.
     """
-    model = open_model(path)
+    model = open_model(path, parts)
     family = model.family
     vae_config(model, vae)
     vae_dtype = torch.bfloat16 if dtype is torch.bfloat16 else torch.float32
     unet = model.unet(unet_dtype or dtype)
-    prompts = family.prompts(model.text(dtype, clip_bpe), clip_skip or model.clip_skip())
+    prompts = model.prompts(dtype, clip_bpe, clip_skip or 0)
     backend = Backend(
         unet,
         external.load_vae(vae, vae_dtype) if vae else model.vae(vae_dtype),
@@ -149,6 +169,7 @@ def load_backend(
         prompts,
         tiny_vae=external.load_taesd(taesd, vae_dtype) if taesd else None,
         usual=model.usual,
+        licence=model.licence,
     )
     for part in (backend.unet, backend.vae, backend.tiny_vae):
         if part is not None:
@@ -160,6 +181,8 @@ def load_backend(
 
 def probe_prediction(backend: Backend) -> str:
     """What the UNet predicts by its behaviour: "epsilon", else "v_prediction" (see `checkpoints.prediction`)."""
+    if not isinstance(backend.schedule, NoiseSchedule):
+        return backend.schedule.prediction_type
     found = probe(_blank_network(backend), backend.schedule, _probe_shape(backend))
     return found or "v_prediction"
 

@@ -117,7 +117,8 @@ class Engine:
     def _make_trainable(self) -> dict[str, nn.Parameter]:
         config, unet = self.config, self.backend.unet
         if config.tune == "lora" and not lora.layers(unet):
-            lora.inject(unet, config.lora_rank, config.lora_alpha, config.lora_targets, self.seed)
+            family = self.backend.family
+            lora.inject(unet, config.lora_rank, config.lora_alpha, config.lora_targets, self.seed, family)
         elif config.tune == "full":
             unet.requires_grad_(True)
         if next(unet.parameters()).device != self.device:

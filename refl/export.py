@@ -22,9 +22,13 @@ from .backend import Backend
 from .checkpoints.write import save_tensors, write_back
 from .config import ReFLConfig
 from .errors import ConfigError, SaveError
+from .families.base import Family
+from .families.flow import FlowFamily
 from .ldm import UNetLayout
 from .runfiles import read_json
 from .settings import last_name
+
+PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "flow": "flow"}  # modelspec's words, and ours for flows
 
 
 def result_folder(config: ReFLConfig) -> Path:
@@ -42,10 +46,12 @@ def result_suffix(config: ReFLConfig) -> str:
     return "" if config.output == "diffusers" else ".safetensors"
 
 
-def check_output(config: ReFLConfig, source: Path) -> None:
+def check_output(config: ReFLConfig, source: Path, family: Family | None = None) -> None:
     """Refuse an output that cannot be written from this source: asked before training, so that no run ends without a
-    result.
+    result. family: of the model, once it is known.
     """
+    if config.output == "single-file" and isinstance(family, FlowFamily):
+        raise ConfigError(f"output single-file is for Stable Diffusion's UNets; of {family.name} use output lora")
     if config.output == "lora" and config.tune != "lora":
         raise ConfigError("output lora needs tune lora; a fully trained UNet is saved as single-file or diffusers")
     if config.output == "single-file" and not source.is_file():
@@ -65,8 +71,7 @@ def export(
     """Write the configured output into `folder`; the UNet holds the weights to export. Returns the file or folder.
     extra: more metadata of a LoRA.
     """
-    check_output(config, backend.source)
-    layout = UNetLayout.of(backend.unet.config)
+    check_output(config, backend.source, backend.family)
     name = result_name(config, backend.source)
     if config.output == "lora":
         target = folder / f"{name}.safetensors"
@@ -77,7 +82,7 @@ def export(
     merged = lora.merged_state(backend.unet) if config.tune == "lora" else dict(backend.unet.state_dict())
     if config.output == "single-file":
         target = folder / f"{name}.safetensors"
-        write_back(backend.source, target, merged, layout, our_metadata(config))
+        write_back(backend.source, target, merged, UNetLayout.of(backend.unet.config), our_metadata(config))
         return target
     return _diffusers_folder(backend, merged, folder / name)
 
@@ -86,12 +91,13 @@ def _diffusers_folder(backend: Backend, unet: dict[str, Tensor], target: Path) -
     dtype = backend.unet.dtype if isinstance(backend.unet.dtype, torch.dtype) else torch.float32
     try:
         with replacing_folder(target) as fresh:
-            shutil.copytree(backend.source, fresh, ignore=shutil.ignore_patterns("unet"), dirs_exist_ok=True)
-            (fresh / "unet").mkdir()
-            shutil.copy(backend.source / "unet" / "config.json", fresh / "unet" / "config.json")
+            part = backend.family.folder
+            shutil.copytree(backend.source, fresh, ignore=shutil.ignore_patterns(part), dirs_exist_ok=True)
+            (fresh / part).mkdir()
+            shutil.copy(backend.source / part / "config.json", fresh / part / "config.json")
             save_tensors(
                 {key: tensor.to("cpu", dtype) for key, tensor in unet.items()},
-                fresh / "unet" / "diffusion_pytorch_model.safetensors",
+                fresh / part / "diffusion_pytorch_model.safetensors",
                 {"format": "pt"},
             )
     except OSError as error:
@@ -110,7 +116,6 @@ def metadata(config: ReFLConfig, backend: Backend, name: str, step: int) -> dict
     """
     now = datetime.now(timezone.utc)
     aims = ", ".join(map(last_name, config.aims or [config.picks]))
-    v_prediction = backend.schedule.prediction_type == "v_prediction"
     data: dict[str, Any] = {
         "ss_network_module": "networks.lora",
         "ss_network_dim": config.lora_rank,
@@ -128,7 +133,8 @@ def metadata(config: ReFLConfig, backend: Backend, name: str, step: int) -> dict
         "modelspec.title": name,
         "modelspec.date": now.isoformat(timespec="seconds"),
         "modelspec.resolution": f"{config.resolution}x{config.resolution}",
-        "modelspec.prediction_type": "v" if v_prediction else "epsilon",
+        "modelspec.prediction_type": PREDICTIONS[backend.schedule.prediction_type],
+        "modelspec.license": f"as the base model's: {backend.licence}" if backend.licence else None,
         "ss_zero_terminal_snr": True if backend.schedule.zero_snr else None,
         "modelspec.description": f"fine-tuning ({config.algorithm}) towards {aims}",
         **backend.family.lora_facts(backend.schedule),
@@ -158,6 +164,7 @@ def export_state(folder: Path, step: int | None, changes: dict[str, Any]) -> Pat
             config.lora_alpha,
             config.lora_targets,
             config.seed,
+            backend.family,
         )
     else:
         backend.unet.requires_grad_(True)

@@ -10,25 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from .errors import CheckpointError, MissingDependency
-from .families import Family
+from .families.base import Family
+from .families.flow import FlowFamily
+from .families.unet import TARGETS, UNetFamily
 from .ldm import UNetLayout, unet_module_to_ldm
 
-ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
-TARGETS = {
-    "attention": ATTENTION,
-    "attention+ff": [*ATTENTION, "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"],
-    "all": [
-        *ATTENTION,
-        "proj_in",
-        "proj_out",
-        "ff.net.0.proj",
-        "ff.net.2",
-        "conv1",
-        "conv2",
-        "conv_shortcut",
-        "time_emb_proj",
-    ],
-}
 ADAPTER = "default"
 
 
@@ -42,12 +28,13 @@ def _peft() -> Any:
     return peft
 
 
-def inject(unet: nn.Module, rank: int, alpha: float, targets: str, seed: int) -> None:
-    """Add fp32 adapters to the frozen UNet, in place; only they require gradients. The same seed gives the same
-    start.
+def inject(unet: nn.Module, rank: int, alpha: float, targets: str, seed: int, family: Family | None = None) -> None:
+    """Add fp32 adapters to the frozen network, in place; only they require gradients. The same seed gives the same
+    start. family: of the network, where it is no UNet.
     """
     peft = _peft()
-    config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=TARGETS[targets], bias="none")
+    names = family.lora_modules(unet, targets) if family else TARGETS[targets]
+    config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=names, bias="none")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         peft.inject_adapter_in_model(config, unet, adapter_name=ADAPTER)
@@ -153,7 +140,7 @@ def kohya_state(
     return result
 
 
-def diffusers_state(unet: nn.Module, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
+def diffusers_state(unet: nn.Module, dtype: torch.dtype = torch.float16, prefix: str = "unet") -> dict[str, Tensor]:
     """The same adapters as diffusers' `load_lora_weights` takes them whatever the layout: `unet.MODULE.lora_A.weight`
     and `lora_B`, alpha / rank taken into the latter.
 
@@ -163,13 +150,16 @@ def diffusers_state(unet: nn.Module, dtype: torch.dtype = torch.float16) -> dict
     """
     result = {}
     for name, (down, up, alpha) in weights(unet).items():
-        result[f"unet.{name}.lora_A.weight"] = down.to("cpu", dtype, copy=True)  # no storage under two names
-        result[f"unet.{name}.lora_B.weight"] = (up.float() * (alpha / down.shape[0])).to("cpu", dtype)
+        result[f"{prefix}.{name}.lora_A.weight"] = down.to("cpu", dtype, copy=True)  # no storage under two names
+        result[f"{prefix}.{name}.lora_B.weight"] = (up.float() * (alpha / down.shape[0])).to("cpu", dtype)
     return result
 
 
 def file_state(unet: nn.Module, family: Family, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
     """Tensors of a LoRA file that the hosts and diffusers load."""
+    if isinstance(family, FlowFamily):
+        return diffusers_state(unet, dtype, family.lora_prefix)
+    assert isinstance(family, UNetFamily)
     layout = UNetLayout.of(unet.config)
     ldm_names = family.needs_ldm_names(layout)
     state = kohya_state(unet, layout, ldm_names, dtype)

@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .conditioning import Conditioning
+from .errors import ConfigError
 from .resolved import ResolvedConfig
 from .rollout import Rollout, SampleNoise, draw
+from .schedule import NoiseSchedule
 
 
 class Reward(Protocol):
@@ -59,6 +61,8 @@ def denoising_loss(
     output = rollout.backend.predict(schedule.add_noise(x0, noise, t), t, cond)
     loss = (output - schedule.target(x0, noise, t)).square().mean(dim=(1, 2, 3))
     if snr_gamma:
+        if not isinstance(schedule, NoiseSchedule):
+            raise ConfigError("snr_gamma weighs noise levels of diffusion models: leave it out for a flow-matching one")
         weight = min_snr_weight(schedule.alphas_cumprod[t], snr_gamma, schedule.prediction_type)
         loss = loss * weight.to(loss.device, loss.dtype)
     return loss

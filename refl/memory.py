@@ -25,7 +25,7 @@ from .checkpoints.modules import empty
 from .config import ReFLConfig
 from .distributed import Processes
 from .errors import CheckpointError
-from .families import Family
+from .families.base import Family
 from .picks import EncodedPicks, Pick
 from .resolved import ResolvedConfig, resolve
 from .settings import Settings
@@ -127,16 +127,16 @@ def tensors_in(result: Any) -> Iterator[Tensor]:
 
 
 def _meta_modules(
-    config: ResolvedConfig, unet: dict[str, Any], vae: dict[str, Any]
+    config: ResolvedConfig, kind: Family, unet: dict[str, Any], vae: dict[str, Any]
 ) -> tuple[nn.Module, nn.Module, nn.Module | None]:
     """UNet (with its LoRA), VAE and tiny VAE without storage. Adapters cannot be added to fake tensors, so they are
     now.
     """
-    net = empty("UNet2DConditionModel", unet)
+    net = empty(kind.network, unet)
     if config.tune == "lora":
-        lora.inject(net, config.lora_rank, config.lora_alpha, config.lora_targets, 0)
+        lora.inject(net, config.lora_rank, config.lora_alpha, config.lora_targets, 0, kind)
     tiny = empty("AutoencoderTiny", {}) if config.taesd else None
-    return net, empty("AutoencoderKL", vae), tiny
+    return net, empty(kind.autoencoder, vae), tiny
 
 
 def _fake_backend(
@@ -215,14 +215,16 @@ def _emptied(net: nn.Module, dtype: torch.dtype) -> None:
 
 def reward_of(config: Settings) -> _FakeReward:
     """The configured rewards and judges as far as they are on this machine: an estimate downloads nothing."""
+    from .judges import NONE
     from .rewards import is_here, load_scorer, parse_reward
 
     rewards = [parse_reward(text)[0] for text in config.rewards]
-    here = [name for name in (*rewards, *config.judges) if is_here(name, config.models_dir)]
+    judges = [name for name in config.judges if name != NONE]
+    here = [name for name in (*rewards, *judges) if is_here(name, config.models_dir)]
     loaded = {name: load_scorer(name, "cpu", "fp32", config.models_dir) for name in here}
-    missing = [name for name in (*rewards, *config.judges) if name not in loaded]
+    missing = [name for name in (*rewards, *judges) if name not in loaded]
     trained = [loaded[name] for name in rewards if name in loaded]
-    return _FakeReward(trained, [loaded[name] for name in config.judges if name in loaded], len(missing))
+    return _FakeReward(trained, [loaded[name] for name in judges if name in loaded], len(missing))
 
 
 def estimate(
@@ -251,7 +253,7 @@ def estimate(
         gradient_accumulation_steps=1,
         max_train_steps=1,
     )
-    modules = _meta_modules(short, unet, vae)
+    modules = _meta_modules(short, kind, unet, vae)
     reward = reward or _FakeReward((), missing=1)
     with FakeTensorMode(allow_non_fake_inputs=True), StorageTracker() as tracker:
         backend = _fake_backend(short, kind, modules)
@@ -360,7 +362,7 @@ def subject(config: ReFLConfig) -> Subject:
     path = config.pretrained_model_name_or_path
     if not path:
         raise CheckpointError("no checkpoint was given: pretrained_model_name_or_path is empty")
-    model = open_model(path)
+    model = open_model(path, config.parts)
     free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
     device = "cuda" if torch.cuda.is_available() and not config.device.startswith("cpu") else "cpu"
     resolved = resolve(config, model.usual, device)

@@ -100,7 +100,7 @@ class Preparation:
 
     def _load_model(self) -> None:
         self.backend = self.given.backend or setup.load(self.asked)
-        check_output(self.asked, self.backend.source)
+        check_output(self.asked, self.backend.source, self.backend.family)
         kind = f"{self.backend.family.name} ({self.backend.schedule.prediction_type})"
         self.journal.say(State.PREPARING, message=f"loaded {kind} from {self.backend.source.name}")
 
@@ -109,6 +109,7 @@ class Preparation:
         self.named = bool(self.asked.judges)
         usual = self.backend.usual or self.backend.family.usual
         self.config = setup.with_judges(resolve(self.asked, usual, self.processes.device.type))
+        self.backend.draws_at(self.config.resolution)
         self.asked = ReFLConfig(**self.config.decided())
         if self.processes.is_main:
             self._write_settings(dataclasses.asdict(self.asked), Name.CONFIG)

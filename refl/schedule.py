@@ -1,12 +1,14 @@
-"""The noise schedule: which noise level belongs to which timestep, and the formulas that turn a UNet's output into
+"""The noise schedule: which noise level belongs to which timestep, and the formulas that turn a network's output into
 pictures. Own formulas, because a diffusers scheduler's `step` draws noise it throws away and keeps hidden state.
 
-Notation: x_t = a x_0 + s e with a² + s² = 1; a² is `alphas_cumprod[t]`. Sources: Song et al. 2021 (DDIM), eq. 12 and
-16; Salimans & Ho 2022 (v-prediction); Lin et al. 2024 (zero terminal SNR).
+Notation: x_t = a x_0 + s e. Diffusion has a² + s² = 1, and a² is `alphas_cumprod[t]`; flows (`flow.py`) have a = 1 − s.
+Sources: Song et al. 2021 (DDIM), eq. 12 and 16; Salimans & Ho 2022 (v-prediction); Lin et al. 2024 (zero terminal
+SNR).
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -15,7 +17,80 @@ from torch import Tensor
 from .errors import CheckpointError
 
 
-class NoiseSchedule:
+class Schedule(ABC):
+    """What training and sampling ask of a noise schedule, by integer timesteps t [B] in 0 … len − 1.
+
+    prediction_type: "epsilon", "v_prediction" or "flow". zero_snr: whether the last timestep is pure noise where
+    that is not the rule.
+    """
+
+    prediction_type: str
+    zero_snr: bool
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def timesteps(self, steps: int) -> Tensor:
+        """`steps` timesteps from noisy to clean, int64 [steps], for sampling."""
+
+    @abstractmethod
+    def levels(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """(a, s) [B, 1, 1, 1] of timesteps t [B]; t < 0 means a finished image (a = 1, s = 0)."""
+
+    @abstractmethod
+    def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What the network ought to predict for x_t."""
+
+    @abstractmethod
+    def predict_x0(self, x: Tensor, output: Tensor, t: Tensor) -> Tensor:
+        """The clean latents implied by the network's output at x_t."""
+
+    @abstractmethod
+    def predict_noise(self, x: Tensor, output: Tensor, t: Tensor) -> Tensor:
+        """The noise implied by the network's output at x_t."""
+
+    @abstractmethod
+    def velocity(self, x: Tensor, output: Tensor, t: Tensor) -> Tensor:
+        """The network's output at x_t as a velocity, whatever it predicts."""
+
+    def network_time(self, t: Tensor) -> Tensor:
+        """What the network is told of timesteps t [B]."""
+        return t
+
+    def for_tokens(self, tokens: int) -> Schedule:
+        """The schedule for pictures of so many tokens, where it depends on them."""
+        return self
+
+    def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t of clean latents [B, C, h, w]."""
+        a, s = self.levels(t, x0)
+        return a * x0 + s * noise
+
+    def step(
+        self, x: Tensor, output: Tensor, t: Tensor, t_next: Tensor, eta: float = 0.0, noise: Tensor | None = None
+    ) -> Tensor:
+        """One denoising step from t to t_next (both [B]; t_next = -1 finishes).
+
+        eta 0 is DDIM, for flows Euler's method. eta 1 is ancestral sampling with the posterior variance: the two are
+        the same formula.
+        """
+        x0, e = self.predict_x0(x, output, t), self.predict_noise(x, output, t)
+        a, s = self.levels(t, x)
+        a_next, s_next = self.levels(t_next, x)
+        if not eta:
+            return a_next * x0 + s_next * e
+        sigma = eta * (s_next / s) * self._added(a, s, a_next, s_next).clamp(min=0).sqrt()
+        mean = a_next * x0 + (s_next**2 - sigma**2).clamp(min=0).sqrt() * e
+        return mean if noise is None else mean + sigma * noise
+
+    @staticmethod
+    def _added(a: Tensor, s: Tensor, a_next: Tensor, s_next: Tensor) -> Tensor:
+        """The variance that noising adds from the next level to this one."""
+        return s**2 - (a / a_next * s_next) ** 2
+
+
+class NoiseSchedule(Schedule):
     """Noise levels of a model. `alphas_cumprod` [N] float64, N = 1000 training timesteps."""
 
     def __init__(self, config: dict[str, Any], prediction_type: str | None = None):
@@ -53,11 +128,6 @@ class NoiseSchedule:
         a, s = alpha2.sqrt(), (1 - alpha2).sqrt()
         return a.to(like.device, torch.float32).view(-1, 1, 1, 1), s.to(like.device, torch.float32).view(-1, 1, 1, 1)
 
-    def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """x_t of clean latents [B, 4, h, w]."""
-        a, s = self.levels(t, x0)
-        return a * x0 + s * noise
-
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """What the UNet ought to predict for x_t: the noise, or v = a e - s x_0."""
         if self.prediction_type == "epsilon":
@@ -86,21 +156,9 @@ class NoiseSchedule:
         a, s = self.levels(t, x)
         return (output - s * x) / a
 
-    def step(
-        self, x: Tensor, output: Tensor, t: Tensor, t_next: Tensor, eta: float = 0.0, noise: Tensor | None = None
-    ) -> Tensor:
-        """One denoising step from t to t_next (both [B]; t_next = -1 finishes).
-
-        eta 0 is DDIM. eta 1 is ancestral DDPM sampling with the posterior variance: the two are the same formula.
-        """
-        x0, e = self.predict_x0(x, output, t), self.predict_noise(x, output, t)
-        a, s = self.levels(t, x)
-        a_next, s_next = self.levels(t_next, x)
-        if not eta:
-            return a_next * x0 + s_next * e
-        sigma = eta * (s_next / s) * (1 - (a / a_next) ** 2).clamp(min=0).sqrt()
-        mean = a_next * x0 + (s_next**2 - sigma**2).clamp(min=0).sqrt() * e
-        return mean if noise is None else mean + sigma * noise
+    @staticmethod
+    def _added(a: Tensor, s: Tensor, a_next: Tensor, s_next: Tensor) -> Tensor:
+        return 1 - (a / a_next) ** 2  # the same, where a² + s² = 1
 
 
 def _betas(config: dict[str, Any], count: int) -> Tensor:

@@ -41,6 +41,12 @@ class Settings:
     # model
     pretrained_model_name_or_path: str = option("", "checkpoint: .safetensors, .ckpt or a diffusers folder", path=True)
     vae: str = option("", "VAE file, for checkpoints that hold none", path=True)
+    parts: list[str] = option(
+        [],
+        "text encoders and VAE for a checkpoint that holds none: a diffusers folder of its family, from which whatever"
+        " is missing is taken",
+        path=True,
+    )
     taesd: str = option(
         "",
         "tiny autoencoder (TAESD) used for the gradient: a decoder's file or a diffusers folder; evaluation uses the"

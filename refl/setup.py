@@ -70,6 +70,7 @@ def load(config: ReFLConfig | ResolvedConfig) -> Backend:
         taesd=config.taesd,
         clip_bpe=config.clip_bpe,
         clip_skip=config.clip_skip or None,  # 0 in resolved settings: as the family has it
+        parts=config.parts,
         prediction_type=config.prediction_type,
         dtype=dtype,
         unet_dtype=torch.float32 if config.tune == "full" else dtype,

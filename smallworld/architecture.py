@@ -1,4 +1,5 @@
-"""The networks of tiny-sd: Stable Diffusion's own three, with every width reduced.
+"""The networks of tiny-sd: Stable Diffusion's own three, with every width reduced, and tiny-flow's, Stable
+Diffusion 3's.
 
 Two sizes are dictated by the LDM code that WebUI hosts build the networks with: GroupNorm always has 32 groups, so
 all widths are multiples of 32, and the autoencoder halves the picture three times (factor 8).
@@ -8,8 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
     from transformers import CLIPTextModel
 
 VAE_CONFIG: dict[str, Any] = {
@@ -89,3 +92,40 @@ def build_text_encoder() -> CLIPTextModel:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     return CLIPTextModel(CLIPTextConfig(**text_config()))
+
+
+FLOW_TOKENS = 20
+"""Text tokens that tiny-flow sees. The longest caption has 16 with its markers; CLIP's 77 would be more tokens than
+the picture has, which are 16 patches.
+"""
+FLOW_CONFIG: dict[str, Any] = {
+    "sample_size": 8,
+    "patch_size": 2,
+    "in_channels": 4,
+    "out_channels": 4,
+    "num_layers": 4,
+    "attention_head_dim": 32,
+    "num_attention_heads": 4,
+    "joint_attention_dim": TEXT_WIDTH,
+    "caption_projection_dim": 128,
+    "pooled_projection_dim": TEXT_WIDTH,
+    "pos_embed_max_size": 4,
+    "qk_norm": "rms_norm",
+}
+
+
+def build_flow() -> SD3Transformer2DModel:
+    """A freshly initialised flow transformer, 2.3 M parameters: Stable Diffusion 3's, on tiny-sd's latents.
+
+    As in DiT (Peebles & Xie 2023, section 3.2), every modulation and the output start at zero.
+    """
+    from diffusers import SD3Transformer2DModel
+
+    model = SD3Transformer2DModel(**FLOW_CONFIG)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+            if name.endswith(("norm1.linear", "norm1_context.linear", "norm_out.linear")) or name == "proj_out":
+                nn.init.zeros_(module.weight)
+    return model

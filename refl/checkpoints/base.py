@@ -13,13 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from imagereward_core.clip_bpe import ClipTokenizer
 from imagereward_core.errors import WeightsError
 from imagereward_core.weights import checkpoint as files
 
-from ..clip_text import ClipText
 from ..errors import CheckpointError
-from ..families import Family
+from ..families.base import Family, PromptEncoder
 from ..log import logger
 from ..resolved import Usual
 
@@ -61,11 +59,10 @@ class Checkpoint(ABC):
     @property
     def usual(self) -> Usual:
         """What the family's users sample with, at the size that this very model was made for, where its files tell."""
-        side = self.unet_config.get("sample_size")
-        blocks = (self.vae_config or {}).get("block_out_channels")
-        if not isinstance(side, int) or isinstance(side, bool) or side < 1 or not blocks:
+        side, vae = self.unet_config.get("sample_size"), self.vae_config or {}
+        if not isinstance(side, int) or isinstance(side, bool) or side < 1 or not vae.get("block_out_channels"):
             return self.family.usual
-        return dataclasses.replace(self.family.usual, resolution=side * 2 ** (len(blocks) - 1))
+        return dataclasses.replace(self.family.usual, resolution=side * self.family.latent_factor(vae))
 
     @abstractmethod
     def unet(self, dtype: torch.dtype) -> nn.Module:
@@ -76,12 +73,19 @@ class Checkpoint(ABC):
         """The autoencoder, complete or CheckpointError."""
 
     @abstractmethod
-    def text(self, dtype: torch.dtype, clip_bpe: str = "") -> list[tuple[ClipText, ClipTokenizer]]:
-        """The text encoders with their tokenisers. clip_bpe: a merge list in place of CLIP's own."""
+    def prompts(self, dtype: torch.dtype, clip_bpe: str = "", clip_skip: int = 0) -> PromptEncoder:
+        """The text encoders. clip_bpe: a merge list in place of CLIP's own. clip_skip: the layer to take, counted from
+        the end; 0 for the family's own.
+        """
 
-    @abstractmethod
-    def clip_skip(self) -> int:
-        """The text encoder's layer that the family takes, counted from the end in this checkpoint."""
+    def lacking(self, what: str) -> str:
+        """In words: that this checkpoint brings no VAE, or another part, and what to do."""
+        return f"{self.path} holds no {what}: give one with --vae (the VAE file selected in the WebUI)"
+
+    @property
+    def licence(self) -> str:
+        """Of these weights: what the checkpoint says, else that of the published ones, which it was made from."""
+        return self.family.licence
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:

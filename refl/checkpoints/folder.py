@@ -20,7 +20,8 @@ from imagereward_core.weights import kinds
 from .. import clip_text
 from ..errors import CheckpointError
 from ..families import TRAINABLE, of_folder
-from ..families.base import FolderFacts
+from ..families.base import PromptEncoder
+from ..families.unet import FolderFacts, UNetFamily
 from ..log import logger
 from . import modules
 from .base import Checkpoint, Claim, prediction_claim, read, refuse_quantised
@@ -36,9 +37,11 @@ INDEX = re.compile(r"\.index(\.[^.]+)?\.json$|\.index\.json$")
 class Folder(Checkpoint):
     """An opened diffusers folder."""
 
+    family: UNetFamily
+
     def __init__(self, path: Path):
         self.path = path
-        index = _json(path / "model_index.json") if (path / "model_index.json").is_file() else {}
+        index = read_json(path / "model_index.json") if (path / "model_index.json").is_file() else {}
         pipeline = str(index.get("_class_name") or "")
         foreign = kinds.of_pipeline(pipeline)
         if foreign is not None:
@@ -46,11 +49,11 @@ class Folder(Checkpoint):
         if not (path / "unet" / "config.json").is_file():
             held = f" ({pipeline})" if pipeline else ""
             raise CheckpointError(f"{path} is no diffusers model of {TRAINABLE}{held}: it has no unet/config.json")
-        self.unet_config = _json(path / "unet" / "config.json")
+        self.unet_config = read_json(path / "unet" / "config.json")
         self._check_unet()
-        self.vae_config = _json(path / "vae" / "config.json") if (path / "vae" / "config.json").is_file() else None
+        self.vae_config = read_json(path / "vae" / "config.json") if (path / "vae" / "config.json").is_file() else None
         self._text = [
-            (suffix, _json(path / f"text_encoder{suffix}" / "config.json"))
+            (suffix, read_json(path / f"text_encoder{suffix}" / "config.json"))
             for suffix in ("", "_2", "_3")
             if (path / f"text_encoder{suffix}").is_dir()
         ]
@@ -88,7 +91,7 @@ class Folder(Checkpoint):
 
     def _read_scheduler(self) -> None:
         file = self.path / "scheduler" / "scheduler_config.json"
-        self.scheduler = _json(file) if file.is_file() else {}
+        self.scheduler = read_json(file) if file.is_file() else {}
         name = str(self.scheduler.get("_class_name") or "")
         statistics = (self.vae_config or {}).get("latents_mean")
         if name.startswith("EDM") or (statistics and self.family.latent_channels == 4):
@@ -151,8 +154,26 @@ class Folder(Checkpoint):
         except WeightsError as error:
             raise CheckpointError(str(error)) from error
 
-    def clip_skip(self) -> int:
-        return self.family.folder_clip_skip()
+    def prompts(self, dtype: torch.dtype, clip_bpe: str = "", clip_skip: int = 0) -> PromptEncoder:
+        return self.family.prompts(self.text(dtype, clip_bpe), clip_skip or self.family.folder_clip_skip())
+
+    @property
+    def licence(self) -> str:
+        return licence_of(self.path) or super().licence
+
+
+def licence_of(folder: Path) -> str:
+    """The licence that a folder's model card names, as the hub's cards do; "" where none does."""
+    try:
+        card = (folder / "README.md").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+    head = re.match(r"---\n(.*?)\n---", card, re.DOTALL)
+    named = {
+        key: value.strip(" '\"")
+        for key, value in re.findall(r"^(license(?:_name)?):[ \t]*(\S.*)$", head[1] if head else "", re.MULTILINE)
+    }
+    return named.get("license_name") or named.get("license", "")
 
 
 def read_part(folder: Path, stem: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -161,13 +182,13 @@ def read_part(folder: Path, stem: str) -> tuple[dict[str, Any], dict[str, Tensor
     The plain files come first; where only variants lie (`*.fp16.safetensors`, `*.non_ema.safetensors`), one of them is
     taken and the log says which. Raises CheckpointError naming what is there and what is wanted.
     """
-    config = _json(folder / "config.json")
+    config = read_json(folder / "config.json")
     chosen = _weights(folder, stem)
     if not INDEX.search(chosen.name):
         state, _ = read(chosen)
         refuse_quantised(state, chosen)
         return config, state
-    placed = _json(chosen).get("weight_map")
+    placed = read_json(chosen).get("weight_map")
     if not isinstance(placed, dict) or not placed:
         raise CheckpointError(f"{chosen} is no index of weights: it has no weight_map")
     state = {}
@@ -224,7 +245,8 @@ def _variant(name: str, base: str) -> str | None:
     return None
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, or CheckpointError."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,11 @@ from .. import ldm
 from ..errors import CheckpointError, MissingDependency
 from ..log import logger
 
-PARTS = {"UNet2DConditionModel": "UNet", "AutoencoderKL": "VAE", "AutoencoderTiny": "tiny VAE"}
+PARTS = {  # what the classes are called in messages
+    "UNet2DConditionModel": "Stable Diffusion UNet",
+    "AutoencoderKL": "Stable Diffusion VAE",
+    "AutoencoderTiny": "Stable Diffusion tiny VAE",
+}
 # names that diffusers' first versions gave to the attention of a VAE
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -31,13 +36,45 @@ def diffusers() -> Any:
     return diffusers
 
 
+def require(classes: Sequence[str], since: str, what: str) -> None:
+    """CheckpointError if the diffusers that is here lacks one of these classes. since: the first that has them all."""
+    library = diffusers()
+    lacking = [name for name in classes if not hasattr(library, name)]
+    if lacking:
+        raise CheckpointError(
+            f"{what} needs diffusers ≥ {since}, here {library.__version__} (it has no {', '.join(lacking)})"
+        )
+
+
 def empty(kind: str, config: Mapping[str, Any]) -> nn.Module:
     """A diffusers network of that configuration on the meta device. Raises CheckpointError."""
-    with torch.device("meta"):
+    with torch.device("meta") if kind in PARTS else weightless():
         try:
             return getattr(diffusers(), kind).from_config(dict(config))
         except (ValueError, TypeError, KeyError, IndexError, NotImplementedError) as error:
-            raise CheckpointError(f"no {PARTS[kind]} can be made of its configuration: {error}") from error
+            what = PARTS.get(kind, kind)
+            raise CheckpointError(
+                f"no {what.removeprefix('Stable Diffusion ')} can be made of its configuration: {error}"
+            ) from error
+
+
+@contextlib.contextmanager
+def weightless() -> Iterator[None]:
+    """Within, the parameters of new modules have no storage, while what a module computes in its beginning has.
+    Transformers keep tables of positions there that are in no checkpoint.
+    """
+    usual = nn.Module.register_parameter
+
+    def register(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        usual(module, name, parameter)
+        if parameter is not None:
+            module._parameters[name] = nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+
+    nn.Module.register_parameter = register  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = usual  # type: ignore[method-assign]
 
 
 def build(
@@ -56,7 +93,7 @@ def build(
     found = differences(state, net.state_dict())
     if found.missing or found.reshaped:
         raise CheckpointError(
-            f"{what} does not have the form of a Stable Diffusion {PARTS[kind]}: {_as_in_the_file(found, names or {})}"
+            f"{what} does not have the form of a {PARTS.get(kind, kind)}: {_as_in_the_file(found, names or {})}"
         )
     if found.unexpected:
         logger.warning("%s holds %d tensors of no use (%s)", what, len(found.unexpected), first(found.unexpected))

@@ -7,9 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..families import Family
+from ..errors import CheckpointError
+from ..families.base import Family
+from ..flow import FlowSchedule
 from ..log import logger
-from ..schedule import NoiseSchedule
+from ..schedule import NoiseSchedule, Schedule
 from .base import Checkpoint, Claim, choose
 
 Network = Callable[[Tensor, Tensor], Tensor]  # noisy latents x, timesteps t → output
@@ -19,7 +21,7 @@ LOW_NOISE = 0.1  # share of the timesteps at which every trained UNet still sees
 
 def settle(
     checkpoint: Checkpoint, asked: str, network: Network, latents: tuple[int, ...]
-) -> tuple[NoiseSchedule, Claim, Claim]:
+) -> tuple[Schedule, Claim, Claim]:
     """(noise schedule, what is predicted, whether the last step is pure noise), each with its source, and logged.
 
     asked: "auto", or the answer. latents: the shape [1, C, h, w] to probe with.
@@ -28,6 +30,15 @@ def settle(
     snr = choose(checkpoint.zero_snr, "zero terminal SNR", path) or Claim(False, "nothing says so")
     settings = {**checkpoint.scheduler, "rescale_betas_zero_snr": snr.value}
     schedule = family.schedule({**settings, "prediction_type": "epsilon"})
+    if isinstance(schedule, FlowSchedule):
+        if asked != "auto":
+            raise CheckpointError(
+                f"{path} is a flow-matching model, which predicts a velocity: prediction_type {asked} does not fit it,"
+                " leave it at auto"
+            )
+        logger.info("%s predicts a flow's velocity (%s); shift %.3g", path.name, family.name, schedule.shift)
+        return schedule, Claim(schedule.prediction_type, f"every {family.name} does"), snr
+    assert isinstance(schedule, NoiseSchedule)
     if asked != "auto":
         found = Claim(asked, "the setting prediction_type")
     else:

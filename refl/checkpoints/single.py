@@ -20,8 +20,9 @@ from imagereward_core.weights import kinds
 
 from .. import clip_text
 from ..errors import CheckpointError
-from ..families import FAMILIES, TRAINABLE, Family
-from ..families.base import TextPart
+from ..families import TRAINABLE, UNETS
+from ..families.base import PromptEncoder
+from ..families.unet import TextPart, UNetFamily
 from ..ldm import UNET_PREFIX, VAE_PREFIX, UNetLayout
 from . import modules
 from .base import Checkpoint, Claim, Part, prediction_claim, read, refuse_quantised
@@ -32,6 +33,8 @@ BY_CONTEXT = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}  # width of the text 
 
 class SingleFile(Checkpoint):
     """An opened checkpoint: tensors by key, metadata, and what lies beside it."""
+
+    family: UNetFamily
 
     def __init__(self, path: Path, state: dict[str, Tensor], metadata: dict[str, str]):
         self.path, self.state, self.metadata = path, state, metadata
@@ -81,7 +84,7 @@ class SingleFile(Checkpoint):
 
     def vae(self, dtype: torch.dtype) -> nn.Module:
         if self.vae_config is None:
-            raise CheckpointError(f"{self.path} holds no VAE: give one with --vae (the VAE file selected in the WebUI)")
+            raise CheckpointError(self.lacking("VAE"))
         config, state = modules.vae_from_file(self.part(VAE_PREFIX), str(self.path))
         return modules.build("AutoencoderKL", config, state, dtype, str(self.path))
 
@@ -114,8 +117,12 @@ class SingleFile(Checkpoint):
         except WeightsError as error:
             raise CheckpointError(str(error)) from error
 
-    def clip_skip(self) -> int:
-        return self.family.clip_skip
+    def prompts(self, dtype: torch.dtype, clip_bpe: str = "", clip_skip: int = 0) -> PromptEncoder:
+        return self.family.prompts(self.text(dtype, clip_bpe), clip_skip or self.family.clip_skip)
+
+    @property
+    def licence(self) -> str:
+        return self.metadata.get("modelspec.license") or super().licence
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> SingleFile:
@@ -124,7 +131,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> SingleFile:
     return SingleFile(path, *read(path))
 
 
-def recognise(state: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> Family:
+def recognise(state: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> UNetFamily:
     """The family of a checkpoint's tensors. Refuses whatever cannot be trained, by its name."""
     kind = kinds.identify({key: tuple(tensor.shape) for key, tensor in state.items()})
     if kind is None:
@@ -138,14 +145,14 @@ def recognise(state: Mapping[str, Tensor], metadata: Mapping[str, str], path: Pa
         raise CheckpointError(
             f"{path} is the SDXL refiner: it only repaints finished images. Choose the SDXL base model"
         )
-    if kind.key not in FAMILIES:
+    if kind.key not in UNETS:
         raise CheckpointError(
             f"{path} is {kind.name}: reward training needs a complete text-to-image checkpoint of {TRAINABLE}"
         )
     if not any(key.startswith(UNET_PREFIX) for key in state):
         raise CheckpointError(f"{path} holds a text encoder and no UNet: choose a checkpoint that is complete")
     refuse_few_step(path.stem, metadata.get("modelspec.title", ""), path)
-    return FAMILIES[kind.key]
+    return UNETS[kind.key]
 
 
 def _incomplete(state: Mapping[str, Tensor], kind: kinds.Kind) -> str:

@@ -1,7 +1,7 @@
 """What distinguishes one family of image models from another, behind one interface.
 
-A family is one file beside this one, and one line in `families.FAMILIES`. Sizes come from the tensors themselves;
-the published ones stand here for estimates only.
+A family is one file beside this one, and one line in `families.FAMILIES`. Sizes come from the tensors or the
+configuration of the very model; the published ones stand here for estimates only.
 """
 
 from __future__ import annotations
@@ -14,13 +14,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from imagereward_core.clip_bpe import END_TEXT, ClipTokenizer
-
-from ..clip_text import ClipText
 from ..conditioning import Conditioning
-from ..ldm import UNetLayout
+from ..errors import ConfigError
 from ..resolved import Usual
-from ..schedule import NoiseSchedule
+from ..schedule import Schedule
 
 
 class PromptEncoder(Protocol):
@@ -31,63 +28,29 @@ class PromptEncoder(Protocol):
     def to(self, device: torch.device) -> Any: ...
 
 
-@dataclass(frozen=True)
-class TextPart:
-    """One text encoder: where its weights lie in a single file, its activation ("quick_gelu" or "gelu"), how its
-    prompts are padded, and whether it has a projection for the pooled vector.
-    """
-
-    prefix: str
-    activation: str = "quick_gelu"
-    pad: str = END_TEXT
-    projection: bool = False
-
-
-@dataclass(frozen=True)
-class FolderFacts:
-    """The configurations of a diffusers folder, by which a family knows its own."""
-
-    unet: Mapping[str, Any]
-    text: tuple[Mapping[str, Any], ...]  # of text_encoder, text_encoder_2, …
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Family(ABC):
     """The facts of one family and what follows from them.
 
-    key: also the kind's key in imagereward_core.weights.kinds. prediction: what the network is taken to predict when
-    neither its files nor the probe tell. unet, vae: the published sizes as diffusers configurations.
+    key: also the kind's key in imagereward_core.weights.kinds. network, autoencoder: diffusers' classes; folder: the
+    network's part of a diffusers folder. unet, vae: the published sizes as diffusers configurations. prediction: what
+    the network is taken to predict when neither its files nor the probe tell. licence: of the published weights.
     """
 
     key: str
     name: str
     latent_scale: float
     latent_channels: int
-    text: tuple[TextPart, ...]
-    clip_skip: int
     usual: Usual
     lora_metadata: dict[str, str]
+    licence: str
     scheduler: dict[str, Any]
     unet: dict[str, Any]
     vae: dict[str, Any]
+    network: str
+    folder: str
+    autoencoder: str = "AutoencoderKL"
     prediction: str = "epsilon"
-    diffusers_maps_blocks: bool = False  # whether its pipeline there turns a LoRA's original block names into its own
-
-    @abstractmethod
-    def recognises(self, folder: FolderFacts) -> bool:
-        """Whether a diffusers folder is of this family."""
-
-    @abstractmethod
-    def sizes(
-        self, state: Mapping[str, Tensor], text: Sequence[Mapping[str, Tensor]], given: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """The diffusers configuration of a single file's network. text: the encoders' weights by canonical names.
-        given: numbers that no tensor's shape tells, from a file beside the checkpoint.
-        """
-
-    @abstractmethod
-    def prompts(self, parts: Sequence[tuple[ClipText, ClipTokenizer]], clip_skip: int) -> PromptEncoder:
-        """The way from prompts to conditioning."""
 
     @abstractmethod
     def blank(self, unet: Mapping[str, Any], dtype: torch.dtype) -> Conditioning:
@@ -95,20 +58,48 @@ class Family(ABC):
 
     @abstractmethod
     def predict(self, net: nn.Module, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
-        """The network's output at noisy latents x [B, C, h, w] and timesteps t [B]."""
+        """The network's output at noisy latents x [B, C, h, w] and times t [B] as of `Schedule.network_time`."""
 
-    def schedule(self, settings: Mapping[str, Any]) -> NoiseSchedule:
+    @abstractmethod
+    def schedule(self, settings: Mapping[str, Any]) -> Schedule:
         """The noise schedule: the family's, changed by what the checkpoint says."""
-        return NoiseSchedule({**self.scheduler, **settings})
 
-    def folder_clip_skip(self) -> int:
-        """The layer to take from a diffusers folder's text encoder when none is asked for."""
-        return self.clip_skip
+    @abstractmethod
+    def lora_modules(self, net: nn.Module, targets: str) -> list[str]:
+        """Names in the network, or their ends, that get a LoRA. targets: a choice of the setting lora_targets."""
 
-    def needs_ldm_names(self, layout: UNetLayout) -> bool:
-        """Whether a LoRA must use the original module names for the hosts to find their places."""
-        return layout != UNetLayout.of(self.unet)
+    def channels(self, unet: Mapping[str, Any]) -> int:
+        """Channels of the latents that a network of this configuration takes."""
+        return int(unet.get("in_channels", self.latent_channels))
 
-    def lora_facts(self, schedule: NoiseSchedule) -> dict[str, str]:
+    def vae_channels(self, vae: Mapping[str, Any]) -> int:
+        """Channels of the latents that an autoencoder of this configuration makes."""
+        return int(vae.get("latent_channels", self.latent_channels))
+
+    def latent_factor(self, vae: Mapping[str, Any]) -> int:
+        """Pixels per latent cell and side."""
+        return 2 ** (len(vae["block_out_channels"]) - 1)
+
+    def check_resolution(self, resolution: int, unet: Mapping[str, Any], vae: Mapping[str, Any]) -> None:
+        """ConfigError for pictures that the network cannot take."""
+        factor = self.latent_factor(vae)
+        if resolution % factor:
+            raise ConfigError(f"resolution must be a multiple of {factor} for {self.name}, found {resolution}")
+
+    def tokens(self, resolution: int, unet: Mapping[str, Any], vae: Mapping[str, Any]) -> int:
+        """How many tokens a picture is to the network, where its noise schedule depends on that."""
+        return 0
+
+    def decode(self, vae: nn.Module, latents: Tensor, scale: float) -> Tensor:
+        """Latents → pictures [B, 3, H, W] in [-1, 1], in the autoencoder's precision."""
+        dtype = next(vae.parameters()).dtype
+        return vae.decode((latents / scale).to(dtype), return_dict=False)[0]  # type: ignore[operator]
+
+    def encode(self, vae: nn.Module, pictures: Tensor, scale: float) -> Tensor:
+        """Pictures [B, 3, H, W] in [-1, 1] → latents, the distribution's mean, in fp32."""
+        dtype = next(vae.parameters()).dtype
+        return vae.encode(pictures.to(dtype)).latent_dist.mean.float() * scale  # type: ignore[operator]
+
+    def lora_facts(self, schedule: Schedule) -> dict[str, str]:
         """What a LoRA's metadata says about the model it belongs to."""
         return dict(self.lora_metadata)

@@ -12,8 +12,7 @@ from imagereward_core.clip_bpe import ClipTokenizer
 from ..clip_text import ClipText
 from ..conditioning import Conditioning
 from ..resolved import USUAL_SD
-from .base import FolderFacts, TextPart
-from .unet import SCHEDULER, SD_BLOCKS, VAE, UNetFamily
+from .unet import SCHEDULER, SD_BLOCKS, VAE, FolderFacts, TextPart, UNetFamily
 
 
 class SDPrompts:
@@ -34,7 +33,7 @@ class SDPrompts:
         return Conditioning(self.encoder.encode(ids, self.clip_skip, True, self.tokenizer.end)[0])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SD1(UNetFamily):
     """See the module."""
 
@@ -61,6 +60,7 @@ FAMILY = SD1(
         "ss_v2": "False",
         "modelspec.architecture": "stable-diffusion-v1/lora",
     },
+    licence="CreativeML Open RAIL-M",
     scheduler=SCHEDULER,
     unet={**SD_BLOCKS, "cross_attention_dim": 768, "attention_head_dim": 8},
     vae=VAE,

@@ -11,13 +11,12 @@ from imagereward_core.clip_bpe import ClipTokenizer
 
 from ..clip_text import ClipText
 from ..resolved import USUAL_SD
-from ..schedule import NoiseSchedule
-from .base import FolderFacts, TextPart
+from ..schedule import Schedule
 from .sd1 import SDPrompts
-from .unet import SCHEDULER, SD_BLOCKS, VAE, UNetFamily
+from .unet import SCHEDULER, SD_BLOCKS, VAE, FolderFacts, TextPart, UNetFamily
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SD2(UNetFamily):
     """See the module."""
 
@@ -36,7 +35,7 @@ class SD2(UNetFamily):
     def prompts(self, parts: Sequence[tuple[ClipText, ClipTokenizer]], clip_skip: int) -> SDPrompts:
         return SDPrompts(*parts[0], clip_skip)
 
-    def lora_facts(self, schedule: NoiseSchedule) -> dict[str, str]:
+    def lora_facts(self, schedule: Schedule) -> dict[str, str]:
         facts = super().lora_facts(schedule)
         if schedule.prediction_type == "v_prediction":
             facts["modelspec.architecture"] = "stable-diffusion-v2-768-v/lora"
@@ -56,6 +55,7 @@ FAMILY = SD2(
         "ss_v2": "True",
         "modelspec.architecture": "stable-diffusion-v2-512/lora",
     },
+    licence="CreativeML Open RAIL++-M",
     scheduler=SCHEDULER,
     unet={
         **SD_BLOCKS,

@@ -16,8 +16,7 @@ from ..conditioning import Conditioning
 from ..errors import CheckpointError
 from ..ldm import UNetLayout
 from ..resolved import USUAL_SDXL
-from .base import FolderFacts, TextPart
-from .unet import SCHEDULER, VAE, UNetFamily
+from .unet import SCHEDULER, VAE, FolderFacts, TextPart, UNetFamily
 
 PROJECTION = "text_projection.weight"
 
@@ -55,7 +54,7 @@ class SDXLPrompts:
         return Conditioning(context * filled[:, None, None], pooled * filled[:, None], sizes.expand(len(prompts), 6))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SDXL(UNetFamily):
     """See the module."""
 
@@ -113,6 +112,7 @@ FAMILY = SDXL(
         "ss_v2": "False",
         "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
     },
+    licence="CreativeML Open RAIL++-M",
     scheduler=SCHEDULER,
     unet={
         "block_out_channels": [320, 640, 1280],

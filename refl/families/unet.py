@@ -12,10 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from imagereward_core.clip_bpe import END_TEXT, ClipTokenizer
+
+from ..clip_text import ClipText
 from ..conditioning import Conditioning
 from ..errors import CheckpointError
-from ..ldm import unet_config
-from .base import Family
+from ..ldm import UNetLayout, unet_config
+from ..schedule import NoiseSchedule
+from .base import Family, PromptEncoder
 
 SCHEDULER = {
     "num_train_timesteps": 1000,
@@ -39,9 +43,66 @@ SD_BLOCKS = {
 }
 
 
+ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+WITH_FF = [*ATTENTION, "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"]
+TARGETS = {
+    "attention": ATTENTION,
+    "attention+ff": WITH_FF,
+    "all": [*WITH_FF, "conv1", "conv2", "conv_shortcut", "time_emb_proj"],
+}
+
+
 @dataclass(frozen=True)
+class TextPart:
+    """One text encoder: where its weights lie in a single file, its activation ("quick_gelu" or "gelu"), how its
+    prompts are padded, and whether it has a projection for the pooled vector.
+    """
+
+    prefix: str
+    activation: str = "quick_gelu"
+    pad: str = END_TEXT
+    projection: bool = False
+
+
+@dataclass(frozen=True)
+class FolderFacts:
+    """The configurations of a diffusers folder, by which a family knows its own."""
+
+    unet: Mapping[str, Any]
+    text: tuple[Mapping[str, Any], ...]  # of text_encoder, text_encoder_2, …
+
+
+@dataclass(frozen=True, kw_only=True)
 class UNetFamily(Family):
     """A family whose network is diffusers' UNet2DConditionModel."""
+
+    text: tuple[TextPart, ...]
+    clip_skip: int
+    network: str = "UNet2DConditionModel"
+    folder: str = "unet"
+    diffusers_maps_blocks: bool = False  # whether its pipeline there turns a LoRA's original block names into its own
+
+    @abstractmethod
+    def recognises(self, folder: FolderFacts) -> bool:
+        """Whether a diffusers folder is of this family."""
+
+    @abstractmethod
+    def prompts(self, parts: Sequence[tuple[ClipText, ClipTokenizer]], clip_skip: int) -> PromptEncoder:
+        """The way from prompts to conditioning."""
+
+    def schedule(self, settings: Mapping[str, Any]) -> NoiseSchedule:
+        return NoiseSchedule({**self.scheduler, **settings})
+
+    def folder_clip_skip(self) -> int:
+        """The layer to take from a diffusers folder's text encoder when none is asked for."""
+        return self.clip_skip
+
+    def needs_ldm_names(self, layout: UNetLayout) -> bool:
+        """Whether a LoRA must use the original module names for the hosts to find their places."""
+        return layout != UNetLayout.of(self.unet)
+
+    def lora_modules(self, net: nn.Module, targets: str) -> list[str]:
+        return TARGETS[targets]
 
     @abstractmethod
     def heads(self) -> dict[str, int]:
@@ -50,6 +111,9 @@ class UNetFamily(Family):
     def sizes(
         self, state: Mapping[str, Tensor], text: Sequence[Mapping[str, Tensor]], given: Mapping[str, Any]
     ) -> dict[str, Any]:
+        """The diffusers configuration of a single file's network. text: the encoders' weights by canonical names.
+        given: numbers that no tensor's shape tells, from a file beside the checkpoint.
+        """
         rule: dict[str, Any] = self.heads()
         if given.get("unet_heads"):
             rule = {"heads": given["unet_heads"]}

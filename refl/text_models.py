@@ -1,0 +1,144 @@
+"""Text encoders of flow-matching models: transformers' own classes, read from a diffusers folder, asked once and
+dropped.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import CheckpointError, MissingDependency
+
+CLASSES = {  # model_type of a config.json → the class that encodes
+    "clip_text_model": "CLIPTextModelWithProjection",
+    "t5": "T5EncoderModel",
+    "umt5": "UMT5EncoderModel",
+    "gemma2": "Gemma2Model",
+    "qwen3": "Qwen3Model",
+    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+    "mistral3": "Mistral3ForConditionalGeneration",
+}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """states: the chosen layers' [B, T, D], in order; mask [B, T]: which rows are tokens; pooled [B, P] of CLIP, with
+    its projection where it has one.
+    """
+
+    states: tuple[Tensor, ...]
+    mask: Tensor
+    pooled: Tensor | None
+
+
+class TextModel:
+    """One text encoder with its tokeniser."""
+
+    def __init__(self, net: nn.Module, tokenizer: Any, projects: bool = True):
+        self.net, self.tokenizer, self.projects = net.eval().requires_grad_(False), tokenizer, projects
+
+    @property
+    def width(self) -> int:
+        """Numbers of a row."""
+        config: Any = self.net.config
+        return int(getattr(config, "text_config", config).hidden_size)
+
+    @property
+    def kind(self) -> str:
+        """transformers' word for its architecture."""
+        config: Any = self.net.config
+        return str(config.model_type)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.net.parameters()).device
+
+    def to(self, device: torch.device) -> TextModel:
+        """Move the weights."""
+        self.net.to(device)
+        return self
+
+    def encode(self, texts: Sequence[str], length: int, layers: Sequence[int] = (-1,), side: str = "right") -> Encoded:
+        """Texts cut or filled to `length` tokens. layers: as `hidden_states` counts them; -1 is what the model returns.
+        side: where they are filled.
+        """
+        self.tokenizer.padding_side = side
+        tokens = self.tokenizer(
+            list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        )
+        ids, mask = tokens.input_ids.to(self.device), tokens.attention_mask.to(self.device)
+        deep = any(layer != -1 for layer in layers)
+        given = {"input_ids": ids, **({} if self.is_clip or self.is_t5 else {"attention_mask": mask})}
+        found = self.net(**given, output_hidden_states=deep)
+        last = getattr(found, "last_hidden_state", None)
+        hidden = found.hidden_states if deep or last is None else ()
+        states = tuple(last if layer == -1 and last is not None else hidden[layer] for layer in layers)
+        return Encoded(states, mask.bool(), self._pooled(found, ids) if self.is_clip else None)
+
+    @property
+    def is_clip(self) -> bool:
+        """Whether this is CLIP, which gives a pooled vector."""
+        return self.kind.startswith("clip_text")
+
+    @property
+    def is_t5(self) -> bool:
+        """Whether this is T5, which these models ask without a mask."""
+        return self.kind in ("t5", "umt5")
+
+    def _pooled(self, found: Any, ids: Tensor) -> Tensor:
+        """The last layer at the first end token: by the token's number, as versions of transformers differ in that."""
+        end = (ids == self.tokenizer.eos_token_id).int().argmax(dim=1)
+        state = found.last_hidden_state[torch.arange(len(ids), device=ids.device), end]
+        return self.net.text_projection(state) if self.projects else state  # type: ignore[operator]
+
+
+def load_text_model(root: Path, part: str, dtype: torch.dtype) -> TextModel:
+    """The text encoder in the folder `root`/`part`, with the tokeniser beside it. CheckpointError names what is missing
+    or does not fit.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise MissingDependency(f"the library transformers is needed and cannot be imported: {error}") from error
+    folder, words = root / part, root / part.replace("text_encoder", "tokenizer")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind = str(config.get("model_type"))
+        projects = "CLIPTextModelWithProjection" in (config.get("architectures") or ["CLIPTextModelWithProjection"])
+        name = CLASSES.get(kind, "") if projects or kind != "clip_text_model" else "CLIPTextModel"
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{folder}/config.json cannot be read: {error}") from error
+    if not name:
+        raise CheckpointError(f"{folder} holds a text encoder of the type {kind!r}, which is not known here")
+    found = getattr(transformers, name, None)
+    if found is None:
+        raise CheckpointError(
+            f"{folder} needs {name}, which this transformers ({transformers.__version__}) does not have: update it"
+        )
+    try:
+        net, told = found.from_pretrained(
+            folder, local_files_only=True, output_loading_info=True, **{_dtype_word(transformers): dtype}
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(words, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
+        raise CheckpointError(f"{folder} and {words.name} beside it cannot be read: {error}") from error
+    missing = sorted(key for key in told["missing_keys"] if not key.endswith("lm_head.weight"))
+    if missing:
+        raise CheckpointError(f"{folder} lacks {', '.join(missing[:4])}: the folder is incomplete")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return TextModel(net, tokenizer, projects)
+
+
+def _dtype_word(transformers: Any) -> str:
+    """What `from_pretrained` calls the precision: version 5 renamed it."""
+    text = inspect.getsource(transformers.PreTrainedModel.from_pretrained)
+    return "dtype" if 'pop("dtype"' in text else "torch_dtype"

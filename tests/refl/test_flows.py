@@ -1,0 +1,364 @@
+"""Flow-matching families, on diffusers' real classes with tiny random weights."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+
+import pytest
+import torch
+
+from refl import lora
+from refl.backend import load_backend
+from refl.conditioning import Conditioning
+from refl.config import ReFLConfig
+from refl.distributed import Processes
+from refl.engine import Engine, PromptTable
+from refl.errors import CheckpointError, ConfigError
+from refl.families import FLOWS
+from refl.flow import FlowSchedule
+from refl.losses import Batch
+from refl.preference import PickLoss
+from refl.rollout import Rollout, SampleNoise
+
+from . import flows
+from .flows import SIDE
+from .tiny import PROMPTS, colour_mix
+
+KEYS = list(flows.NETWORKS)
+PLAIN = ("is_distilled",)  # arguments of pipelines that are no parts
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A diffusers folder by family, made when it is first asked for."""
+    made: dict = {}
+
+    def of(key: str):
+        if key not in made:
+            made[key] = flows.write(tmp_path_factory.mktemp("flows"), key)
+        return made[key]
+
+    return of
+
+
+def settings(folder, **changes) -> ReFLConfig:
+    return ReFLConfig(
+        **{
+            "pretrained_model_name_or_path": str(folder),
+            "prompts": PROMPTS,
+            "held_out": 2,
+            "resolution": SIDE,
+            "num_inference_steps": 4,
+            "guidance_scale": 2.0,
+            "train_batch_size": 2,
+            "gradient_accumulation_steps": 1,
+            "max_train_steps": 1,
+            "eval_steps": 1,
+            "lora_rank": 2,
+            "lora_targets": "attention+ff",
+            "learning_rate": 1e-2,
+            "lr_warmup_steps": 0,
+            "stop_rule": "off",
+            "dial": False,
+            "device": "cpu",
+            "judges": ["none"],
+            **changes,
+        }
+    )
+
+
+def engine_of(folder, **changes) -> Engine:
+    config = settings(folder, **changes).resolved()
+    backend = load_backend(folder)
+    backend.draws_at(SIDE)
+    table = PromptTable(backend, [*PROMPTS, ""], SIDE, torch.device("cpu"))
+    backend.text = None
+    return Engine(config, backend, colour_mix(), PROMPTS, table, Processes("cpu"))
+
+
+# --- noise -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_schedule_is_that_of_diffusers():
+    """Sampling takes the nearest of a thousand levels."""
+    diffusers = pytest.importorskip("diffusers")
+    for family, tokens in ((FLOWS["flux"], 1024), (FLOWS["flux"], 4096), (FLOWS["sd3"], 64)):
+        theirs = diffusers.FlowMatchEulerDiscreteScheduler(**family.scheduler)
+        mu = {"mu": 0.5 + 0.65 * (tokens - 256) / (4096 - 256)} if "max_shift" in family.scheduler else {}
+        theirs.set_timesteps(sigmas=[(20 - index) / 20 for index in range(20)], **mu)
+        ours = FlowSchedule(family.scheduler, tokens)
+        found = ours.sigmas[ours.timesteps(20)]
+        assert torch.allclose(found.float(), theirs.sigmas[:-1].cpu(), atol=2e-3), family.key
+
+
+def test_a_flows_formulas_undo_each_other():
+    schedule = FlowSchedule({"shift": 3.0})
+    generator = torch.Generator().manual_seed(0)
+    x0, noise = (torch.randn(3, 4, 2, 2, generator=generator) for _ in range(2))
+    t = torch.tensor([0, 500, 999])
+    x, v = schedule.add_noise(x0, noise, t), schedule.target(x0, noise, t)
+    assert torch.allclose(schedule.predict_x0(x, v, t), x0, atol=1e-5)
+    assert torch.allclose(schedule.predict_noise(x, v, t), noise, atol=1e-5)
+    assert torch.equal(schedule.levels(torch.tensor([999]), x)[1].flatten(), torch.ones(1))
+    last = torch.full((3,), -1)
+    assert torch.allclose(schedule.step(x, v, t, last), x0, atol=1e-5)
+    euler = x + (schedule.levels(t - 100, x)[1] - schedule.levels(t, x)[1]) * v
+    assert torch.allclose(schedule.step(x, v, t, t - 100)[1:], euler[1:], atol=1e-5)
+
+
+def test_ancestral_steps_keep_the_level_of_noise():
+    schedule, generator = FlowSchedule({}), torch.Generator().manual_seed(0)
+    x0 = torch.zeros(1, 1, 200, 200)
+    noise, fresh = (torch.randn(x0.shape, generator=generator) for _ in range(2))
+    t, following = torch.tensor([799]), torch.tensor([399])
+    x = schedule.add_noise(x0, noise, t)
+    stepped = schedule.step(x, schedule.target(x0, noise, t), t, following, eta=1.0, noise=fresh)
+    assert float(stepped.std()) == pytest.approx(0.4, abs=0.01)
+    assert not torch.allclose(stepped, 0.4 * noise, atol=0.05)
+
+
+def test_contexts_of_several_lengths_are_put_together():
+    one = Conditioning(torch.ones(1, 2, 3), mask=torch.ones(1, 2, dtype=torch.bool))
+    two = Conditioning(torch.ones(2, 4, 3), mask=torch.ones(2, 4, dtype=torch.bool))
+    both = Conditioning.cat((one, two))
+    assert both.context.shape == (3, 4, 3) and both.mask.sum(dim=1).tolist() == [2, 4, 4]
+    assert not both.context[0, 2:].any()
+
+
+# --- one family after another ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_one_step_of_refl_reaches_every_lora_tensor(folders, key):
+    """And its gradient is the loss's, by central differences."""
+    engine = engine_of(folders(key), anchor="none")
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in engine.params.values():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    names = PROMPTS[:2]
+    config = engine.config
+
+    def loss():
+        batch = Batch(names, engine.table(names), [SampleNoise(0, number) for number in range(2)])
+        (term,) = engine.loss.terms(batch, torch.device("cpu"))
+        return term.loss
+
+    assert engine.backend.schedule.prediction_type == "flow" and config.guidance_scale == 2.0
+    engine.rollout.guidance = 1.0  # with guidance the unconditional branch is a constant, by design
+    loss().backward()
+    gradients = {name: parameter.grad for name, parameter in engine.params.items()}
+    silent = [name for name, gradient in gradients.items() if gradient is None or not gradient.abs().max() > 0]
+    assert not silent and len(gradients) > 8, silent
+    norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients.values()))
+    # the prefix is without gradient: its end must stay where it is, so one step from pure noise is compared
+    first = [SampleNoise(0, number) for number in range(2)]
+    x = torch.stack([noise.normal((engine.backend.latent_channels, 8, 8)) for noise in first])
+    batch = Batch(names, engine.table(names), first)
+    t = engine.rollout.timesteps[torch.tensor([0, 0])]
+    engine.optimizer.zero_grad(set_to_none=True)
+    engine.loss._from(x, t, batch, 1.0)[0].loss.backward()
+    direction = {name: parameter.grad.clone() for name, parameter in engine.params.items()}
+    norm = math.sqrt(sum(float(part.square().sum()) for part in direction.values()))
+    values = []
+    step = 2e-2 / norm
+    for sign in (1, -1):
+        with torch.no_grad():
+            for name, parameter in engine.params.items():
+                parameter.add_(sign * step * direction[name])
+            values.append(engine.loss._from(x, t, batch, 1.0)[0].loss.item())
+            for name, parameter in engine.params.items():
+                parameter.sub_(sign * step * direction[name])
+    assert (values[0] - values[1]) / (2 * step) == pytest.approx(norm**2, rel=0.02)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_the_lora_that_is_saved_is_the_one_that_diffusers_loads(folders, key, tmp_path):
+    import diffusers
+    from safetensors.torch import save_file
+
+    folder, family = folders(key), FLOWS[key]
+    backend = load_backend(folder)
+    lora.inject(backend.unet, 2, 4.0, "attention+ff", 0, family)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in backend.unet.named_parameters():
+            if ".lora_" in name:
+                parameter.copy_(0.3 * torch.randn_like(parameter))
+    save_file(lora.file_state(backend.unet, family, torch.float32), str(tmp_path / "l.safetensors"))
+    plain = getattr(diffusers, family.network).from_pretrained(folder / "transformer")
+    plain.load_state_dict(lora.merged_state(backend.unet))
+    kind = getattr(diffusers, family.pipelines[0])
+    if not hasattr(kind, "load_lora_weights"):
+        pytest.skip(f"this diffusers ({diffusers.__version__}) loads no LoRA into {kind.__name__}")
+    other = getattr(diffusers, family.network).from_pretrained(folder / "transformer")
+    absent = dict.fromkeys(set(inspect.signature(kind.__init__).parameters) - {"self", "transformer"})
+    absent = {name: None if name not in PLAIN else False for name in absent}
+    kind(transformer=other, **absent).load_lora_weights(
+        str(tmp_path), weight_name="l.safetensors", local_files_only=True
+    )
+    context = backend.family.blank(backend.unet.config, torch.float32)
+    context = Conditioning(
+        torch.randn(context.context.shape),
+        None if context.pooled is None else torch.randn(context.pooled.shape),
+        mask=context.mask,
+    )
+    x, sigma = torch.randn(1, backend.latent_channels, 8, 8), torch.tensor([0.7])
+    with torch.no_grad():
+        base = family.predict(load_backend(folder).unet, x, sigma, context)
+        wanted, found = (family.predict(net, x, sigma, context) for net in (plain, other))
+        own = family.predict(backend.unet, x, sigma, context)
+    assert (wanted - base).abs().max() > 1e-2
+    assert torch.allclose(own, wanted, atol=1e-4) and torch.allclose(found, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_pictures_survive_the_autoencoders_scale_and_shift(folders, key):
+    """As the pipelines of diffusers scale them: latents of unit variance in training, the VAE's own in decoding."""
+    backend = load_backend(folders(key))
+    picture = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    latents = backend.encode_images(picture)
+    assert latents.shape == (1, backend.latent_channels, SIDE // backend.latent_factor, SIDE // backend.latent_factor)
+    assert backend.decode(latents).shape == picture.shape
+    if key not in flows.VAES:
+        raw = backend.vae.encode(picture * 2 - 1).latent_dist.mean
+        assert torch.allclose(latents, (raw - 0.06) * 1.5, atol=1e-5)
+        assert torch.allclose(backend.decode(latents), backend.vae.decode(raw).sample / 2 + 0.5, atol=1e-5)
+
+
+# --- sampling as diffusers does --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["sd3", "flux"])
+def test_prompts_are_encoded_as_the_pipeline_does(folders, key):
+    import diffusers
+
+    folder, family = folders(key), FLOWS[key]
+    backend = load_backend(folder)
+    ours = backend.text.encode(PROMPTS[:2], SIDE)
+    parts = {part.name: part for part in folder.iterdir() if part.is_dir()}
+    from refl.text_models import load_text_model
+
+    models = {name: load_text_model(folder, name, torch.float32) for name in family.text}
+    given = {name: model.net for name, model in models.items()}
+    given |= {name.replace("text_encoder", "tokenizer"): model.tokenizer for name, model in models.items()}
+    pipeline = getattr(diffusers, family.pipelines[0])(
+        transformer=backend.unet,
+        vae=backend.vae,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(parts["scheduler"]),
+        **given,
+    )
+    if key == "sd3":
+        context, _, pooled, _ = pipeline.encode_prompt(PROMPTS[:2], None, None, do_classifier_free_guidance=False)
+    else:
+        context, pooled, _ = pipeline.encode_prompt(PROMPTS[:2])
+    assert torch.allclose(ours.context, context, atol=1e-5) and torch.allclose(ours.pooled, pooled, atol=1e-5)
+
+
+# --- DPO -------------------------------------------------------------------------------------------------------------
+
+
+def test_dpo_on_a_flow_is_the_papers_equation(folders):
+    """Eq. 14 of Wallace et al. 2024 with a flow's squared errors, written out: loss and gradients."""
+    from refl.picks import Pairs
+
+    engine = engine_of(folders("sd3"), anchor="none")
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for parameter in engine.params.values():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    winners, losers, noise = (torch.randn(2, 16, 8, 8) for _ in range(3))
+    pairs = Pairs(winners, losers, PROMPTS[:2], torch.tensor([200, 700]), noise)
+    loss = PickLoss(Rollout(engine.backend, 4, 1.0, 0.0), engine.table, 30.0, engine.base_model)
+    (term,) = loss.terms(pairs)
+    term.loss.backward()
+    found = {name: parameter.grad.clone() for name, parameter in engine.params.items()}
+    engine.optimizer.zero_grad(set_to_none=True)
+
+    sigma = 3 * (pairs.t + 1) / 1000 / (1 + 2 * (pairs.t + 1) / 1000)
+    cond, level = engine.table(PROMPTS[:2]), sigma.view(-1, 1, 1, 1)
+
+    def error(x0):
+        v = engine.backend.unet(
+            hidden_states=(1 - level) * x0 + level * noise,
+            timestep=sigma * 1000,
+            encoder_hidden_states=cond.context,
+            pooled_projections=cond.pooled,
+        ).sample
+        return (v - (noise - x0)).square().mean(dim=(1, 2, 3))
+
+    with torch.no_grad(), engine.base_model():
+        reference = error(winners) - error(losers)
+    inside = -0.5 * 30.0 * (error(winners) - error(losers) - reference)
+    wanted = -torch.nn.functional.logsigmoid(inside).mean()
+    wanted.backward()
+    assert term.loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+    for name, parameter in engine.params.items():
+        assert torch.allclose(found[name], parameter.grad, rtol=1e-5, atol=1e-5), name
+
+
+# --- a whole run, files, refusals ------------------------------------------------------------------------------------
+
+
+def test_a_run_on_a_flow_writes_a_lora_with_the_bases_licence(folders, tmp_path):
+    from safetensors import safe_open
+
+    from refl.trainer import Trainer
+
+    folder = folders("sd3")
+    (folder / "README.md").write_text("---\nlicense: other\nlicense_name: a-licence-of-ours\n---\n# A model\n")
+    trainer = Trainer(args=settings(folder, output_dir=str(tmp_path / "run")), rewards=colour_mix(), judges=[])
+    result = trainer.train()
+    assert result.state == "finished" and math.isfinite(result.evaluations[-1].eps_mse)
+    with safe_open(result.exported, "pt") as file:
+        metadata, keys = file.metadata(), list(file.keys())
+    assert metadata["modelspec.license"] == "as the base model's: a-licence-of-ours"
+    assert metadata["modelspec.prediction_type"] == "flow"
+    assert metadata["modelspec.architecture"] == "stable-diffusion-3-medium/lora"
+    assert "transformer.transformer_blocks.0.attn.to_q.lora_A.weight" in keys
+    assert all(key.startswith("transformer.") for key in keys)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_the_memory_estimate_runs_the_families_own_step(folders, key):
+    from refl.memory import estimate_config
+
+    found = estimate_config(settings(folders(key)))
+    assert found.tensors > found.weights > 0
+
+
+def test_what_does_not_fit_a_flow_is_refused(folders, tmp_path):
+    folder = folders("sd3")
+    with pytest.raises(CheckpointError, match="leave it at auto"):
+        load_backend(folder, prediction_type="epsilon")
+    with pytest.raises(ConfigError, match="multiple of 8"):
+        load_backend(folder).draws_at(SIDE + 4)
+    from refl.export import check_output
+
+    with pytest.raises(ConfigError, match="use output lora"):
+        check_output(settings(folder, output="single-file"), folder, FLOWS["sd3"])
+
+
+def test_a_library_that_is_too_old_is_named_with_what_is_needed(folders, monkeypatch):
+    import diffusers
+
+    folder = folders("sd3")
+    monkeypatch.setattr(diffusers, "__version__", "0.11.0")
+    monkeypatch.setattr("refl.checkpoints.modules.diffusers", lambda: type("Old", (), {"__version__": "0.11.0"}))
+    with pytest.raises(CheckpointError, match=r"needs diffusers ≥ 0\.29\.0, here 0\.11\.0"):
+        load_backend(folder)
+
+
+def test_parts_that_are_not_in_the_folder_are_named(folders, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(folders("sd3"), tmp_path / "copy")
+    shutil.rmtree(copy / "text_encoder_2")
+    with pytest.raises(CheckpointError, match="text_encoder_2"):
+        load_backend(copy)
+    index = copy / "model_index.json"
+    index.write_text(json.dumps({"_class_name": "StableDiffusion3InpaintPipeline"}))
+    with pytest.raises(CheckpointError, match="not a text-to-image model"):
+        load_backend(copy)
