@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -34,6 +35,39 @@ class _Prepared:
     prompt: str | None = None
     pixels: Any = None
     error: str = ""
+    seconds: float = 0.0  # of one core
+
+
+class _OneThread:
+    """On a CPU the network and the decoders share the cores. torch's threads wait for each other awake: where the
+    decoders have more to do, they take more from them than they give, and the network gets one thread.
+
+    Measured over the first batches, of which the first of all is slow: docs/scale.md has the shares. `with` gives
+    torch its threads back.
+    """
+
+    BATCHES = 3
+
+    def __init__(self, scorer: Scorer):
+        import torch
+
+        self._torch = torch
+        self._before = torch.get_num_threads()
+        self._left = self.BATCHES if scorer.device.type == "cpu" and self._before > 1 else 0
+
+    def __enter__(self) -> _OneThread:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._torch.set_num_threads(self._before)
+
+    def decide(self, decoding: float, network: float) -> None:
+        """decoding, network: seconds of one core that a batch took."""
+        if self._left:
+            self._left -= 1
+            if network < decoding:
+                self._torch.set_num_threads(1)
+                self._left = 0
 
 
 def score_rows(
@@ -55,8 +89,12 @@ def score_rows(
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(scorer.remembering_prompts())
+        threads = stack.enter_context(_OneThread(scorer))
         for batch in chunks(ahead(rows, prepare, workers=workers, depth=depth), batch_size):
+            begin = time.thread_time()  # of this thread, which works as long as the others
             started = (batch, _start(batch, scorer))
+            network = (time.thread_time() - begin) * torch.get_num_threads()
+            threads.decide(sum(item.seconds for item in batch), network)
             if running is not None:
                 yield _results(*running, scorer)
             running = started
@@ -71,7 +109,9 @@ def _prepared(row: Row, scorer: Scorer, prompt: str | None) -> _Prepared:
         text = row.prompt if prompt is None else prompt
         if text is None and scorer.info.uses_prompt:
             text = _own_prompt(row)
-        return _Prepared(row, text, scorer.preprocess(row.image))
+        begin = time.thread_time()
+        pixels = scorer.preprocess(row.image)
+        return _Prepared(row, text, pixels, seconds=time.thread_time() - begin)
     except ImageRewardError as error:
         return _Prepared(row, row.prompt, error=str(error))
     except Exception as error:  # noqa: BLE001 - a decoder or a failing disk must not end the run
