@@ -9,8 +9,10 @@ published class; only what it would download is replaced: the prompts and the re
 both sides). Memory is the growth of the process's peak resident size while training, over what it was when libraries
 and models were loaded.
 
-"ours" draws without guidance, as the reference does; "ours, CFG" is the default, which costs a second prediction per
-step and trains what users sample with. "ours, no checkpointing" shows what of the memory is recomputation.
+"ours" is the default algorithm, refl+, without guidance, as the reference draws; "ours, --algorithm refl" takes the
+reference's forty ancestral steps, so that what comes from fewer steps and what from the code can be told apart;
+"ours, CFG" is the default, which costs a second prediction per step and trains what users sample with.
+"ours, no checkpointing" shows what of the memory is recomputation.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ UPDATES, ACCUMULATION, BATCH = 3, 1, 2
 SIDES = {
     "reference": {},
     "ours": {"guidance_scale": 1.0},
+    "ours, --algorithm refl": {"algorithm": "refl", "guidance_scale": 1.0},
     "ours, CFG": {"guidance_scale": 7.0},
     "ours, no checkpointing": {"guidance_scale": 1.0, "gradient_checkpointing": False, "vae_checkpointing": False},
 }
