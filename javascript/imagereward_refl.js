@@ -80,6 +80,9 @@
         }
     }
 
-    window.imagerewardRefl = {use: (name) => prompt(name, 1), plot, report};
+    // a LoRA as the host's tag names it: "name:strength"
+    const parted = (lora) => lora.split(/:(?=[^:]*$)/);
+
+    window.imagerewardRefl = {use: (lora) => prompt(...parted(lora)), plot: (lora) => plot(parted(lora)[0]), report};
     setInterval(beat, BUSY_MS);
 })();

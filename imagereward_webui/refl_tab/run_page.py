@@ -119,7 +119,7 @@ class RunView:
             folder = api.runs().folder / run["id"]
             sheets = pictures.sheets(shown["events"])
         is_lora = run is not None and view.has_result(run) and _setting(folder, "output") == "lora"
-        usable = Path(run["result"]).stem if run and is_lora else ""
+        usable = f"{Path(run['result']).stem}:{view.strength(shown['events'])}" if run and is_lora else ""
 
         def drawn(_: Any, __: Any) -> Update:
             found = pictures.pairs(folder, shown["events"], int(_setting(folder, "eval_seeds")))

@@ -119,6 +119,15 @@ def has_result(run: Run) -> bool:
     return bool(run["result"]) and (State(run["state"]).ended or run["state"] == State.PAUSED)
 
 
+def strength(events: Sequence[Mapping[str, Any]]) -> str:
+    """At which strength the LoRA is to be used, by what was measured at the end of the run: "1.25"; "1" where nothing
+    was, or no strength was better than the base model.
+    """
+    found = [event.get("use") for event in events if event["type"] == EventKind.DIAL]
+    use = found[-1] if found else None
+    return f"{use:g}" if isinstance(use, (int, float)) and 0 < use < 10 else "1"
+
+
 def verdict(events: Sequence[Mapping[str, Any]]) -> str:
     """The newest evaluation in words, and how much of the log is damaged."""
     found = measures.verdict(measures.of_run(events)[1])
