@@ -80,12 +80,6 @@
         }
     }
 
-    // at the strength that the dial recommends for the run in view, else at full strength
-    function use(name) {
-        const dial = find("dial [data-use]");
-        prompt(name, dial && dial.dataset.lora === name ? dial.dataset.use : 1);
-    }
-
     document.addEventListener("click", (event) => {
         const button = event.target.closest("[data-strength]");
         if (button && button.closest(`${ID}dial`)) {
@@ -93,6 +87,9 @@
         }
     });
 
-    window.imagerewardRefl = {use, plot, report};
+    // a LoRA as the host's tag names it: "name:strength"
+    const parted = (lora) => lora.split(/:(?=[^:]*$)/);
+
+    window.imagerewardRefl = {use: (lora) => prompt(...parted(lora)), plot: (lora) => plot(parted(lora)[0]), report};
     setInterval(beat, BUSY_MS);
 })();

@@ -121,7 +121,8 @@ class RunView:
             folder = api.runs().folder / run["id"]
             sheets = pictures.sheets(shown["events"])
         is_lora = run is not None and view.has_result(run) and _setting(folder, "output") == "lora"
-        usable = Path(run["result"]).stem if run and is_lora else ""
+        name = Path(run["result"]).stem if run and is_lora else ""
+        usable = f"{name}:{view.strength(shown['events'])}" if name else ""
 
         def drawn(_: Any, __: Any) -> Update:
             found = pictures.pairs(folder, shown["events"], int(_setting(folder, "eval_seeds")))
@@ -134,7 +135,7 @@ class RunView:
             changed("log", view.log(shown["log"]), _same),
             changed("result", usable, _same),
             changed("result row", bool(usable), lambda value, _: gr.update(visible=value)),
-            changed("dial", view.dial(shown["events"], usable), _same),
+            changed("dial", view.dial(shown["events"], name), _same),
         ]
 
     # --- what can be done ------------------------------------------------------------------------------------------

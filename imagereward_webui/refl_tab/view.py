@@ -119,6 +119,19 @@ def has_result(run: Run) -> bool:
     return bool(run["result"]) and (State(run["state"]).ended or run["state"] == State.PAUSED)
 
 
+def strength(events: Sequence[Mapping[str, Any]]) -> str:
+    """At which strength the LoRA is to be used, by what was measured at the end of the run: "1.25"; "1" where nothing
+    was, or no strength was better than the base model.
+    """
+    use = _dialled(events).get("use")
+    return f"{use:g}" if _finite(use) and 0 < use < 10 else "1"
+
+
+def _dialled(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The newest measurement of strengths."""
+    return next((event for event in reversed(events) if event["type"] == EventKind.DIAL), {})
+
+
 def verdict(events: Sequence[Mapping[str, Any]]) -> str:
     """The newest evaluation in words, and how much of the log is damaged."""
     found = measures.verdict(measures.of_run(events)[1])
@@ -133,7 +146,7 @@ def dial(events: Sequence[Mapping[str, Any]], name: str) -> str:
     """What the LoRA of this name does at each strength, with a button for each that puts it into the prompt; "" where
     it was not measured.
     """
-    told = next((event for event in reversed(events) if event["type"] == EventKind.DIAL), {})
+    told = _dialled(events)
     marks = [mark for mark in told.get("marks") or () if isinstance(mark, Mapping) and _finite(mark.get("strength"))]
     if not marks:
         return ""
@@ -144,9 +157,8 @@ def dial(events: Sequence[Mapping[str, Any]], name: str) -> str:
     else:
         advice = note(f"Use it at strength {use:g}: the largest gain before a judge or diversity falls.", "good")
     buttons = "".join(_strength(mark, use) for mark in marks if mark["strength"] > 0) if name else ""
-    chosen = "" if use is None else f' data-use="{use:g}"'
     return (
-        f'<section class="imagereward-refl-dial" data-lora="{text(name)}"{chosen}>'
+        f'<section class="imagereward-refl-dial" data-lora="{text(name)}">'
         f"<h4>Alignment dial</h4>{advice}"
         f'<div class="imagereward-refl-strengths">{buttons}</div>'
         f'<div class="imagereward-refl-curves">{drawn}</div></section>'

@@ -352,7 +352,7 @@ def test_a_phase_has_its_count_and_its_time(page, changes, words):  # noqa: F811
     assert view.phase(told(**changes), 120.0).startswith(words)
 
 
-@pytest.mark.parametrize(("output", "name"), [("lora", "x"), ("single-file", "")])
+@pytest.mark.parametrize(("output", "name"), [("lora", "x:1"), ("single-file", "")])
 def test_only_a_lora_is_offered_for_the_prompt(page, output, name):  # noqa: F811
     _, runs, host = page
     run = old_run(runs, 0, '{"state": "finished", "step": 9, "result": "/models/x.safetensors"}', output=output)
@@ -360,6 +360,19 @@ def test_only_a_lora_is_offered_for_the_prompt(page, output, name):  # noqa: F81
     shown = dict(zip(map(id, view.outputs), view.refresh("", run)))
     assert shown[id(view.result)]["value"] == name and shown[id(view.result_row)]["visible"] is bool(name)
     assert "/models/x.safetensors" in shown[id(view.status)]["value"]
+
+
+@pytest.mark.parametrize(
+    ("use", "strength"), [("1.25", "1.25"), ("null", "1"), ('"2> <lora:y:9"', "1"), ("1e99", "1"), ("[]", "1")]
+)
+def test_the_lora_is_used_at_the_strength_that_was_measured(page, use, strength):  # noqa: F811
+    """The run's own words, "Use it at strength 1.25", and its button agree."""
+    _, runs, host = page
+    dial = f'{{"type": "dial", "step": 9, "time": 1, "marks": [], "use": {use}}}\n'
+    run = old_run(runs, 0, '{"state": "finished", "step": 9, "result": "/models/x.safetensors"}', dial)
+    view = host.part("refl_tab.run_page").RunView()
+    shown = dict(zip(map(id, view.outputs), view.refresh("", run)))
+    assert shown[id(view.result)]["value"] == f"x:{strength}"
 
 
 def test_failed_runs_look_like_errors_and_texts_are_escaped(page):  # noqa: F811
