@@ -39,9 +39,10 @@ from smallworld.oracle import Oracle, judge  # noqa: E402
 from smallworld.teach import paired_interval  # noqa: E402
 from smallworld.world import parse_caption  # noqa: E402
 
-CAPTIONS, SEEDS = 24, 4
+CAPTIONS, SEEDS = 24, 2
 PICTURES = 400  # of the generator's own training data, for the anchor pretrain
-BASE_STEPS = 8  # of 20; the gradient is taken at steps 8 to 17
+STEPS = {"num_inference_steps": 10, "min_step": 4, "max_step": 8}  # half of refl_inflation's
+BASE_STEPS = 4  # all before the gradient
 KL, NONE, EARLY, MIXED_DRAWING = "kl", "none", "early steps by the base", "early steps by the base, drawn so too"
 RUNS: dict[str, dict[str, Any]] = {
     KL: {"anchor": "kl"},
@@ -98,13 +99,14 @@ def write_pictures(folder: Path) -> Path:
 
 
 def settings(name: str, seed: int, updates: int, pictures: Path, out: Path) -> ReFLConfig:
-    """The run of refl_inflation, evaluated at its end on more captions."""
+    """The run of refl_inflation in half the denoising steps, evaluated at its end on more captions."""
     changes = {**RUNS[name], **({"anchor_data": str(pictures)} if name == "pretrain" else {})}
     return dataclasses.replace(
         refl_inflation.settings(seed, updates, out),
         eval_steps=updates,
         held_out=CAPTIONS,
         eval_seeds=SEEDS,
+        **STEPS,
         **changes,
     )
 

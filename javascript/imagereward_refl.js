@@ -6,9 +6,11 @@
     const find = (name) => document.querySelector(ID + name);
     let asking = false, version = null, asked = 0, settling = 0;
 
-    const ask = async (path) => {
+    const ask = async (path, body) => {
         const {prefix, token} = find("boot [data-boot]").dataset;
-        return fetch(prefix.replace(/^\//, "") + path, {headers: {"X-ImageReward-Token": token}});
+        const headers = {"X-ImageReward-Token": token, "Content-Type": "application/json"};
+        const sent = body ? {method: "POST", headers, body: JSON.stringify(body)} : {headers};
+        return fetch(prefix.replace(/^\//, "") + path, sent);
     };
 
     // gradio calls functions by number. On a page that was left open over a Reload UI our numbers belong to other
@@ -19,6 +21,7 @@
             version = null; // in front again: ask anew
             return;
         }
+        hang();
         const wait = version === null || find("status [data-live='1']") ? BUSY_MS : IDLE_MS;
         if (asking || mark.dataset.stale || Date.now() - asked < wait - BUSY_MS / 2) {
             return;
@@ -86,6 +89,118 @@
             prompt(button.closest("[data-lora]").dataset.lora, button.dataset.strength);
         }
     });
+
+    // --- the wall: a row a prompt, a column an evaluation -------------------------------------------------------------
+
+    const WALL = "imagereward-refl-wall";
+    const pictures = new Map(); // by path: the address of a contact sheet that was fetched
+    let shownRun = "";
+
+    function make(tag, given, ...children) {
+        const made = Object.assign(document.createElement(tag), given);
+        made.append(...children);
+        return made;
+    }
+
+    function sheet(run, name, small) {
+        const path = `/runs/${run}/samples/${name}${small ? "/small" : ""}`;
+        if (!pictures.has(path)) {
+            const fetched = ask(path).then(async (answer) => (answer.ok ? URL.createObjectURL(await answer.blob()) : ""), () => "");
+            pictures.set(path, fetched);
+            fetched.then((address) => address || pictures.delete(path)); // asked for again at the next look
+        }
+        return pictures.get(path);
+    }
+
+    // One row of a contact sheet, or its first pictures alone: how many of `seeds` are seen.
+    async function paint(node, wall, column, row, seen, small) {
+        const rows = wall.prompts.length;
+        node.style.aspectRatio = `${seen} / 1`;
+        node.style.backgroundSize = `${100 * wall.seeds / seen}% ${100 * rows}%`;
+        node.style.backgroundPosition = `0 ${rows > 1 ? 100 * row / (rows - 1) : 0}%`;
+        node.style.backgroundImage = `url("${await sheet(wall.run, column.sheet, small)}")`;
+    }
+
+    const title = (column) => (column.step ? `update ${column.step}${column.sheet.endsWith("-now.png") ? ", asked for" : ""}` : "before");
+
+    function hang() {
+        const place = find("wall [data-wall]");
+        if (!place || place.dataset.hung) {
+            return;
+        }
+        place.dataset.hung = "1";
+        const wall = JSON.parse(place.dataset.wall);
+        if (wall.run !== shownRun) {
+            pictures.forEach((fetched) => fetched.then(URL.revokeObjectURL));
+            pictures.clear();
+            shownRun = wall.run;
+        }
+        const head = make("tr", {}, make("th", {scope: "col"}, "Prompt"), ...wall.columns.map((column) => make("th", {scope: "col"},
+            title(column), make("small", {}, column.told))));
+        const rows = wall.prompts.map((prompt, row) => make("tr", {}, make("th", {scope: "row"}, prompt), ...wall.columns.map((column) => {
+            const cell = make("button", {type: "button", className: `${WALL}-cell`});
+            cell.setAttribute("aria-label", `${prompt}, ${title(column)}: enlarge`);
+            cell.onclick = () => enlarge(wall, column, row);
+            paint(cell, wall, column, row, 1, true);
+            return make("td", {}, cell);
+        })));
+        place.replaceChildren(make("h4", {}, "Wall: every evaluation, the same seeds"),
+            make("div", {className: `${WALL}-scroll`, tabIndex: 0}, make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows))));
+    }
+
+    function enlarge(wall, column, row) {
+        const box = make("dialog", {className: `${WALL}-large`});
+        const figure = (shown) => {
+            const picture = make("div", {className: `${WALL}-picture`, role: "img", ariaLabel: `${wall.prompts[row]}, ${title(shown)}`});
+            paint(picture, wall, shown, row, wall.seeds, false);
+            return make("figure", {}, picture, make("figcaption", {}, title(shown)));
+        };
+        const figures = (column === wall.columns[0] ? [column] : [wall.columns[0], column]).map(figure);
+        const moved = (column.moved[row] || []).filter((pair) => pair[1] !== null)
+            .map(([name, change]) => make("li", {}, `${name} ${change > 0 ? "+" : ""}${change.toFixed(3)}`));
+        const close = make("button", {type: "button", onclick: () => box.close()}, "Close");
+        box.append(make("h4", {}, wall.prompts[row]), make("div", {className: `${WALL}-figures`}, ...figures),
+            make("ul", {className: `${WALL}-moved`}, ...moved), ...(column.step ? actions(wall, column, box) : []), close);
+        box.addEventListener("close", () => box.remove());
+        box.addEventListener("click", (event) => event.target === box && box.close()); // beside it
+        document.body.append(box);
+        box.showModal();
+        close.focus();
+    }
+
+    function actions(wall, column, box) {
+        const said = make("p", {className: `${WALL}-said`, role: "status"});
+        if (!column.saved) {
+            said.textContent = `The state of update ${column.step} is not kept any more: it can be neither exported nor branched from.`;
+            return [said];
+        }
+        const more = make("input", {type: "number", min: 1, value: wall.updates}), rate = make("input", {type: "text", inputMode: "decimal", placeholder: "as it was"});
+        const buttons = [
+            make("button", {type: "button", onclick: () => act("export", {step: column.step}, (told) => `Written as ${told.name}.`)}, "Export this update"),
+            make("button", {type: "button", onclick: branch}, "Branch from here"),
+        ];
+        async function act(verb, body, words) {
+            buttons.forEach((button) => { button.disabled = true; });
+            said.textContent = "Working …";
+            try {
+                const answer = await ask(`/runs/${wall.run}/${verb}`, body), told = await answer.json();
+                said.textContent = answer.ok ? words(told) : typeof told.detail === "string" ? told.detail : "That is no number of updates or no learning rate.";
+                return answer.ok;
+            } catch (error) {
+                said.textContent = "The WebUI does not answer.";
+                return false;
+            } finally {
+                buttons.forEach((button) => { button.disabled = false; });
+            }
+        }
+        async function branch() {
+            const body = {step: column.step, updates: Number(more.value), learning_rate: rate.value.trim() ? Number(rate.value) : null};
+            if (await act("branch", body, (told) => `Run ${told.id} goes on from here; the old run stays as it is.`)) {
+                version = null; // the page turns to the new run
+            }
+        }
+        return [make("div", {className: `${WALL}-actions`}, ...buttons, make("label", {}, "for ", more, " updates"), make("label", {}, "at learning rate ", rate)), said];
+    }
 
     // a LoRA as the host's tag names it: "name:strength"
     const parted = (lora) => lora.split(/:(?=[^:]*$)/);

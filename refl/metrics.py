@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from imagereward_core.proportions import wilson
-from imagereward_core.runs.measures import REWARD
+from imagereward_core.runs.measures import MIXED, REWARD
 
-MIXED = "(mixed reward)"  # key of the mix among the scores; no file name and no model has this name
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 

@@ -12,6 +12,7 @@ from .reading import settled
 
 Event = Mapping[str, Any]
 Point = tuple[float, float, float]  # update, value, standard error (0: unknown or none)
+MIXED = "(mixed reward)"  # the mix among the scores of a saved state; no file name and no model has this name
 REWARD = "reward"  # the mixed reward among the changes of an evaluation; judges stand beside it by name
 # Share of the untrained model's value that the axis of a ratio shows at least; the stop rule's limits lie within.
 DIVERSITY, ERROR, PICTURE = (0.0, 1.2), (0.0, 2.0), (0.0, 2.0)
@@ -111,15 +112,14 @@ def verdict(evaluations: Sequence[Event]) -> Verdict | None:
     if len(evaluations) < 2:
         return None
     base, now = evaluations[0], evaluations[-1]
-    parts, change, error = [], None, 0.0
+    parts, change, error = [changes_in_words(base, now)], None, 0.0
     for name, value, spread in _changes(base, now):
-        parts.append(f"{name} {value:+.2g} ± {spread:.1g}" if spread else f"{name} {value:+.2g}")
         if name == REWARD:
             change, error = value, spread
     diversity = _ratio(base, now, "diversity")
     if diversity is not None:
         parts.append(f"diversity {diversity:.0%}")
-    measured = f"After {_count(now)}: {', '.join(parts)}"
+    measured = f"After {_count(now)}: {', '.join(filter(None, parts))}"
     if now.get("verdict"):
         return Verdict(
             f"{measured}: not sound any more. {str(now['verdict'])[:1].upper()}{str(now['verdict'])[1:]}.", False
@@ -127,6 +127,14 @@ def verdict(evaluations: Sequence[Event]) -> Verdict | None:
     if change is None or not error or abs(change) < 2 * error:
         return Verdict(f"{measured}: the reward has not moved by more than its error yet.", None)
     return Verdict(f"{measured}: still sound.", True)
+
+
+def changes_in_words(base: Event, now: Event) -> str:
+    """How far reward and judges have moved since the untrained model: "reward +0.12 ± 0.04, CLIP -0.001"."""
+    return ", ".join(
+        f"{name} {value:+.2g} ± {spread:.1g}" if spread else f"{name} {value:+.2g}"
+        for name, value, spread in _changes(base, now)
+    )
 
 
 def _count(event: Event) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel
 
 from .. import host
@@ -22,9 +22,11 @@ from ..core import runs as protocol
 from ..guard import TOKEN, Alone, PageRoute  # noqa: F401 - the tab takes the token from here
 from ..lifecycle import available
 from . import host as refl_host
-from .form import FIELDS, SettingError, build_config, form_settings
+from . import pictures
+from .form import BY_NAME, FIELDS, SettingError, build_config, form_settings
 from .libraries import Installer, environment
 from .runs import RunError, Runs
+from .summaries import setting
 
 PREFIX = "/imagereward/v1/refl"
 
@@ -55,6 +57,19 @@ class PromptsBody(BaseModel):
     name: str
     text: str = ""
     base64: str | None = None
+
+
+class StepBody(BaseModel):
+    """A saved update of a run."""
+
+    step: int
+
+
+class BranchBody(StepBody):
+    """A saved update to go on from, by how many updates, and at which learning rate (null: that of the run)."""
+
+    updates: int
+    learning_rate: float | None = None
 
 
 class CommandBody(BaseModel):
@@ -147,10 +162,19 @@ def estimated(settings: Mapping[str, Any]) -> dict[str, Any]:
     protocol.check_writable(folder, "the estimate")
     protocol.write_settings(folder, config, path.name)
     command = [runs().python, "-m", "refl", "estimate", "--table", "--config", str(path)]
+    result = _asked(command, "the estimate")
+    found = _answer(result.stdout)
+    if result.returncode or "error" in found:
+        raise EstimateError(str(found.get("error") or f"the estimate failed: {_last_line(result.stderr)}"))
+    return {**found, "seconds": runs().seconds(config)}
+
+
+def _asked(command: list[str], what: str) -> Any:
+    """What a process of the trainer's answers. EstimateError if it takes too long."""
     try:
-        result = subprocess.run(
+        return subprocess.run(
             command,
-            cwd=folder,
+            cwd=refl_host.runs_folder(),
             env=environment(),
             capture_output=True,
             text=True,
@@ -159,11 +183,7 @@ def estimated(settings: Mapping[str, Any]) -> dict[str, Any]:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise EstimateError("the estimate took too long; the run itself can be started all the same") from error
-    found = _answer(result.stdout)
-    if result.returncode or "error" in found:
-        raise EstimateError(str(found.get("error") or f"the estimate failed: {_last_line(result.stderr)}"))
-    return {**found, "seconds": runs().seconds(config)}
+        raise EstimateError(f"{what} took too long and was given up") from error
 
 
 def _answer(text: str) -> dict[str, Any]:
@@ -233,6 +253,61 @@ def delete(run_id: str) -> dict:
 def sample(run_id: str, name: str) -> FileResponse:
     """A contact sheet of a run."""
     return FileResponse(_guarded(lambda: runs().sample(run_id, name)), media_type="image/png")
+
+
+@router.get("/runs/{run_id}/samples/{name}/small")
+def small_sample(run_id: str, name: str) -> Response:
+    """The same contact sheet as a small JPEG, for the wall."""
+    path = _guarded(lambda: runs().sample(run_id, name))
+    content = _guarded(lambda: pictures.small(path, setting(runs().path(run_id), "eval_seeds")))
+    return Response(content, media_type="image/jpeg")
+
+
+@router.post("/runs/{run_id}/branch")
+def branch(run_id: str, body: BranchBody) -> dict:
+    """Queue a new run that goes on from a saved update of this one."""
+    return {"id": _guarded(lambda: begin_branch(run_id, body.step, body.updates, body.learning_rate))}
+
+
+def begin_branch(run_id: str, step: int, updates: int, learning_rate: float | None) -> str:
+    """See `branch`. Raises SettingError, RunError."""
+    settings = runs().config(run_id)
+    changes: dict[str, Any] = {"max_train_steps": step + int(BY_NAME["steps"].checked(updates))}
+    if learning_rate is not None:
+        changes["learning_rate"] = BY_NAME["learning_rate"].checked(learning_rate)
+    with _naming:
+        name = _free_result(settings, protocol.branch_name(settings, step))
+        return runs().branch(run_id, step, {**changes, "output_name": name})
+
+
+def _free_result(settings: Mapping[str, Any], name: str) -> str:
+    """The name for a result of these settings, with a number if it is taken or promised."""
+    folder = str(settings.get("export_dir") or "")
+    promised = [other for place, other in runs().promised() if place == folder]
+    return str(protocol.free_name(name, protocol.taken_names(Path(folder), promised)))
+
+
+@router.post("/runs/{run_id}/export", dependencies=[Depends(Alone("a result"))])
+def export(run_id: str, body: StepBody) -> dict:
+    """Write a saved update of a run as a result of its own, beside that of the run. Answers when it is written."""
+    return {"name": _guarded(lambda: exported(run_id, body.step))}
+
+
+def exported(run_id: str, step: int) -> str:
+    """See `export`: the name of what was written. Raises RunError and EstimateError."""
+    settings, path = runs().config(run_id), runs().path(run_id)
+    if f"step-{step:06d}" not in [state.name for state in protocol.saved_states(path)]:
+        raise RunError(f"update {step} of run {run_id} has no saved state that is still kept")
+    with _naming:
+        stem = protocol.branch_name(settings, step).replace("-from-", "-at-")
+        name = _free_result(settings, stem)
+    command = [runs().python, "-m", "refl", "export", "--run-dir", str(path), "--step", str(step)]
+    result = _asked([*command, "--output_name", name], "the export")
+    if result.returncode:
+        raise EstimateError(f"update {step} cannot be exported: {_last_line(result.stderr)}")
+    refl_host.refresh_loras()
+    refl_host.refresh_checkpoints()
+    return name
 
 
 @router.get("/runs/{run_id}/report")

@@ -19,6 +19,7 @@ from .. import host
 from ..core import ImageRewardError
 from ..core import runs as protocol
 from . import api, pictures, view
+from .summaries import setting
 
 ID = "imagereward_refl_"
 Command, State = protocol.Command, protocol.State
@@ -60,6 +61,7 @@ class RunView:
         self.gallery = gr.Gallery(
             label=pictures.title([]), columns=2, object_fit="contain", visible=False, elem_id=ID + "gallery"
         )
+        self.wall = gr.HTML(elem_id=ID + "wall")
         self.curves = gr.HTML(elem_id=ID + "curves")
         with gr.Accordion("More", open=False):
             with gr.Row():
@@ -88,6 +90,7 @@ class RunView:
             self.log,
             self.result,
             self.result_row,
+            self.wall,
             self.dial,
         )
         return [self.memory, *shown, *self.buttons.values()]
@@ -120,12 +123,14 @@ class RunView:
             shown = api.runs().show(run["id"])
             folder = api.runs().folder / run["id"]
             sheets = pictures.sheets(shown["events"])
-        is_lora = run is not None and view.has_result(run) and _setting(folder, "output") == "lora"
+        is_lora = run is not None and view.has_result(run) and setting(folder, "output") == "lora"
         name = Path(run["result"]).stem if run and is_lora else ""
         usable = f"{name}:{view.strength(shown['events'])}" if name else ""
 
+        wall = pictures.wall(folder, shown["events"], setting(folder, "eval_seeds")) if run else None
+
         def drawn(_: Any, __: Any) -> Update:
-            found = pictures.pairs(folder, shown["events"], int(_setting(folder, "eval_seeds")))
+            found = pictures.pairs(folder, shown["events"], int(setting(folder, "eval_seeds")))
             return gr.update(value=found, label=pictures.title(sheets), visible=bool(found))
 
         return [
@@ -135,6 +140,7 @@ class RunView:
             changed("log", view.log(shown["log"]), _same),
             changed("result", usable, _same),
             changed("result row", bool(usable), lambda value, _: gr.update(visible=value)),
+            changed("wall", view.wall(run, wall), _same),
             changed("dial", view.dial(shown["events"], name), _same),
         ]
 
@@ -231,16 +237,3 @@ def _object(memory: str) -> dict[str, str]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
-
-
-DEFAULTS: dict[str, Any] = {"eval_seeds": 2, "output": "lora"}  # before the process has written what it decided
-
-
-def _setting(folder: Path, name: str) -> Any:
-    """A setting of a run: its own if it is of the right kind."""
-    default = DEFAULTS[name]
-    try:
-        found = protocol.read_settings(folder).get(name, default)
-    except protocol.RunDamaged:
-        return default
-    return found if isinstance(found, type(default)) and found else default

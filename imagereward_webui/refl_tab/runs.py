@@ -210,6 +210,16 @@ class Runs:
         self.wake()
         return run_id
 
+    def branch(self, run_id: str, step: int, changes: Mapping[str, Any]) -> str:
+        """Queue a new run that goes on from a saved state of this one, which stays as it is; returns its id."""
+        source = self.path(run_id)
+        with self._lock:
+            new = self._free_id(str(self.config(run_id).get("pretrained_model_name_or_path", "")))
+            keep = str(int(_keeps_going(source)))
+            protocol.branch(source, step, self.folder / new, changes, {Name.QUEUED: "", Name.KEEP_GOING: keep})
+        self.wake()
+        return new
+
     def _free_id(self, checkpoint: str) -> str:
         stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(checkpoint).stem)[:60].strip(".") or "run"
         base = time.strftime("%Y%m%d-%H%M%S-", time.localtime(self.clock())) + stem

@@ -104,3 +104,16 @@ def replaced(status: Any, **changes: Any) -> Any:
 def last_step(path: Path) -> int:
     """The update of the newest saved state; 0 if there is none."""
     return protocol.resumable_step(path) or 0
+
+
+DEFAULTS: dict[str, Any] = {"eval_seeds": 2, "output": "lora"}  # before the process has written what it decided
+
+
+def setting(folder: Path, name: str) -> Any:
+    """A setting of a run: its own if it is of the right kind."""
+    default = DEFAULTS[name]
+    try:
+        found = protocol.read_settings(folder).get(name, default)
+    except protocol.RunDamaged:
+        return default
+    return found if isinstance(found, type(default)) and found else default

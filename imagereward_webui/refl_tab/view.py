@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -184,6 +185,14 @@ def curves(events: Sequence[Mapping[str, Any]]) -> str:
     """Every measure over the updates; bands are standard errors of the change."""
     drawn = drawing.figures(measures.curves(*measures.of_run(events)))
     return f'<div class="imagereward-refl-curves">{drawn}</div>' if drawn else ""
+
+
+def wall(run: Run | None, found: Mapping[str, Any] | None) -> str:
+    """The wall's data, of which the page's script makes a row a prompt, a column an evaluation; "" without pictures."""
+    if run is None or found is None:
+        return ""
+    told = {**found, "run": run["id"], "updates": run["max_steps"], "ended": State(run["state"]).ended}
+    return f'<div class="imagereward-refl-wall" data-wall="{text(json.dumps(told))}"></div>'
 
 
 def label(run: Run) -> str:

@@ -229,6 +229,38 @@ def test_too_few_prompts_a_bad_file_and_what_cannot_be_trained(app, page):
     page.keyboard.press("Escape")
 
 
+def test_my_picks_are_counted_and_too_few_are_refused(app, page):
+    from PIL import Image
+
+    folder = app[2] / "duels"
+    (folder).mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (8, 8)).save(folder / name)
+    lines = [json.dumps({"winner": "a.png", "loser": "b.png", "prompt": f"<b>prompt</b> {n}"}) for n in range(12)]
+    (folder / "few.jsonl").write_text("\n".join(lines[:3]))
+    (folder / "duels.jsonl").write_text("\n".join(lines))
+    assert page.is_visible(f"{ID}prompts") and not page.is_visible(f"{ID}picks_file")
+    page.click(f"{ID}learn label:has-text('my picks')")
+    page.wait_for_selector(f"{ID}picks_file")
+    says(page, "My picks: ", "picks_count")  # there is no library here
+    assert not page.is_visible(f"{ID}prompts")
+    box = page.locator(f"{ID}picks_file textarea, {ID}picks_file input").first
+    box.fill("duels/few.jsonl")
+    box.blur()
+    says(page, "3 picks, .* At least 4 are needed", "picks_count")
+    page.click(f"{ID}start")
+    says(page, "3 picks, and at least 4 are needed", "said")
+    box.fill("duels/duels.jsonl")
+    box.blur()
+    says(page, "12 picks, of 12 prompts: .*<b>prompt</b> 0.* That is few", "picks_count")
+    shot(page, app, "picks")
+    below = page.locator(f"{ID}picks_count").bounding_box(), page.locator(f"{ID}far").bounding_box()
+    assert below[1]["y"] - below[0]["y"] - below[0]["height"] < 60  # nothing gapes between them
+    page.click(f"{ID}learn label:has-text('a reward')")
+    page.wait_for_selector(f"{ID}prompts")
+    assert not page.is_visible(f"{ID}picks_file")
+
+
 @pytest.mark.parametrize(("guarded", "events"), [(False, 60), (True, 120)])  # more each time: the numbers move
 def test_a_page_from_before_a_reload_presses_nothing(app, browser, guarded, events):
     """Reload UI with events before ours: our numbers are the host's buttons then. Without the guard they are pressed,

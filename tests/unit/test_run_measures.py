@@ -99,3 +99,19 @@ def test_a_new_state_begins_its_own_count(tmp_path):
         assert (told.done, told.total, told.since) == (3, 32, 130.0)
         folder.status(state=State.TRAINING.value)
         assert (read_status(tmp_path).done, read_status(tmp_path).total) == (0, 0)
+
+
+def test_the_dial_by_strength_with_the_recommended_one_drawn_out():
+    marks = [
+        {"strength": strength, "reward": reward, "diversity": None, "judges": {"CLIP": 0.2 + strength}}
+        for strength, reward in ((0, 0.1), (0.5, 0.4), (1, None))
+    ]
+    reward, judge = measures.by_strength(
+        [*marks, {"strength": "x", "reward": 9}], 0.5
+    )  # no diversity was measured: no curve
+    assert reward.points == ((0.0, 0.1, 0.0), (0.5, 0.4, 0.0)) and reward.axis == (0.1, 0.4)
+    assert (judge.title, len(judge.points), judge.along, judge.mark) == ("judge: CLIP", 3, "strength", 0.5)
+    drawn = drawing.figure(judge)
+    assert drawn.count("<circle") == 4 and ">0.5</text>" in drawn and "strength 1" in drawn
+    assert drawing.figure(measures.by_strength(marks, None)[1]).count("<line") == drawn.count("<line") - 1
+    assert measures.by_strength([], 0.5) == []
