@@ -38,7 +38,7 @@ STATE, RECORD = "state.pt", "flow.json"
 class FlowTraining:
     """The recipe of the shipped weights. shift: of the noise levels; spread: see :func:`smallworld.world.place`."""
 
-    steps: int = 5000
+    steps: int = 3580
     batch_size: int = 64
     learning_rate: float = 2e-3
     warmup: int = 100
