@@ -45,6 +45,12 @@ class Conditioning:
             None if self.mask is None else self.mask.to(device),
         )
 
+    def lengths(self) -> list[int]:
+        """How many rows of each context are tokens; they come first."""
+        if self.mask is None:
+            return [self.context.shape[1]] * len(self)
+        return [int(length) for length in self.mask.sum(dim=1).tolist()]
+
     def padded(self, length: int) -> Conditioning:
         """With a context of `length` rows, the added ones masked. Only for conditionings that have a mask."""
         missing = length - self.context.shape[1]

@@ -125,7 +125,7 @@ class Engine:
             unet.to(self.device)
         if config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()  # type: ignore[operator]
-        if config.vae_checkpointing and hasattr(self.backend.vae, "enable_gradient_checkpointing"):
+        if config.vae_checkpointing and getattr(self.backend.vae, "_supports_gradient_checkpointing", False):
             self.backend.vae.enable_gradient_checkpointing()  # type: ignore[operator]
         # older diffusers checkpoint activations in training mode only; nothing in these networks drops out
         unet.train()

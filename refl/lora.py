@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .errors import CheckpointError, MissingDependency
 from .families.base import Family
 from .families.flow import FlowFamily
+from .families.names import places
 from .families.unet import TARGETS, UNetFamily
 from .ldm import UNetLayout, unet_module_to_ldm
 
@@ -155,10 +156,33 @@ def diffusers_state(unet: nn.Module, dtype: torch.dtype = torch.float16, prefix:
     return result
 
 
+def fused_state(unet: nn.Module, family: FlowFamily, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
+    """The same adapters by the names of single files, `lora_unet_MODULE`, where the hosts know no others. One matrix
+    there may be several here: the adapters of its parts stand side by side, their ranks added up.
+    """
+    found, result = weights(unet), {}
+    for place, parts in places(family.rules_for_hosts, list(found)):
+        layer: Callable[[str], Any] = unet.get_submodule
+        rows = [int(layer(part).weight.shape[0]) for part in parts]
+        held = [(index, *found[part]) for index, part in enumerate(parts) if part in found]
+        down = torch.cat([part.float() for _, part, _, _ in held])
+        up = down.new_zeros(sum(rows), len(down))
+        column = 0
+        for index, low, high, alpha in held:
+            first, rank = sum(rows[:index]), low.shape[0]
+            up[first : first + rows[index], column : column + rank] = high.float() * (alpha / rank)
+            column += rank
+        key = "lora_unet_" + place.replace(".", "_")
+        result[f"{key}.lora_down.weight"] = down.to("cpu", dtype)
+        result[f"{key}.lora_up.weight"] = up.to("cpu", dtype)
+        result[f"{key}.alpha"] = torch.tensor(float(len(down)), dtype=dtype)
+    return result
+
+
 def file_state(unet: nn.Module, family: Family, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
     """Tensors of a LoRA file that the hosts and diffusers load."""
     if isinstance(family, FlowFamily):
-        return diffusers_state(unet, dtype, family.lora_prefix)
+        return diffusers_state(unet, dtype, family.lora_prefix) | fused_state(unet, family, dtype)
     assert isinstance(family, UNetFamily)
     layout = UNetLayout.of(unet.config)
     ldm_names = family.needs_ldm_names(layout)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .conditioning import Conditioning
 from .errors import CheckpointError, MissingDependency
 
 CLASSES = {  # model_type of a config.json → the class that encodes
@@ -36,6 +37,12 @@ class Encoded:
     states: tuple[Tensor, ...]
     mask: Tensor
     pooled: Tensor | None
+
+    def shortened(self) -> Conditioning:
+        """The first layer as a conditioning with a mask, as long as the longest text, without what fills the others."""
+        longest = max(1, int(self.mask.sum(dim=1).max()))
+        mask = self.mask[:, :longest]
+        return Conditioning(self.states[0][:, :longest] * mask[..., None], mask=mask)
 
 
 class TextModel:
@@ -66,20 +73,24 @@ class TextModel:
         self.net.to(device)
         return self
 
-    def encode(self, texts: Sequence[str], length: int, layers: Sequence[int] = (-1,), side: str = "right") -> Encoded:
-        """Texts cut or filled to `length` tokens. layers: as `hidden_states` counts them; -1 is what the model returns.
-        side: where they are filled.
-        """
-        self.tokenizer.padding_side = side
+    def chat(self, prompt: str, **template: Any) -> str:
+        """The prompt as somebody's words to the model, in its own form of a conversation."""
+        said = [{"role": "user", "content": prompt}]
+        return self.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True, **template)
+
+    def encode(self, texts: Sequence[str], length: int, layers: Sequence[int] = (-1,)) -> Encoded:
+        """Texts cut or filled to `length` tokens. layers: as `hidden_states` counts them; -1: what it returns."""
+        self.tokenizer.padding_side = "right"
         tokens = self.tokenizer(
             list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         )
         ids, mask = tokens.input_ids.to(self.device), tokens.attention_mask.to(self.device)
-        deep = any(layer != -1 for layer in layers)
+        speaks = type(self.net).__name__.endswith("Generation")  # its answer is words, not states
+        deep = speaks or any(layer != -1 for layer in layers)
         given = {"input_ids": ids, **({} if self.is_clip or self.is_t5 else {"attention_mask": mask})}
         found = self.net(**given, output_hidden_states=deep)
         last = getattr(found, "last_hidden_state", None)
-        hidden = found.hidden_states if deep or last is None else ()
+        hidden = found.hidden_states if deep else ()
         states = tuple(last if layer == -1 and last is not None else hidden[layer] for layer in layers)
         return Encoded(states, mask.bool(), self._pooled(found, ids) if self.is_clip else None)
 

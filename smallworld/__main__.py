@@ -60,7 +60,10 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
 
     teach = commands.add_parser(
-        "teach", help="a short ReFL run on tiny-sd, with pictures and oracle accuracy before and after"
+        "teach", help="a short ReFL run on tiny-sd or tiny-flow, with pictures and oracle accuracy before and after"
+    )
+    teach.add_argument(
+        "--model", choices=("tiny-sd", "tiny-flow"), default="tiny-sd", help="what is taught (default: %(default)s)"
     )
     teach.add_argument(
         "--out",
@@ -160,7 +163,14 @@ def _teach(options: argparse.Namespace) -> int:
     from .teach import TeachConfig, run_teach
 
     outcome = run_teach(
-        TeachConfig(out=options.out, updates=options.updates, seed=options.seed, pictures=options.pictures), _say
+        TeachConfig(
+            out=options.out,
+            model=options.model,
+            updates=options.updates,
+            seed=options.seed,
+            pictures=options.pictures,
+        ),
+        _say,
     )
     for line in outcome.table():
         _say(line)

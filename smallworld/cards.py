@@ -11,7 +11,12 @@ from safetensors import safe_open
 from imagereward_core.atomic import write_json
 from imagereward_core.hashing import file_digest
 
-MEASURED = {"oracle": ("oracle",), "tiny-sd": ("autoencoder", "tiny-sd"), "tiny-imagereward": ("tiny-imagereward",)}
+MEASURED = {
+    "oracle": ("oracle",),
+    "tiny-sd": ("autoencoder", "tiny-sd"),
+    "tiny-flow": ("tiny-flow",),
+    "tiny-imagereward": ("tiny-imagereward",),
+}
 """Which results of :func:`smallworld.evaluate.evaluate_all` belong on which card."""
 
 

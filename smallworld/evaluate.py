@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,14 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .oracle import Oracle, Verdict, summarise
+from .flow_pipeline import assemble, generate_flow, load_flow
+from .oracle import Oracle, Verdict, judge, summarise
 from .pipeline import DEFAULT_GUIDANCE, DEFAULT_STEPS, WEIGHTS, generate, load_pipeline
 from .world import Scene, render, sample_scene, single_scenes
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
+    from refl.backend import Backend
+
 Say = Callable[[str], None]
+SEEDS = 5  # of each held-out caption that tiny-flow is measured with
 
 
 def held_out_scenes(count: int, seed: int, *, pair_share: float = 0.25) -> list[Scene]:
@@ -91,9 +96,43 @@ def evaluate_all(say: Say, *, count: int = 200, seed: int = 9000, weights: Path 
         result["tiny-sd"][name] = asdict(verdict)
         say(f"tiny-sd, {name}: {result['tiny-sd'][name]}")
     scorer = imagereward_core.load(str(weights / "tiny-imagereward.safetensors"), device="cpu")
+    flow = weights / "tiny-flow.safetensors"
+    if flow.is_file():
+        with tempfile.TemporaryDirectory() as folder:
+            model = load_flow(assemble(Path(folder) / flow.stem, flow))
+            result[flow.stem] = evaluate_flow(model, oracle, count, seed)
+        say(f"tiny-flow: {result['tiny-flow']}")
     result["tiny-imagereward"] = {
         "renders": pair_accuracy(scorer, count, seed),
         "through the autoencoder": pair_accuracy(scorer, count, seed, view=through_autoencoder(pipeline.vae)),
     }
     say(f"tiny-imagereward: {result['tiny-imagereward']}")
     return result
+
+
+def evaluate_flow(model: Backend, oracle: Oracle, count: int, seed: int) -> dict[str, Any]:
+    """What the oracle reads in each held-out one-object caption drawn with five seeds, with the interval of "all right"
+    over the held-out combinations of shape, colour and background; and in `count` captions of two objects.
+    """
+    scenes = [scene for scene in single_scenes(held_out=True) for _ in range(SEEDS)]
+    one, right = _drawn(model, oracle, scenes, seed)
+    pairs, _ = _drawn(model, oracle, held_out_scenes(count, seed, pair_share=1.0), seed)
+    groups = [(scene.background, scene.things[0].colour, scene.things[0].shape) for scene in scenes]
+    one["interval"] = interval_over(right, groups)
+    one["combinations"] = len(set(groups))
+    return {"one object": one, "two objects": pairs}
+
+
+def _drawn(model: Backend, oracle: Oracle, scenes: Sequence[Scene], seed: int) -> tuple[dict[str, Any], np.ndarray]:
+    prompts = [scene.caption for scene in scenes]
+    readings = oracle.read(generate_flow(model, prompts, range(seed, seed + len(scenes))))
+    right = [min(judge(scene, reading).values()) == 1.0 for scene, reading in zip(scenes, readings, strict=True)]
+    return asdict(summarise(scenes, readings)), np.array(right, dtype=float)
+
+
+def interval_over(values: np.ndarray, groups: Sequence[Any], *, draws: int = 4000, seed: int = 0) -> list[float]:
+    """Bootstrap 95 % interval of the mean of values [N] of equally large groups: whole groups are drawn."""
+    names = list(dict.fromkeys(groups))
+    means = np.array([values[[group == name for group in groups]].mean() for name in names])
+    drawn = np.random.default_rng(seed).choice(means, size=(draws, len(means)), replace=True).mean(axis=1)
+    return [float(np.quantile(drawn, 0.025)), float(np.quantile(drawn, 0.975))]

@@ -1,5 +1,5 @@
-"""Teach: a short ReFL run on tiny-sd with tiny-imagereward, judged before and after by the oracle, which it never
-sees.
+"""Teach: a short ReFL run on tiny-sd or tiny-flow with tiny-imagereward, judged before and after by the oracle, which
+it never sees.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from imagereward_core.runs import EventKind, Name, RunDamaged, free_name, read_e
 from .demo import ORACLE
 from .errors import SmallWorldError
 from .evaluate import held_out_scenes
+from .flow_pipeline import assemble, generate_flow, load_flow
 from .oracle import Oracle, Verdict, judge, summarise
 from .pipeline import DEFAULT_GUIDANCE, DEFAULT_STEPS, TINY_REWARD, TINY_SD, generate, load_pipeline
 from .report import Entry, Section, write_html, write_png
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 SHOWN = 18
-RESULT = "tiny-sd-taught"
+FLOW = "tiny-flow"
+MODELS = ("tiny-sd", FLOW)
 EVALUATION_SEED = 70_000
 """First seed of the judged pictures, far from every seed that trains."""
 
@@ -41,16 +43,32 @@ EVALUATION_SEED = 70_000
 @dataclass(frozen=True)
 class TeachConfig:
     """``pictures`` held-out captions with fixed seeds are drawn before and after. ``refl`` overrides settings of the
-    run.
+    run. model: "tiny-sd", or "tiny-flow", whose captions are of one object, as it hardly draws two.
     """
 
     out: Path
+    model: str = "tiny-sd"
     updates: int = 40
     seed: int = 0
     pictures: int = 96
     prompts: int = 400
     reward: Path = TINY_REWARD
     refl: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_flow(self) -> bool:
+        """Whether the model is a flow-matching one."""
+        return self.model == FLOW
+
+    @property
+    def checkpoint(self) -> Path:
+        """What is taught."""
+        return self.out / FLOW if self.is_flow else TINY_SD
+
+    @property
+    def pair_share(self) -> float:
+        """Share of captions with two objects."""
+        return 0.0 if self.is_flow else 0.25
 
 
 @dataclass(frozen=True)
@@ -106,11 +124,13 @@ def run_teach(config: TeachConfig, say: Say) -> Outcome:
     import imagereward_core
 
     config.out.mkdir(parents=True, exist_ok=True)
-    scenes = held_out_scenes(config.pictures, EVALUATION_SEED)
+    scenes = held_out_scenes(config.pictures, EVALUATION_SEED, pair_share=config.pair_share)
     scorer = imagereward_core.load(str(config.reward), device="cpu")
     oracle = Oracle.load(ORACLE)
-    say(f"drawing {len(scenes)} held-out captions with tiny-sd as it is")
-    before = draw_and_judge(TINY_SD, scenes, scorer, oracle)
+    if config.is_flow:
+        assemble(config.checkpoint)
+    say(f"drawing {len(scenes)} held-out captions with {config.model} as it is")
+    before = draw_and_judge(config.checkpoint, scenes, scorer, oracle)
     checkpoint = train_refl(config, say)
     say("drawing them again with the taught model")
     after = draw_and_judge(checkpoint, scenes, scorer, oracle)
@@ -118,13 +138,14 @@ def run_teach(config: TeachConfig, say: Say) -> Outcome:
 
 
 def draw_and_judge(checkpoint: Path, scenes: Sequence[Scene], scorer: Scorer, oracle: Oracle) -> Judged:
-    """One picture per scene with fixed seeds, its reward and the oracle's reading."""
-    prompts = [scene.caption for scene in scenes]
-    pictures = generate(
-        load_pipeline(checkpoint, config=TINY_SD.with_suffix("")),
-        prompts,
-        range(EVALUATION_SEED, EVALUATION_SEED + len(scenes)),
-    )
+    """One picture per scene with fixed seeds, its reward and the oracle's reading. checkpoint: a file of tiny-sd, or an
+    assembled folder of tiny-flow.
+    """
+    prompts, seeds = [scene.caption for scene in scenes], range(EVALUATION_SEED, EVALUATION_SEED + len(scenes))
+    if checkpoint.is_dir():
+        pictures = generate_flow(load_flow(checkpoint), prompts, seeds)
+    else:
+        pictures = generate(load_pipeline(checkpoint, config=TINY_SD.with_suffix("")), prompts, seeds)
     readings = oracle.read(pictures)
     right = np.array(
         [min(judge(scene, reading).values()) == 1.0 for scene, reading in zip(scenes, readings, strict=True)]
@@ -135,9 +156,10 @@ def draw_and_judge(checkpoint: Path, scenes: Sequence[Scene], scorer: Scorer, or
 def refl_settings(config: TeachConfig) -> dict[str, Any]:
     """The ReFL run's configuration: the tab's defaults, with the sizes of a 64-pixel model."""
     rng = np.random.default_rng([config.seed, 1])
-    prompts = list(dict.fromkeys(sample_scene(rng).caption for _ in range(config.prompts)))
+    captions = (sample_scene(rng, pair_share=config.pair_share).caption for _ in range(config.prompts))
+    prompts = list(dict.fromkeys(captions))
     return {
-        "pretrained_model_name_or_path": str(TINY_SD),
+        "pretrained_model_name_or_path": str(config.checkpoint),
         "prompts": prompts,
         "rewards": [str(config.reward)],
         "resolution": 64,
@@ -147,7 +169,7 @@ def refl_settings(config: TeachConfig) -> dict[str, Any]:
         "max_step": 17,
         "learning_rate": 1e-3,
         "lora_rank": 16,
-        "lora_targets": "all",
+        "lora_targets": "attention+ff" if config.is_flow else "all",
         "train_batch_size": 16,
         "gradient_accumulation_steps": 1,
         "max_train_steps": config.updates,
@@ -157,8 +179,8 @@ def refl_settings(config: TeachConfig) -> dict[str, Any]:
         "held_out": 16,
         "checkpointing_steps": config.updates,
         "output_dir": str(config.out / "refl"),
-        "output": "single-file",
-        "output_name": free_name(RESULT, taken_names(config.out / "refl")),
+        "output": "diffusers" if config.is_flow else "single-file",
+        "output_name": free_name(f"{config.model}-taught", taken_names(config.out / "refl")),
         "device": "cpu",
         "seed": config.seed,
         **config.refl,
@@ -195,12 +217,12 @@ def train_refl(config: TeachConfig, say: Say) -> Path:
 
 
 def _result(folder: Path) -> Path | None:
-    """The file that the run in this folder says it wrote; its name differs where an earlier one exists."""
+    """The file or folder that the run in this folder says it wrote; its name differs where an earlier one exists."""
     try:
         status = read_status(folder)
     except RunDamaged as error:
         raise SmallWorldError(f"the ReFL run ended, but {error}") from error
-    return Path(status.result) if status and status.result and Path(status.result).is_file() else None
+    return Path(status.result) if status and status.result and Path(status.result).exists() else None
 
 
 def _report_progress(events: Path, shown: int, updates: int, say: Say, every: int = 5) -> int:

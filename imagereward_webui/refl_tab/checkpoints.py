@@ -11,7 +11,16 @@ from ..core import ImageRewardError, kind_of_file
 from ..core import module as core_module
 
 # Kinds of imagereward_core.weights.kinds that are families of refl (a test holds it), and the size they are drawn at.
-FAMILIES = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "Stable Diffusion XL"}
+FAMILIES = {
+    "sd1": "Stable Diffusion 1.x",
+    "sd2": "Stable Diffusion 2.x",
+    "sdxl": "Stable Diffusion XL",
+    "sd3": "Stable Diffusion 3",
+    "flux": "FLUX.1",
+    "z-image": "Z-Image",
+    "lumina2": "Lumina 2",
+    "qwen-image": "Qwen-Image",
+}
 INCOMPLETE = ("unet-file", "unet", "diffusers-unet")
 
 _known: dict[str, tuple[tuple[int, int], str, str]] = {}  # path: (its size and time, family, why not)
@@ -19,7 +28,7 @@ _lock = threading.Lock()
 
 
 def family(path: str) -> str:
-    """The family of a checkpoint ("sd1", "sd2", "sdxl"); "" for others, and where the header does not tell."""
+    """The family of a checkpoint, a key of FAMILIES; "" for others, and where the header does not tell."""
     return _look(path)[0]
 
 

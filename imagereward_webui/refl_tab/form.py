@@ -85,7 +85,7 @@ FIELDS: tuple[Field, ...] = (
         "Checkpoint",
         "choice",
         "",
-        help="SD 1.x, SD 2.x or SDXL base; by default the one that is selected",
+        help="SD 1.x, 2.x, SDXL base or a flow-matching model; by default the one that is selected",
     ),
     Field(
         "output_name",
@@ -318,25 +318,26 @@ FIELDS: tuple[Field, ...] = (
     ),
 )
 BY_NAME = {field.name: field for field in FIELDS}
-# How far a run goes, in fields of the form. SDXL takes several times as long for an update, and learns in fewer.
+# How far a run goes, in fields of the form. Large models take several times as long for an update, and learn in fewer.
 HOW_FAR: dict[str, dict[str, Any]] = {
     "quick try": {"steps": 20, "learning_rate": 1e-4, "held_out": 8},
     "normal": {"steps": 100, "learning_rate": 1e-4, "held_out": 16},
     "careful": {"steps": 300, "learning_rate": 5e-5, "held_out": 32},
 }
-SDXL_STEPS = {"quick try": 10, "normal": 60, "careful": 200}
-SDXL_GUIDANCE = 5.0
+LARGE_STEPS = {"quick try": 10, "normal": 60, "careful": 200}
+GUIDANCE = {"sdxl": 5.0, "sd3": 4.5, "flux": 1.0, "z-image": 4.0, "lumina2": 4.0, "qwen-image": 4.0}
+LARGE = ("sdxl", "sd3", "flux", "z-image", "lumina2", "qwen-image")  # families that a step takes long for
 
 
 def how_far(name: str, family: str) -> dict[str, Any]:
     """The fields that a budget decides for a family ("sd1", "sdxl", "" where it is unknown)."""
     found = dict(HOW_FAR[name])
-    return {**found, "steps": SDXL_STEPS[name]} if family == "sdxl" else found
+    return {**found, "steps": LARGE_STEPS[name]} if family in LARGE else found
 
 
 def usual_guidance(family: str) -> float:
     """The CFG scale that a family is sampled with where the host has none of its own."""
-    return SDXL_GUIDANCE if family == "sdxl" else float(BY_NAME["guidance"].default)
+    return GUIDANCE.get(family, float(BY_NAME["guidance"].default))
 
 
 def build_config(settings: Mapping[str, Any], promised: Promised = (), *, needs_prompts: bool = True) -> dict[str, Any]:

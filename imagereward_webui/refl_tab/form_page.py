@@ -252,7 +252,8 @@ def about(title: str) -> str:
         return view.note(f"The WebUI has no checkpoint {title} any more: refresh the list.", "error")
     why = checkpoints.why_not(path)
     if why:
-        return view.note(f"It cannot be trained: {why}. Choose SD 1.x, SD 2.x or SDXL.", "error")
+        known = ", ".join(checkpoints.FAMILIES.values())
+        return view.note(f"It cannot be trained: {why}. Choose a checkpoint of {known}.", "error")
     family = checkpoints.FAMILIES.get(checkpoints.family(path), "")
     selected = refl_host.selected_checkpoint()
     other = f" The WebUI itself has {selected} selected." if selected and selected != title else ""

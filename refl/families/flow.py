@@ -17,6 +17,7 @@ from ..errors import ConfigError
 from ..flow import FlowSchedule
 from ..text_models import TextModel
 from .base import Family, PromptEncoder
+from .names import Rule
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 JOINT = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")  # of two streams, picture and text
@@ -38,7 +39,7 @@ class FlowFamily(Family):
     pipelines: its text-to-image pipelines there. since: the first diffusers that has all it needs. text: the parts of a
     folder that encode prompts. tokens_of_text: rows of the context, for estimates. attention, feed_forward: ends of the
     names of modules that get a LoRA. patch: latent cells of a token's side. lora_prefix: what its LoRA's names begin
-    with in diffusers and in the hosts.
+    with. rules_for_hosts: names of single files → diffusers' names, where hosts do not know the latter in a LoRA.
     """
 
     pipelines: tuple[str, ...]
@@ -53,6 +54,7 @@ class FlowFamily(Family):
     folder: str = "transformer"
     prediction: str = "flow"
     lora_prefix: str = "transformer"
+    rules_for_hosts: tuple[Rule, ...] = ()
 
     @abstractmethod
     def prompts(self, parts: Mapping[str, TextModel], unet: Mapping[str, Any], clip_skip: int) -> PromptEncoder:

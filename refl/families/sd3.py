@@ -146,6 +146,7 @@ FAMILY = SD3(
     tokens_of_text=CLIP_TOKENS + T5_TOKENS,
     usual=Usual(1024, 4.5),
     feed_forward=("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
+    rules_for_hosts=RULES,
     lora_metadata={"ss_base_model_version": "sd3", "modelspec.architecture": "stable-diffusion-3-medium/lora"},
     licence="Stability AI Community License",
     network="SD3Transformer2DModel",

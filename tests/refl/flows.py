@@ -41,6 +41,39 @@ NETWORKS = {
         "qk_norm": "rms_norm",
         "dual_attention_layers": [0],
     },
+    "z-image": {
+        "in_channels": 16,
+        "dim": 32,
+        "n_layers": 1,
+        "n_refiner_layers": 1,
+        "n_heads": 2,
+        "n_kv_heads": 2,
+        "cap_feat_dim": 32,
+        "axes_dims": [4, 6, 6],
+        "axes_lens": [1024, 32, 32],
+    },
+    "lumina2": {
+        "sample_size": 8,
+        "patch_size": 2,
+        "in_channels": 16,
+        "hidden_size": 32,
+        "num_layers": 1,
+        "num_refiner_layers": 1,
+        "num_attention_heads": 2,
+        "num_kv_heads": 1,
+        "multiple_of": 32,
+        "cap_feat_dim": 32,
+        "axes_dim_rope": [8, 4, 4],
+        "axes_lens": [300, 32, 32],
+    },
+    "qwen-image": {
+        **JOINT,
+        "patch_size": 2,
+        "in_channels": 64,
+        "out_channels": 16,
+        "num_layers": 2,
+        "axes_dims_rope": [4, 6, 6],
+    },
     "flux": {
         **JOINT,
         "patch_size": 1,
@@ -51,6 +84,13 @@ NETWORKS = {
         "guidance_embeds": True,
         "axes_dims_rope": [4, 6, 6],
     },
+}
+QWEN_VAE = {
+    "base_dim": 8,
+    "z_dim": 16,
+    "dim_mult": [1, 1, 1],
+    "num_res_blocks": 1,
+    "temperal_downsample": [False, False],
 }
 SHARPER = {"sd3": {"shift": 3.0}}
 
@@ -148,5 +188,40 @@ def _flux(folder: Path) -> None:
     t5(folder, "text_encoder_2")
 
 
-VAES: dict[str, dict] = {}
-TEXT = {"sd3": _sd3, "flux": _flux}
+def _needs(name: str):
+    transformers = pytest.importorskip("transformers")
+    if not hasattr(transformers, name):
+        pytest.skip(f"this transformers ({transformers.__version__}) has no {name}")
+    return transformers
+
+
+def _language(folder: Path, config: str, model: str, **more) -> None:
+    transformers = _needs(model)
+    count = words_tokenizer(folder / "tokenizer", chat=True)
+    sizes = {"vocab_size": count, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16, "pad_token_id": 0, "eos_token_id": 1}
+    made = getattr(transformers, config)(**sizes, bos_token_id=1, **more)
+    getattr(transformers, model)(made).save_pretrained(folder / "text_encoder")
+
+
+def _qwen_vl(folder: Path) -> None:
+    transformers = _needs("Qwen2_5_VLForConditionalGeneration")
+    count = words_tokenizer(folder / "tokenizer")
+    words = {"vocab_size": count, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    words |= {"num_attention_heads": 2, "num_key_value_heads": 2, "pad_token_id": 0, "eos_token_id": 1}
+    words |= {"rope_scaling": {"type": "default", "rope_type": "default", "mrope_section": [2, 3, 3]}}
+    eyes = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32}
+    eyes["fullatt_block_indexes"] = [0]
+    marks = {"image_token_id": 2, "video_token_id": 2, "vision_start_token_id": 2, "vision_end_token_id": 2}
+    config = transformers.Qwen2_5_VLConfig(text_config=words, vision_config=eyes, **marks)
+    transformers.Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder / "text_encoder")
+
+
+VAES: dict[str, dict] = {"qwen-image": QWEN_VAE}
+TEXT = {
+    "sd3": _sd3,
+    "flux": _flux,
+    "z-image": lambda folder: _language(folder, "Qwen3Config", "Qwen3Model"),
+    "lumina2": lambda folder: _language(folder, "Gemma2Config", "Gemma2Model"),
+    "qwen-image": _qwen_vl,
+}

@@ -17,7 +17,7 @@ from refl.checkpoints.folder import read_part
 from refl.checkpoints.prediction import probe
 from refl.checkpoints.single import open_checkpoint
 from refl.errors import CheckpointError
-from refl.families import FAMILIES, family
+from refl.families import FAMILIES, FLOWS, UNETS, family
 from refl.schedule import NoiseSchedule
 
 from .tiny import SIZE, ldm_vae_state, tiny_modules
@@ -415,9 +415,11 @@ def test_probe_tells_what_the_shipped_model_predicts():
 
 
 def test_every_family_answers_for_itself():
-    assert set(FAMILIES) == {"sd1", "sd2", "sdxl"}
+    assert set(UNETS) == {"sd1", "sd2", "sdxl"}
+    assert set(FLOWS) == {"sd3", "flux", "z-image", "lumina2", "qwen-image"} and {**UNETS, **FLOWS} == FAMILIES
     for key, kind in FAMILIES.items():
-        assert kind.key == key and kind is family(key)
+        assert kind.key == key and kind is family(key) and kind.licence
+    for key, kind in UNETS.items():
         blank = kind.blank(kind.unet, torch.float32)
         assert blank.context.shape == (1, 77, kind.unet["cross_attention_dim"])
         assert (blank.pooled is not None) == (key == "sdxl")
