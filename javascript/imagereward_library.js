@@ -197,6 +197,7 @@
             const page = lib.named("div", `page-${name}`, {role: "tabpanel"}, ...elements);
             const tab = lib.button(text, async () => {
                 choose(name);
+                lib.say("");
                 for (const part of Object.values(lib.parts).filter((one) => one.page === name)) {
                     await (part.opened || (() => {}))();
                 }

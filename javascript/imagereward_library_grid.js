@@ -8,7 +8,7 @@
 
     const lib = window.imagerewardLibrary = window.imagerewardLibrary || {};
     lib.parts = lib.parts || {};
-    const CELL = 168, GAP = 8, HEIGHT = 232;  // pixels, as in style.css
+    const CELL = 148, GAP = 8, HEIGHT = 232;  // pixels, as in style.css
     const AROUND = 2;  // rows beyond the window that exist
     const AT_ONCE = 150, LOADING = 6;  // pictures described by one request, thumbnails loaded at a time
     const KNOWN = 4000, KEPT = 900;  // descriptions and thumbnails kept in memory

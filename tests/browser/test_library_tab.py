@@ -39,7 +39,8 @@ def page(tab, browser):  # noqa: F811
     weights = fake.part("host").models_dir() / "tiny.safetensors"
     weights.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(EXTENSION / "smallworld" / "weights" / "tiny-imagereward.safetensors", weights)
-    script = (ROOT / "javascript" / "imagereward_library.js").read_text(encoding="utf-8")
+    scripts = sorted((ROOT / "javascript").glob("imagereward_library*.js"))
+    script = "\n".join(path.read_text(encoding="utf-8") for path in scripts)
     style = (ROOT / "style.css").read_text(encoding="utf-8")
     document = (
         f"<style>{style}</style>{fake.part('library_tab.tab').root_html()}<script>window.onUiLoaded = (callback) =>"
@@ -83,13 +84,14 @@ def test_from_nothing_to_a_taste(page, tmp_path):
     opened.wait_for_selector("text=6 pictures read, 0 known already")
     drawn(opened, ".imagereward-library-grid img", 6)
     opened.select_option(".imagereward-library-by", "ImageReward-v1.0")
-    opened.wait_for_function(
-        "document.querySelector('.imagereward-library-grid figcaption span').textContent === '2.000'"
-    )
+    opened.wait_for_function("document.querySelector('.imagereward-library-score')?.textContent === '2.000'")
     first = opened.locator(".imagereward-library-grid figure").first
     first.locator("button[title=keep]").click()
-    opened.wait_for_selector(".imagereward-library-grid figure.keep")
-    first.locator("select").select_option("5")
+    opened.wait_for_selector(".imagereward-library-grid figure[data-mark=keep]")
+    opened.keyboard.press("ArrowRight")  # the keys are the grid's after a button of it
+    opened.keyboard.press("5")
+    opened.wait_for_selector("text=Undo (★★★★★: 1 picture)")
+    opened.click("summary:has-text('Filters')")
     opened.fill(".imagereward-library-where", "stars=5 mark=keep")
     opened.press(".imagereward-library-where", "Enter")
     drawn(opened, ".imagereward-library-grid img", 1)
@@ -102,7 +104,8 @@ def test_from_nothing_to_a_taste(page, tmp_path):
     keep_screenshot(opened, "library-grid")
 
     assert "No duels yet. 50 are a hint" in opened.text_content(".imagereward-library-state")
-    opened.click("text=Duel")
+    opened.click("summary:has-text('Duels and taste')")
+    opened.click("button:text-is('Duel')")
     opened.wait_for_selector(READY)
     keep_screenshot(opened, "library-duel")
     opened.keyboard.press("ArrowLeft")
@@ -124,7 +127,7 @@ def test_from_nothing_to_a_taste(page, tmp_path):
     assert verdicts == ["both", "win", "win"]
 
     opened.select_option(".imagereward-library-base", "tiny.safetensors")
-    opened.click("text=Learn")
+    opened.click("button:text-is('Learn')")
     opened.wait_for_selector("text=my-taste: not enough yet")
     opened.wait_for_selector("text=3 duels · not enough yet, about 197 more")
     keep_screenshot(opened, "library-taste")
@@ -144,4 +147,9 @@ def test_names_and_prompts_are_text(page, tmp_path):
     opened.reload()
     drawn(opened, ".imagereward-library-grid img", 1)
     assert opened.evaluate("window.hacked") is None
-    assert opened.get_attribute(".imagereward-library-grid img", "title") == "<script>window.hacked=1</script>"
+    opened.wait_for_selector(".imagereward-library-grid figure[title]")
+    assert opened.get_attribute(".imagereward-library-grid figure", "title") == "<script>window.hacked=1</script>"
+    opened.dblclick(".imagereward-library-grid figure")
+    opened.wait_for_selector(".imagereward-library-view[data-ready]")
+    assert "onerror" in opened.text_content(".imagereward-library-about")
+    assert opened.evaluate("window.hacked") is None

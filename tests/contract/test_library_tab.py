@@ -346,7 +346,7 @@ def test_duels_of_a_folder_and_of_the_last_job(tab, tmp_path):
 
 @pytest.fixture
 def history(tab, tmp_path):
-    """(client, host, api, scorer) with a library of 12 prompts with two checkpoints; the host has both, and the scorer."""
+    """(client, host, api, scorer): a library of 12 prompts with two checkpoints; the host has these, and the scorer."""
     import shutil
     import sys
     import types
