@@ -97,8 +97,14 @@ def test_list_and_show(run, pictures):
     shown = as_json(run("library", "show", pictures / "07.png", "--json"))
     assert shown["prompt"] == "a fox in scene 3, <lora:fur:0.8>" and shown["sampler"] == "Euler a"
     assert shown["percentiles"] == {"ImageReward-v1.0": "better than 62 % of your 24 pictures"}
+    (standing,) = shown["standings"].values()
+    assert (standing["percent"], standing["pictures"], standing["same_checkpoint"]) == (62, 24, False)
+    caveat = "on pictures of generators of 2025, ImageReward-v1.0 agrees with people on 54 % of pairs"
+    assert shown["caveats"]["ImageReward-v1.0"].startswith(caveat)
     _, out, _ = run("library", "show", pictures / "07.png")
-    assert "better than 62 % of your 24 pictures" in out
+    assert "better than 62 % of your 24 pictures" in out and caveat in out
+    assert as_json(run("library", "top", "--json"))["caveat"].startswith(caveat)
+    assert caveat in run("library", "top")[2]
     code, _, err = run("library", "show", pictures / "99.png")
     assert code == exit_codes.USAGE and "is not in" in err
 

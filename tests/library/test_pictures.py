@@ -214,7 +214,7 @@ def test_the_head_of_the_same_prompts_stays_with_them(library):
 def test_nothing_is_kept_of_a_record_that_fails(library, tmp_path):
     path = picture(tmp_path / "a.png", 1)
     with pytest.raises(LibraryError):
-        remember_now(library, Record(path, (Score("IR", 1.0),), (Features("IR", {"x": np.array([np.nan])}),)))
+        remember_now(library, Record(path, (Score("IR", 1.0), Score("CLIP", float("nan")))))
     assert list(find.stream(library)) == [] and find.scorers(library) == []
 
 

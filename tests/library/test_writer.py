@@ -13,7 +13,18 @@ import time
 import numpy as np
 import pytest
 
-from imagereward_core.library import Features, Record, Recorder, Score, delete_library, find, open_library
+from imagereward_core.errors import ImageError, LibraryError
+from imagereward_core.library import (
+    Features,
+    Made,
+    Record,
+    Recorder,
+    Score,
+    delete_library,
+    find,
+    open_library,
+    remember_now,
+)
 
 from .conftest import infotext, picture
 from .test_store import ROOT, as_nobody, reachable  # noqa: F401 - a fixture
@@ -119,6 +130,78 @@ def test_another_process_deletes_it(recorder, place, tmp_path):
     subprocess.run([sys.executable, "-c", code, place], check=True, cwd=ROOT)
     recorder.remember(record(second))
     assert recorder.flush(60) and paths_in(place) == {str(second)}
+
+
+def test_forgetting_drops_what_waits_and_closes_first(recorder, place, tmp_path):
+    paths = [picture(tmp_path / f"{seed}.png", seed) for seed in range(4)]
+    recorder.remember(record(paths[0]))
+    recorder.flush(60)
+    other = sqlite3.connect(place, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    for path in paths[1:3]:
+        recorder.remember(record(path))
+    while recorder._queue.qsize() > 1 or recorder.flush(0.5):  # until the thread waits for the lock
+        pass
+    with pytest.raises(LibraryError, match="will be deleted as soon as"):
+        recorder.forget(0.05)
+    other.execute("ROLLBACK")
+    other.close()
+    assert recorder.flush(60) and not list(tmp_path.glob("library.sqlite*"))
+    recorder.remember(record(paths[3]))
+    assert recorder.flush(60) and paths_in(place) == {str(paths[3])} and recorder.said == []
+
+
+def test_forgetting_before_anything_was_written(recorder, place):
+    recorder.forget()
+    open_library(place).close()
+    recorder.forget()
+    assert not place.exists() and recorder._thread is None
+
+
+def test_looking_comes_in_turn_and_makes_no_file(recorder, place, tmp_path, caplog):
+    seen = []
+
+    def count(library):
+        seen.extend(library.query("SELECT COUNT(*) FROM images"))
+
+    recorder.look(count)
+    assert recorder.flush(60) and seen == [] and not place.exists()
+    recorder.remember(record(picture(tmp_path / "a.png", 1)))
+    recorder.look(count)
+    with caplog.at_level(logging.WARNING, "imagereward"):
+        recorder.look(lambda library: 1 / 0)
+        recorder.look(count)
+        assert recorder.flush(60) and seen == [(1,), (1,)]
+    assert "division by zero" in caplog.text
+
+
+def test_a_record_of_a_file_that_was_overwritten(place, tmp_path):
+    path = picture(tmp_path / "a.png", 1, infotext("fox"))
+    stamp = (path.stat().st_size, path.stat().st_mtime_ns)
+    text = infotext("fox")
+    with open_library(place) as library:
+        remember_now(library, Record(path, (Score("IR", 0.5),), infotext=text, stamp=stamp))
+        os.utime(path, ns=(1, 1))
+        remember_now(library, Record(path, (Score("IR", 0.6),), infotext=text, stamp=stamp))  # says the same
+        picture(path, 2, infotext("a wolf"))
+        for told in (text, None):
+            with pytest.raises(ImageError, match="overwritten"):
+                remember_now(library, Record(path, (Score("IR", 0.7),), infotext=told, stamp=stamp))
+        (found,) = find.newest(library)
+    assert found.scores == {"IR": 0.6} and found.made.prompt == "fox"
+
+
+def test_an_infotext_with_what_it_leaves_open(place, tmp_path):
+    path = picture(tmp_path / "a.png", 1)  # as with the host's setting to write none into files
+    made = Made(prompt="never", sampler="DDIM", checkpoint="jugg", loras=(("x", 1.0),), program="fake")
+    text = "a fox, <lora:fur:0.5>\nSteps: 20, Sampler: Euler a, Seed: 7, ImageReward: 0.1000"
+    with open_library(place) as library:
+        remember_now(library, Record(path, infotext=text, made=made))
+        (found,) = find.newest(library)
+    assert found.made == Made(
+        "a fox, <lora:fur:0.5>", None, 7, "Euler a", 20, None, "jugg", None, (("fur", 0.5),), "fake"
+    )
+    assert found.scores == {}  # those that count are given
 
 
 def test_damage_is_set_aside_and_the_picture_kept(recorder, place, tmp_path, caplog):

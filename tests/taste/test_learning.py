@@ -73,6 +73,27 @@ def test_a_picture_is_looked_at_once(library, base, small, duels):
     assert library.query("SELECT COUNT(*) FROM looks") == [(1,)]  # nothing new: no second look
 
 
+def test_what_was_remembered_as_it_was_scored_needs_no_scorer(library, base, small, duels):
+    """Of such pictures the looks alone are lacking; one whose embedding is not there either is scored."""
+    from imagereward_core.library.records import LOOKS
+
+    add_file(library, duels)
+    first = learn(library, base, small).about
+    with library.transaction() as connection:
+        connection.execute("DELETE FROM features WHERE name = ?", (LOOKS,))
+
+    def never():
+        raise AssertionError("the scorer was loaded")
+
+    again = learning.learn(library, base, never).about
+    assert (again.accuracy, again.scorer_accuracy) == (first.accuracy, first.scorer_accuracy)
+    with library.transaction() as connection:
+        connection.execute("DELETE FROM features WHERE image_id = (SELECT MIN(image_id) FROM features)")
+    with pytest.raises(AssertionError, match="the scorer was loaded"):
+        learning.learn(library, base, never)
+    assert learn(library, base, small).about.accuracy == first.accuracy
+
+
 def test_the_gradient_is_that_of_the_score(library, base, small, duels, pictures):
     add_file(library, duels)
     learn(library, base, small)
