@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..core import drawing, measures
 from ..core import runs as protocol
@@ -177,7 +177,7 @@ def _strength(mark: Mapping[str, Any], use: float | None) -> str:
     return f'<button type="button" data-strength="{value:g}"{kind} title="{text(title)}">{word}</button>'
 
 
-def _finite(value: Any) -> bool:
+def _finite(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
