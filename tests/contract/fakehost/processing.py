@@ -93,7 +93,8 @@ class Txt2Img(Processing):
     def sample(self) -> list[Image.Image]:
         self.host.generated.append({"model": self.model, "prompt": self.prompt, "seed": self.seed, "steps": self.steps})
         green = sum(self.model.encode()) % 200
-        return [Image.new("RGB", (self.width, self.height), (int(seed) % 251, green, 90)) for seed in self.seeds]
+        size = (self.width, self.height)
+        return [Image.new("RGB", size, (int(seed) % 251, green, int(seed) // 251 % 251)) for seed in self.seeds]
 
 
 class Nothing:
