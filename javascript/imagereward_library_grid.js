@@ -472,6 +472,11 @@
         await relearn();
     }
 
+    async function scoreThem() {
+        const ids = grid.selection();
+        await lib.json("/score", {ids: (ids.length ? ids : grid.ids).join(","), scorer: value("scoring")});
+    }
+
     const exported = (form) => async () => {
         const ids = grid.selection();
         lib.save(await (await lib.ask("/export", {ids: (ids.length ? ids : grid.ids).join(","), form})).blob(), `imagereward-library.${form}`);
@@ -508,7 +513,7 @@
         by.addEventListener("change", drawOrders);
         const number = {type: "number", step: "any"};
         const more = lib.make("details", {}, lib.make("summary", {textContent: "Filters"}),
-            lib.named("div", "bar filters", {},
+            lib.named("div", "bar imagereward-library-filters", {},
                 labelled("Mark", select("mark", ["", "any"], ["keep", "keep ✓"], ["reject", "reject ✗"], ["none", "none"])),
                 labelled("Stars", select("least-stars", ["", "any"], ...[1, 2, 3, 4, 5].map((n) => [String(n), `${"★".repeat(n)}${n < 5 ? " or more" : ""}`]))),
                 labelled("Checkpoint", select("checkpoint", ["", "any"])),
@@ -559,7 +564,7 @@
         const undo = lib.button("Undo", takeBack, "Ctrl+Z");
         undo.className = "imagereward-library-take-back";
         undo.hidden = true;
-        return lib.named("div", "bar actions", {},
+        return lib.named("div", "bar imagereward-library-actions", {},
             lib.named("span", "chosen"),
             needs(lib.button("Keep", () => judge(grid.selection(), {mark: "keep"}), "K")),
             needs(lib.button("Reject", () => judge(grid.selection(), {mark: "reject"}), "X")),
@@ -567,6 +572,8 @@
             stars,
             lib.make("span", {className: "imagereward-library-group"}, needs(lib.named("select", "move-root", {title: "known folder"})), "/",
                 needs(lib.named("input", "move-name", {placeholder: "folder below it", title: "is made if there is none"})), moving),
+            lib.make("span", {className: "imagereward-library-group"}, lib.named("select", "scoring", {title: "a scorer, or a taste"}),
+                lib.working("Score", scoreThem, "the chosen pictures, or all that are shown, where it has not scored them yet")),
             lib.button("CSV", exported("csv"), "a table of the chosen pictures, or of all that are shown"),
             lib.button("JSONL", exported("jsonl"), "the same as JSON lines"),
             needs(lib.button("txt2img", () => lib.view.toTxt2img(grid.selection()[0]), "prompt and settings into txt2img"), "one"),
@@ -599,10 +606,11 @@
     const counted = (one) => `${one.name || one.hash}${one.name && one.hash ? ` [${one.hash}]` : ""} (${one.pictures})`;
 
     function refreshed() {
-        const {scorers, made_with, folders, roots} = lib.state;
+        const {scorers, made_with, folders, roots, loadable} = lib.state;
         const plain = (names) => names.map((name) => lib.option(name, name));
         lib.options(lib.part("by"), [lib.option("date", "date"), lib.option("stars", "stars"), ...plain(scorers)]);
         lib.options(lib.part("score-of"), [lib.option("", "–"), ...plain(scorers)]);
+        lib.options(lib.part("scoring"), plain(loadable));
         const named = (one) => (one.hash.length >= 6 ? one.hash : one.name);
         lib.options(lib.part("checkpoint"), [lib.option("", "any"), ...made_with.checkpoint.map((one) => lib.option(named(one), counted(one)))]);
         lib.options(lib.part("lora"), [lib.option("", "any"), ...made_with.lora.map((one) => lib.option(one.name, counted(one)))]);
@@ -633,7 +641,7 @@
             lib.part("found").textContent = "";
         },
         done: async (what) => {
-            if (what === "reading pictures" || what.startsWith("making ")) {
+            if (what === "reading pictures" || what.startsWith("making ") || what.startsWith("scoring ")) {
                 await show();
             }
         },

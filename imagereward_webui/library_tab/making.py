@@ -11,14 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .. import host
-from ..core import ConfigError, ImageRewardError, plain_prompt
+from ..core import ConfigError, ImageRewardError
 from ..core import module as core_module
 from ..judges import stored_name
-from ..lifecycle import available, load_scorer
+from ..lifecycle import available
 from .pictures import library_place
+from .scoring import score
 from .work import Progress
-
-SCORED_TOGETHER = 8
 
 
 class Maker:
@@ -44,24 +43,16 @@ class Maker:
             paths.append(made)
             progress(len(paths), len(self.wanted))
         if paths:
-            self._score(paths)
+            self._score(paths, progress)
         words = f"{len(paths)} of {len(self.wanted)} pictures made and scored"
         return f"interrupted: {words}; press again to make the rest" if stopped else words
 
-    def _score(self, paths: Sequence[str]) -> None:
-        """Score the files and remember them."""
-        records, preprocess = core_module("library.records"), core_module("preprocess")
-        describe, writer = core_module("library.describe"), core_module("library.writer")
-        scorer = load_scorer(self.name, host.device(), host.option("precision"), host.models_dir())
+    def _score(self, paths: Sequence[str], progress: Progress) -> None:
+        """Read the new files into the library and score them."""
+        records, writer = core_module("library.records"), core_module("library.writer")
         with core_module("library").open_library(library_place()) as library:
-            for start in range(0, len(paths), SCORED_TOGETHER):
-                part = paths[start : start + SCORED_TOGETHER]
-                made = [describe.described(path)[0] for path in part]
-                prompts = [plain_prompt(one.prompt or "") for one in made]
-                images = [preprocess.open_image(path) for path in part]
-                for path, one, value in zip(part, made, scorer.score_pairs(prompts, images)):
-                    score = records.Score(self.scorer, float(value))
-                    writer.remember_now(library, records.Record(path, scores=(score,), made=one))
+            numbers = [writer.remember_now(library, records.Record(path)) for path in paths]
+        score(numbers, self.name, progress)
 
 
 def _loadable(scorer: str) -> str:

@@ -12,9 +12,11 @@ from fastapi.responses import FileResponse
 from pydantic import BaseModel
 from starlette.background import BackgroundTask
 
+from .. import host
 from ..core import ImageRewardError
 from ..core import module as core_module
-from . import folders, pictures
+from ..lifecycle import available
+from . import folders, pictures, scoring
 from .access import Number, answered, begin, history, new_router, opened, shown
 from .work import Progress
 
@@ -44,6 +46,13 @@ class ExportBody(BaseModel):
 
     ids: str
     form: str = "csv"
+
+
+class ScoreBody(BaseModel):
+    """Ids with commas between; a scorer as the host names it."""
+
+    ids: str
+    scorer: str
 
 
 class TakeBackBody(BaseModel):
@@ -93,7 +102,7 @@ def move(body: MoveBody) -> dict[str, Any]:
     where = folders.short(target, known)
     return begin(
         f"moving {count(len(numbers))} to {where}",
-        lambda progress: _move([(number, target, "") for number in numbers], where, progress),
+        lambda progress: _move([(number, target, "") for number in numbers], f"to {where}", progress),
         AT_ONCE,
     )
 
@@ -115,14 +124,14 @@ def _move(wanted: list[tuple[int, str, str]], where: str, progress: Progress, un
             progress(index + 1, len(wanted))
     if done and undoable:
         back = [(found.id, *os.path.split(found.before)) for found in reversed(done)]
-        history.keep(f"moved {count(len(done))} to {where}", lambda: _moved_back(back))
+        history.keep(f"moved {count(len(done))} {where}", lambda: _moved_back(back))
     stayed = f"; {len(failed)} stayed: {failed[0]}" if failed else ""
-    return f"{count(len(done))} moved to {where}{stayed}"
+    return f"{count(len(done))} moved {where}{stayed}"
 
 
 def _moved_back(wanted: list[tuple[int, str, str]]) -> str:
     def action(progress: Progress) -> str:
-        return _move(wanted, "where they were", progress, undoable=False)
+        return _move(wanted, "back", progress, undoable=False)
 
     state = begin("moving back", action, AT_ONCE)
     return str(state["error"] or state["said"] or "moving back …")
@@ -139,6 +148,17 @@ def take_back(body: TakeBackBody) -> dict[str, Any]:
         history.keep(what, undo)  # other work is under way, or the library is away: it may be tried again
         raise
     return {"said": f"undone: {what} ({said})", "undo": history.last()}
+
+
+@router.post("/score")
+def score(body: ScoreBody) -> dict[str, Any]:
+    """Score what this scorer has not scored yet, in the background."""
+    if body.scorer not in available(host.models_dir()):
+        raise HTTPException(status_code=422, detail=f"there is no scorer {body.scorer!r} on this machine")
+    with opened() as library:
+        numbers = [picture.id for picture in shown(library, body.ids)]
+    what = f"scoring {count(len(numbers))} by {body.scorer}"
+    return begin(what, lambda progress: scoring.score(numbers, body.scorer, progress))
 
 
 @router.post("/export")

@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT))
 sys.path.append(os.environ["IMAGEREWARD_TORCH"])  # behind gradio's own libraries: torch, which every host has
 
 import gradio as gr  # noqa: E402
+from PIL import Image  # noqa: E402
 
 from tests.contract.fakehost import FakeHost  # noqa: E402
 
@@ -34,6 +35,12 @@ def pasted(text: str) -> tuple[str, str]:
     return prompt.partition("\nSteps: ")[0], rest.partition("\nSteps: ")[0]
 
 
+def infotext(found) -> str:
+    """As the host's PNG Info: the text in the file."""
+    image = Image.open(found) if isinstance(found, str) else found
+    return image.info.get("parameters", "") if image else ""
+
+
 def build(host) -> gr.Blocks:
     ((blocks, title, name),) = host.part("library_tab.tab").tabs()
     css = (ROOT / "style.css").read_text(encoding="utf-8")
@@ -43,9 +50,10 @@ def build(host) -> gr.Blocks:
                 prompt = gr.Textbox(label="Prompt", elem_id="txt2img_prompt", lines=2)
                 negative = gr.Textbox(label="Negative prompt", elem_id="txt2img_neg_prompt", lines=2)
             with gr.TabItem("PNG Info", elem_id="tab_pnginfo", id="pnginfo"):
-                image = gr.Image(label="Source", elem_id="pnginfo_image", type="pil", interactive=True)
+                kind = "filepath" if new else "pil"  # gradio 4 hands pictures over without their texts; hosts mend that
+                image = gr.Image(label="Source", elem_id="pnginfo_image", type=kind, interactive=True)
                 info = gr.Textbox(label="Parameters", elem_id="pnginfo_text")
-                image.change(lambda found: (found.info.get("parameters") or "") if found else "", image, info)
+                image.change(infotext, image, info)
             with gr.TabItem(title, elem_id=f"tab_{name}", id=name):
                 blocks.render()
         for binding in bindings:

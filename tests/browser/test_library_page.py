@@ -241,7 +241,7 @@ def test_into_the_other_tabs(page, app):
     for _ in range(2):  # into an empty PNG Info, and onto a picture that is there
         show_tab(page)
         cell(page, "077.png").click()
-        page.click("button:text-is('PNG Info')")
+        page.click(".imagereward-library-actions button:text-is('PNG Info')")
         page.wait_for_selector("#pnginfo_text textarea", state="visible")
         page.wait_for_function("document.querySelector('#pnginfo_text textarea').value.startsWith('picture 77')")
 

@@ -121,7 +121,20 @@ def test_nobody_else_may_ask(tab):
     for path in ("state", "work", "pictures", "pair?taste=x", "thumbnail/1", "image/1", "infotext/1", "compare"):
         assert client.get(f"{URL}/{path}", headers={"X-ImageReward-Token": "wrong"}).status_code == 401
         assert client.get(f"{URL}/{path}", headers={"Origin": "http://evil.example"}).status_code == 403
-    for path in ["described", "mark", "move", "export", "takeback", "read", "duel", "undo", "fit", "plan", "make"]:
+    for path in [
+        "described",
+        "mark",
+        "move",
+        "export",
+        "score",
+        "takeback",
+        "read",
+        "duel",
+        "undo",
+        "fit",
+        "plan",
+        "make",
+    ]:
         assert client.post(f"{URL}/{path}", json={}, headers={"X-ImageReward-Token": ""}).status_code == 401
 
 
@@ -166,7 +179,7 @@ def test_moved_and_moved_back(tab, tmp_path):
     # what has taken the place meanwhile stays
     paint(outputs / "0-1.png", (1, 2, 3), "another")
     said = client.post(f"{URL}/takeback", json={"id": state["undo"]["id"]}).json()["said"]
-    assert said == "undone: moved 2 pictures to outputs/best/of all (2 pictures moved to where they were)"
+    assert said == "undone: moved 2 pictures to outputs/best/of all (2 pictures moved back)"
     assert (outputs / "0-0.png").read_bytes() == before and (outputs / "0-0.txt").read_text() == "a fox 0"
     assert (outputs / "0-1-1.png").is_file() and os.listdir(best) == []
     assert client.get(f"{URL}/state").json()["undo"] is None
@@ -439,3 +452,31 @@ def test_what_cannot_be_made_is_said_before(history, tmp_path):
     assert answer.status_code == 422 and "could not be scored" in answer.json()["detail"]
     assert client.post(f"{URL}/make", json={**body, "levels": ["gamma", "alpha"]}).status_code == 422
     assert host.generated == []
+
+
+def test_the_grid_by_a_taste_after_duels(tab):
+    """Choose, learn, score by it, and the grid is in its order; asked again, nothing is scored twice."""
+    import shutil
+
+    from .fakehost import EXTENSION
+
+    client, host, api = tab
+    weights = host.part("host").models_dir() / "tiny.safetensors"
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(EXTENSION / "smallworld" / "weights" / "tiny-imagereward.safetensors", weights)
+    read_all(client, api)
+    while pair := client.get(f"{URL}/pair", params={"taste": "my-taste"}).json()["pair"]:
+        body = {"winner": pair[0]["id"], "loser": pair[1]["id"], "taste": "my-taste"}
+        client.post(f"{URL}/duel", json=body)
+    client.post(f"{URL}/fit", json={"taste": "my-taste", "scorer": "tiny.safetensors"})
+    api.work.wait(60)
+    ids = ",".join(map(str, client.get(f"{URL}/pictures").json()["ids"]))
+    assert client.post(f"{URL}/score", json={"ids": ids, "scorer": "moon"}).status_code == 422
+    for said in ("6 scored by my-taste", "0 scored by my-taste, 6 had a score already"):
+        assert client.post(f"{URL}/score", json={"ids": ids, "scorer": "my-taste"}).status_code == 200
+        api.work.wait(60)
+        state = client.get(f"{URL}/state").json()
+        assert (state["work"]["error"], state["work"]["said"]) == ("", said)
+    name = next(scorer for scorer in state["scorers"] if scorer.startswith("my-taste"))
+    scores = [picture["score"] for picture in shown(client, by=name)]
+    assert len(scores) == 6 and scores == sorted(scores, reverse=True)

@@ -93,8 +93,9 @@ class Txt2Img(Processing):
     def sample(self) -> list[Image.Image]:
         self.host.generated.append({"model": self.model, "prompt": self.prompt, "seed": self.seed, "steps": self.steps})
         green = sum(self.model.encode()) % 200
-        size = (self.width, self.height)
-        return [Image.new("RGB", size, (int(seed) % 251, green, int(seed) // 251 % 251)) for seed in self.seeds]
+        return [
+            Image.new("RGB", (self.width, self.height), (seed & 255, green, seed >> 8 & 255)) for seed in self.seeds
+        ]
 
 
 class Nothing:
