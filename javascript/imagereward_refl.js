@@ -163,7 +163,7 @@
             make("ul", {className: `${WALL}-moved`}, ...moved), ...(column.step ? actions(wall, column, box) : []), close);
         box.addEventListener("close", () => box.remove());
         box.addEventListener("click", (event) => event.target === box && box.close()); // beside it
-        document.body.append(box);
+        find("panel").append(box); // within gradio's container, which has font and theme
         box.showModal();
         close.focus();
     }
