@@ -85,7 +85,7 @@ def by_strength(marks: Sequence[Event], use: float | None) -> list[Curve]:
 
 
 def _along(marks: Sequence[Event], value: Callable[[Event], Any]) -> tuple[Point, ...]:
-    pairs = ((mark.get("strength"), value(mark)) for mark in marks)
+    pairs: list[tuple[Any, Any]] = [(mark.get("strength"), value(mark)) for mark in marks]
     return tuple((float(x), float(y), 0.0) for x, y in pairs if _number(x) and _number(y))
 
 

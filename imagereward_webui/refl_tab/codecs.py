@@ -247,6 +247,8 @@ def picks_source(form: Form) -> str:
     """The form's picks as the training process names them: a file, `library`, or `library:TASTE`."""
     if form["picks_file"].strip():
         path = _inside(form["picks_file"], "File of duels")
+        if path.suffix.lower() != ".jsonl":
+            raise SettingError(f"File of duels: {path.name} is none; their names end in .jsonl")
         if not path.is_file():
             raise SettingError(f"File of duels: there is no file {path}")
         return str(path)

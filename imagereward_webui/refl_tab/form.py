@@ -303,7 +303,7 @@ FIELDS: tuple[Field, ...] = (
         "Or a file of duels",
         "text",
         "",
-        help='a file inside the WebUI\'s folder, on each line {"winner": "a.png", "loser": "b.png", "prompt": "…"}',
+        help='a .jsonl inside the WebUI\'s folder, on each line {"winner": "a.png", "loser": "b.png", "prompt": "…"}',
     ),
     Field(
         "beta",

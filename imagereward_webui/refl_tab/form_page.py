@@ -124,6 +124,8 @@ class Form:
             kept = name == "checkpoint" or (name == "prompts" and settings.get("learn") == FROM_PICKS)
             if name not in settings or (kept and not value):
                 found.append(gr.update())
+            elif name == "picks":
+                found.append(gr.update(choices=list(dict.fromkeys([MY_TASTE, value])), value=value))
             elif name == "checkpoint" or name in SCORERS:
                 found.append(gr.update(value=shown(name, str(value or ""))))
             else:

@@ -77,6 +77,8 @@ def wall(folder: Path, events: Sequence[Event], seeds: int) -> dict[str, Any] | 
     if not names:
         return None
     prompts = next((event["prompts"] for event in events if isinstance(event.get("prompts"), list)), [])
+    if not prompts:  # a run from before they were told: how many rows its sheets have is not known
+        return None
     states = {path.name for path in protocol.saved_states(folder)}
     evaluations = {event.get("step"): event for event in measures.of_run(events)[1]}
     moved = _moved(folder, seeds)

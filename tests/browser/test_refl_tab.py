@@ -254,8 +254,10 @@ def test_my_picks_are_counted_and_too_few_are_refused(app, page):
     box.blur()
     says(page, "12 picks, of 12 prompts: .*<b>prompt</b> 0.* That is few", "picks_count")
     shot(page, app, "picks")
-    below = page.locator(f"{ID}picks_count").bounding_box(), page.locator(f"{ID}far").bounding_box()
-    assert below[1]["y"] - below[0]["y"] - below[0]["height"] < 60  # nothing gapes between them
+    above, below = (page.locator(f"{ID}{name}").first.bounding_box() for name in ("of_picks", "far"))
+    assert below["y"] - above["y"] - above["height"] < 60  # nothing gapes between them
+    note = page.locator(f"{ID}picks_count .imagereward-refl-note").first.bounding_box()
+    assert below["y"] - note["y"] - note["height"] < 100
     page.click(f"{ID}learn label:has-text('a reward')")
     page.wait_for_selector(f"{ID}prompts")
     assert not page.is_visible(f"{ID}picks_file")

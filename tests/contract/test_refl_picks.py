@@ -113,6 +113,7 @@ def test_the_estimate_of_picks_says_how_many_there_are(actions, data, monkeypatc
         ({"picks_file": "/etc/hostname"}, "outside the WebUI"),
         ({"picks_file": "../../x.jsonl"}, "outside the WebUI"),
         ({"picks_file": "none.jsonl"}, "there is no file"),
+        ({"picks_file": "config.json"}, "names end in .jsonl"),
         ({"picks_file": "a\ud800"}, "a character that is none"),
         ({"picks": "../x"}, "a taste"),
         ({"beta": 0}, "Beta"),
