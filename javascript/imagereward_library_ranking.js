@@ -5,7 +5,7 @@
     const lib = window.imagerewardLibrary = window.imagerewardLibrary || {};
     lib.parts = lib.parts || {};
     const FACTORS = [["checkpoint", "checkpoint"], ["lora", "LoRA"], ["sampler", "sampler"], ["cfg", "CFG"], ["steps", "steps"]];
-    let shown = null;
+    let shown = null, asked = 0;
 
     const signed = (number) => (number < 0 ? "−" : "+") + Math.abs(number).toFixed(2);
 
@@ -54,7 +54,12 @@
             where: lib.part("ranking-where").value.trim(), planned: lib.part("planned").checked,
         });
         lib.part("plan").replaceChildren();
-        const found = shown = await lib.json(`/compare?${query}`);
+        const turn = ++asked;
+        const found = await lib.json(`/compare?${query}`);
+        if (turn !== asked) {
+            return;  // another table was asked for meanwhile
+        }
+        shown = found;
         const box = lib.part("ranking");
         const title = lib.make("p", {}, lib.make("strong", {textContent: found.source}), ` · ${lib.pictures(found.images)}, ${found.prompts.toLocaleString("en")} prompts, by ${found.scorer}`);
         if (!found.levels.length) {
