@@ -134,9 +134,8 @@ class Memory:
         return (
             "from now on, scored pictures that are saved are remembered on this machine alone: path, digest of the"
             " pixels, size, time, prompts, seed, sampler, steps, CFG, checkpoint, LoRAs, scores and what the scorer"
-            f" saw in them, in {self.recorder().place}."
-            ' "Remember scored pictures" in Settings > ImageReward switches it off;'
-            " the tab ImageReward library deletes what there is"
+            f" saw in them, in {self.recorder().place}. Settings > ImageReward > Remember scored pictures switches it"
+            " off; the tab ImageReward library deletes what there is"
         )
 
     # --- in ----------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ is that it is not known.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,7 +80,8 @@ class Percentiles:
         values = self.all if same is None else same
         if len(values) < FEWEST:
             return None
-        return Percentile(int(np.searchsorted(values, score, "left")), len(values), same is not None)
+        # not NumPy's search, which gives Python's lock away: a job's thread might wait for it
+        return Percentile(bisect.bisect_left(values, score), len(values), same is not None)
 
 
 def of_scorer(library: Library, name: str) -> Percentiles | None:

@@ -28,6 +28,8 @@ from .store import Library, delete_library, is_damage, open_library, set_aside
 
 LIMIT = 4096  # records that wait at most: beyond, a disk is too slow, and the pictures can be read again later
 AGAIN = 30.0  # seconds after a failure before the file is tried anew
+BREATH = 0.01  # seconds for which a record waits: who handed it over goes on first, and need not wait for Python's lock
+FEW = 4  # records that may wait for that; more must be written
 PATIENCE = 60.0  # seconds that forgetting waits for the thread: one write may wait for another program's lock
 Look = Callable[[Library], None]
 
@@ -105,6 +107,7 @@ class Recorder:
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._hurry = 0  # somebody waits
         self._forgetting = 0  # requests to forget that wait in the queue: what waits before them is dropped
 
     def remember(self, record: Record) -> bool:
@@ -179,8 +182,14 @@ class Recorder:
         if thread is None or not thread.is_alive():
             return self._queue.empty()
         reached = threading.Event()
+        with self._starting:
+            self._hurry += 1
         self._queue.put(reached)
-        return reached.wait(timeout)
+        try:
+            return reached.wait(timeout)
+        finally:
+            with self._starting:
+                self._hurry -= 1
 
     def close(self, timeout: float = 10.0) -> None:
         """Write what waits, then end the thread and give the file back."""
@@ -200,6 +209,8 @@ class Recorder:
             elif isinstance(item, _Forget):
                 self._forget(item)
             elif isinstance(item, Record):
+                if not (self._hurry or self._closed or self._forgetting) and self._queue.qsize() < FEW:
+                    time.sleep(BREATH)
                 try:
                     self._remember(item)
                 except Exception as error:  # noqa: BLE001 - the thread must outlive any one record
