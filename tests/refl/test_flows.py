@@ -461,3 +461,37 @@ def test_hosts_that_know_other_names_get_the_same_adapters(folders, key):
         assert torch.allclose(found, torch.cat(wanted), atol=1e-4), name
         told += sum(part in changes for part in parts)
     assert told == len(changes)
+
+
+def test_text_encoders_and_vae_may_be_files_of_their_own(folders, tmp_path):
+    """As Forge Neo keeps them: weights in files, configurations and tokenisers in its folder two levels down."""
+    import shutil
+
+    import diffusers
+    from safetensors.torch import load_file, save_file
+
+    folder, files = folders("flux"), []
+    configurations = tmp_path / "huggingface" / "somebody" / "a-model"
+    shutil.copytree(folder, configurations, ignore=shutil.ignore_patterns("*.safetensors", "transformer", "vae"))
+    for part in ("text_encoder", "text_encoder_2"):
+        files.append(str(tmp_path / f"{part}.safetensors"))
+        state = load_file(folder / part / "model.safetensors")
+        bare = {name.removeprefix("text_model."): tensor for name, tensor in state.items()}
+        old = {f"text_model.{name}": tensor for name, tensor in bare.items()}  # with a level that version 5 has not
+        save_file(old if part == "text_encoder" else state, files[-1])
+    path = tmp_path / "model.safetensors"
+    wanted = load_backend(folder)
+    save_file(wanted.unet.state_dict(), str(path))
+    torch.manual_seed(0)
+    wide = {**flows.KL, "block_out_channels": [32, 32, 32], "norm_num_groups": 32, "scaling_factor": 1.0}
+    vae = diffusers.AutoencoderKL(**wide)
+    save_file(vae.state_dict(), str(tmp_path / "ae.safetensors"))
+    parts = [*files, str(tmp_path / "huggingface")]
+    found = load_backend(path, parts=parts, vae=str(tmp_path / "ae.safetensors"))
+    one, two = (backend.text.encode(PROMPTS[:2], SIDE) for backend in (found, wanted))
+    assert torch.allclose(one.context, two.context, atol=1e-6) and torch.allclose(one.pooled, two.pooled, atol=1e-6)
+    assert found.latent_scale == 0.3611 and found.vae.config.shift_factor == 0.1159  # FLUX.1's: no tensor tells
+    raw = vae.encode(torch.zeros(1, 3, SIDE, SIDE)).latent_dist.mean
+    assert torch.allclose(found.encode_images(torch.full((1, 3, SIDE, SIDE), 0.5)), (raw - 0.1159) * 0.3611, atol=1e-5)
+    with pytest.raises(CheckpointError, match=r"no file holds the weights of text_encoder_2 \(t5\)"):
+        load_backend(path, parts=[files[0], str(tmp_path / "huggingface")], vae=str(tmp_path / "ae.safetensors"))
