@@ -124,7 +124,7 @@ def vae_config(model: Checkpoint, vae: str = "") -> dict[str, Any]:
     """The autoencoder's sizes: those of the file or folder `vae`, else of the checkpoint's own. CheckpointError
     without one, and for one whose latents are not the UNet's.
     """
-    config = external.vae_sizes(vae) if vae else model.vae_config
+    config = external.vae_sizes(vae, model.family) if vae else model.vae_config
     if config is None:
         raise CheckpointError(model.lacking("VAE"))
     wanted, found = model.family.channels(model.unet_config), model.family.vae_channels(config)
@@ -161,7 +161,7 @@ def load_backend(
     prompts = model.prompts(dtype, clip_bpe, clip_skip or 0)
     backend = Backend(
         unet,
-        external.load_vae(vae, vae_dtype) if vae else model.vae(vae_dtype),
+        external.load_vae(vae, vae_dtype, family) if vae else model.vae(vae_dtype),
         family.schedule({}),
         family,
         model.latent_scale,

@@ -44,7 +44,7 @@ class Settings:
     parts: list[str] = option(
         [],
         "text encoders and VAE for a checkpoint that holds none: a diffusers folder of its family, from which whatever"
-        " is missing is taken",
+        " is missing is taken, and files of text encoders whose configurations it has",
         path=True,
     )
     taesd: str = option(

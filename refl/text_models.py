@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from imagereward_core.errors import WeightsError
+from imagereward_core.weights.checkpoint import differences, read_state
+
+from .checkpoints.modules import weightless
 from .conditioning import Conditioning
 from .errors import CheckpointError, MissingDependency
 
@@ -111,9 +115,18 @@ class TextModel:
         return self.net.text_projection(state) if self.projects else state  # type: ignore[operator]
 
 
-def load_text_model(root: Path, part: str, dtype: torch.dtype) -> TextModel:
-    """The text encoder in the folder `root`/`part`, with the tokeniser beside it. CheckpointError names what is missing
-    or does not fit.
+WEIGHTS = ("*.safetensors", "*.bin")
+WAYS: tuple[Callable[[str], str], ...] = (  # how a file's names may differ from transformers' own
+    lambda name: name,
+    lambda name: name.removeprefix("model."),
+    lambda name: name.removeprefix("text_model."),
+    lambda name: f"text_model.{name}",
+)
+
+
+def load_text_model(root: Path, part: str, dtype: torch.dtype, files: Sequence[Path] = ()) -> TextModel:
+    """The text encoder in the folder `root`/`part`, with the tokeniser beside it. files: among which its weights are
+    looked for where the folder holds its configuration alone. CheckpointError names what is missing or does not fit.
     """
     try:
         import transformers
@@ -135,18 +148,44 @@ def load_text_model(root: Path, part: str, dtype: torch.dtype) -> TextModel:
             f"{folder} needs {name}, which this transformers ({transformers.__version__}) does not have: update it"
         )
     try:
-        net, told = found.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, **{_dtype_word(transformers): dtype}
-        )
+        if any(next(folder.glob(pattern), None) for pattern in WEIGHTS):
+            net, told = found.from_pretrained(
+                folder, local_files_only=True, output_loading_info=True, **{_dtype_word(transformers): dtype}
+            )
+            missing = sorted(key for key in told["missing_keys"] if not key.endswith("lm_head.weight"))
+            if missing:
+                raise CheckpointError(f"{folder} lacks {', '.join(missing[:4])}: the folder is incomplete")
+        else:
+            with weightless():
+                net = found(transformers.AutoConfig.from_pretrained(folder, local_files_only=True))
+            _fill(net, files, dtype, f"{part} ({kind})")
         tokenizer = transformers.AutoTokenizer.from_pretrained(words, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
         raise CheckpointError(f"{folder} and {words.name} beside it cannot be read: {error}") from error
-    missing = sorted(key for key in told["missing_keys"] if not key.endswith("lm_head.weight"))
-    if missing:
-        raise CheckpointError(f"{folder} lacks {', '.join(missing[:4])}: the folder is incomplete")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return TextModel(net, tokenizer, projects)
+
+
+def _fill(net: nn.Module, files: Sequence[Path], dtype: torch.dtype, what: str) -> None:
+    """Give a network without weights those of the first file that has them all. CheckpointError where none has."""
+    wanted = net.state_dict()
+    for path in files:
+        try:
+            state = read_state(path)[0]
+        except WeightsError as error:
+            raise CheckpointError(str(error)) from error
+        for way in WAYS:
+            named = {way(key): tensor for key, tensor in state.items()}
+            if "shared.weight" in named:  # T5 keeps its words once
+                named.setdefault("encoder.embed_tokens.weight", named["shared.weight"])
+            found = differences(named, wanted)
+            if not found.missing and not found.reshaped:
+                fitting = {key: named[key].to(dtype) for key in wanted}
+                net.load_state_dict(fitting, strict=True, assign=True)
+                return
+    given = ", ".join(path.name for path in files) or "none"
+    raise CheckpointError(f"no file holds the weights of {what}; given are {given}")
 
 
 def _dtype_word(transformers: Any) -> str:

@@ -38,11 +38,11 @@ STATE, RECORD = "state.pt", "flow.json"
 class FlowTraining:
     """The recipe of the shipped weights. shift: of the noise levels; spread: see :func:`smallworld.world.place`."""
 
-    steps: int = 3100
+    steps: int = 2800
     batch_size: int = 64
     learning_rate: float = 2e-3
     warmup: int = 100
-    decay_share: float = 0.19
+    decay_share: float = 0.107
     weight_decay: float = 0.01
     empty_caption_share: float = 0.1
     ema_decay: float = 0.999

@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import host
 from ..core import plain_prompt
+from . import checkpoints
 from . import host as refl_host
 from .codecs import (
     FROM_PICKS,
@@ -326,7 +327,7 @@ HOW_FAR: dict[str, dict[str, Any]] = {
 }
 LARGE_STEPS = {"quick try": 10, "normal": 60, "careful": 200}
 GUIDANCE = {"sdxl": 5.0, "sd3": 4.5, "flux": 1.0, "z-image": 4.0, "lumina2": 4.0, "qwen-image": 4.0}
-LARGE = ("sdxl", "sd3", "flux", "z-image", "lumina2", "qwen-image")  # families that a step takes long for
+LARGE = ("sdxl", *checkpoints.FLOWS)  # families that a step takes long for
 
 
 def how_far(name: str, family: str) -> dict[str, Any]:
@@ -355,8 +356,10 @@ def build_config(settings: Mapping[str, Any], promised: Promised = (), *, needs_
         raise SettingError("Prompts: there are none; write some, load a file, or take those of your generated images")
     for field in FIELDS:
         config |= field.codec.to_config(form, promised)
+    flow = checkpoints.family(str(config["pretrained_model_name_or_path"])) in checkpoints.FLOWS
     return {
         **config,
+        **({"parts": refl_host.selected_parts()} if flow else {}),
         "models_dir": str(host.models_dir()),
         "vae": refl_host.selected_vae(),
         "device": "cpu" if host.device() == "cpu" else "",

@@ -69,6 +69,19 @@ def selected_vae() -> str:
     return str(getattr(host.module("sd_vae"), "vae_dict", {}).get(chosen, ""))
 
 
+def selected_parts() -> list[str]:
+    """Where training finds the text encoders of a checkpoint that holds none: the additional modules of Forge and Neo
+    without the VAE, and the host's own folder of configurations and tokenisers.
+    """
+    parts = getattr(host.module("shared").opts, "forge_additional_modules", None)
+    if not isinstance(parts, (list, tuple)):
+        return []
+    files = [str(path) for path in parts if not _is_vae(Path(str(path)))]
+    root = getattr(host.module("paths"), "script_path", None)
+    configurations = Path(root) / "backend" / "huggingface" if root else None
+    return [*files, *([str(configurations)] if configurations and configurations.is_dir() else [])]
+
+
 def _is_vae(path: Path) -> bool:
     """By its tensors' names, else (a pickled file shows none) by the folder in which the WebUI looks for VAEs."""
     with suppress(ImageRewardError):

@@ -9,30 +9,34 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..families.base import Family
+from ..families.flow import FlowFamily
 from . import modules
 from .base import read, refuse_quantised
 from .folder import UNET, read_part
 
 
-def vae_sizes(path: str) -> dict[str, Any]:
+def vae_sizes(path: str, family: Family) -> dict[str, Any]:
     """The configuration of a VAE file, or of a diffusers folder of one."""
-    return _vae_weights(path)[0]
+    return _vae_weights(path, family)[0]
 
 
-def load_vae(path: str, dtype: torch.dtype) -> nn.Module:
+def load_vae(path: str, dtype: torch.dtype, family: Family) -> nn.Module:
     """The autoencoder of a VAE file, or of a diffusers folder of one."""
-    config, state = _vae_weights(path)
+    config, state = _vae_weights(path, family)
+    if family.autoencoder != "AutoencoderKL":
+        return modules.build(family.autoencoder, config, state, dtype, path)
     if Path(path).is_dir():
         return modules.vae_from_diffusers(config, state, dtype, path)
     return modules.build("AutoencoderKL", config, state, dtype, path)
 
 
-def _vae_weights(path: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _vae_weights(path: str, family: Family) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if Path(path).is_dir():
         return read_part(Path(path), UNET)
     state, _ = read(path)
     refuse_quantised(state, path)
-    return modules.vae_from_file(state, path)
+    return modules.vae_from_file(state, path, family.vae if isinstance(family, FlowFamily) else None)
 
 
 def load_taesd(path: str, dtype: torch.dtype) -> nn.Module:

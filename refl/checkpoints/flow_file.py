@@ -1,5 +1,6 @@
 """Flow-matching transformers in one file, as Forge Neo and ComfyUI keep them: the network alone, with text encoders and
-VAE elsewhere. What is missing is named, and taken from a diffusers folder of the family (the setting `parts`).
+VAE elsewhere. What is missing is named, and taken from the setting `parts`: a diffusers folder of the family, of which
+the configurations and tokenisers suffice where the weights are given as files.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from .flow_folder import load_vae_part, prompts_of, read_scheduler
 from .folder import read_json
 from .single import refuse_few_step
 
+INDEX = "model_index.json"
+
 
 class FlowFile(Checkpoint):
     """An opened transformer file."""
@@ -43,7 +46,8 @@ class FlowFile(Checkpoint):
         modules.require((family.network, family.autoencoder), family.since, f"{path}, a {family.name} model,")
         refuse_quantised(state, path)
         refuse_few_step(path.stem, metadata.get("modelspec.title", ""), path)
-        self.folders = [Path(part) for part in parts]
+        self.folders = [folder for part in parts if Path(part).is_dir() for folder in _models(Path(part), family)]
+        self.files = [Path(part) for part in parts if Path(part).is_file()]
         self.predictions, self.zero_snr = list[Claim](), list[Claim]()
         given = self._with("scheduler", "scheduler_config.json")
         self.scheduler = read_scheduler(given) if given else {}
@@ -83,8 +87,7 @@ class FlowFile(Checkpoint):
     def vae_config(self) -> dict[str, Any] | None:  # type: ignore[override]
         """The autoencoder's sizes; None without one."""
         if any(key.startswith(VAE_PREFIX) for key in self.state) and self.family.autoencoder == "AutoencoderKL":
-            sizes = modules.vae_from_file(self.state, str(self.path))[0]
-            return {**self.family.vae, **sizes}
+            return modules.vae_from_file(self.state, str(self.path), self.family.vae)[0]
         given = self._with("vae")
         return read_json(given / "vae" / "config.json") if given else None
 
@@ -98,7 +101,7 @@ class FlowFile(Checkpoint):
             raise CheckpointError(self.lacking("VAE"))
         if given:
             return load_vae_part(given / "vae", self.family, dtype)
-        _, state = modules.vae_from_file(self.state, str(self.path))
+        _, state = modules.vae_from_file(self.state, str(self.path), self.family.vae)
         return modules.build("AutoencoderKL", self.vae_config, state, dtype, str(self.path))
 
     def prompts(self, dtype: torch.dtype, clip_bpe: str = "", clip_skip: int = 0) -> PromptEncoder:
@@ -106,7 +109,7 @@ class FlowFile(Checkpoint):
         given = next(filter(None, map(self._with, self.family.text)), None)
         if given is None:
             raise CheckpointError(self.lacking("text encoder"))
-        return prompts_of(given, self.family, self.unet_config, dtype, clip_skip)
+        return prompts_of(given, self.family, self.unet_config, dtype, clip_skip, self.files)
 
     def lacking(self, what: str) -> str:
         wanted = ", ".join(
@@ -120,3 +123,13 @@ class FlowFile(Checkpoint):
     @property
     def licence(self) -> str:
         return self.metadata.get("modelspec.license") or super().licence
+
+
+def _models(folder: Path, family: FlowFamily) -> list[Path]:
+    """The folder itself where it is a model, else the family's models two levels below, as the WebUIs keep their
+    configurations (`backend/huggingface/OWNER/NAME`).
+    """
+    if (folder / INDEX).is_file() or any((folder / part).is_dir() for part in (*family.text, "vae")):
+        return [folder]
+    found = sorted(path.parent for path in folder.glob(f"*/*/{INDEX}"))
+    return [path for path in found if read_json(path / INDEX).get("_class_name") in family.pipelines]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +96,20 @@ def load_vae_part(folder: Path, family: FlowFamily, dtype: torch.dtype) -> nn.Mo
 
 
 def prompts_of(
-    folder: Path, family: FlowFamily, unet: Mapping[str, Any], dtype: torch.dtype, clip_skip: int
+    folder: Path,
+    family: FlowFamily,
+    unet: Mapping[str, Any],
+    dtype: torch.dtype,
+    clip_skip: int,
+    files: Sequence[Path] = (),
 ) -> PromptEncoder:
-    """The text encoders of a diffusers folder. CheckpointError names those that are not there."""
+    """The text encoders of a diffusers folder. files: see load_text_model. CheckpointError names those that are not
+    there.
+    """
     parts: dict[str, TextModel] = {
-        name: load_text_model(folder, name, dtype) for name in family.text if (folder / name / "config.json").is_file()
+        name: load_text_model(folder, name, dtype, files)
+        for name in family.text
+        if (folder / name / "config.json").is_file()
     }
     try:
         return family.prompts(parts, unet, clip_skip)

@@ -122,9 +122,11 @@ def unet_from_ldm(state: Mapping[str, Tensor], config: Mapping[str, Any], dtype:
     return build("UNet2DConditionModel", config, renamed, dtype, what, own)
 
 
-def vae_from_file(state: Mapping[str, Tensor], what: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def vae_from_file(
+    state: Mapping[str, Tensor], what: str, usual: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """(configuration, weights under diffusers' names) of an autoencoder in LDM's or in diffusers' names, with or
-    without its place in a checkpoint.
+    without its place in a checkpoint. usual: the family's configuration, for what no tensor tells.
     """
     parts = ("encoder", "decoder", "quant_conv", "post_quant_conv")
     plain = {key.removeprefix(ldm.VAE_PREFIX): tensor for key, tensor in state.items()}
@@ -139,6 +141,9 @@ def vae_from_file(state: Mapping[str, Tensor], what: str) -> tuple[dict[str, Any
         names, config = ldm.vae_names(plain), ldm.vae_config(plain)
     except CheckpointError as error:
         raise CheckpointError(f"{what}: {error}") from error
+    if usual is not None:
+        also = {f"use_{name}": f"{name}.weight" in plain for name in ("quant_conv", "post_quant_conv")}
+        config = {**usual, **config, **also}
     return config, {names[key]: _matrix(names[key], tensor) for key, tensor in plain.items()}
 
 

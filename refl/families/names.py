@@ -11,26 +11,44 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+NUMBER = "N"
+
 
 @dataclass(frozen=True)
 class Rule:
-    """pattern: the whole name of a module in the file, as a regular expression; N in it is a block's number. names:
-    diffusers' modules, among which the rows are shared out evenly; rest: the first ones get `width` each and the last
-    the rest; head: the first gets `width`, the others the rest evenly. swapped: the file has shift before scale,
-    diffusers scale before shift.
+    """place: a module's name in the file, in which N stands for a block's number. names: diffusers' modules, among
+    which the rows are shared out evenly; rest: the first ones get `width` each and the last the rest; head: the first
+    gets `width`, the others the rest evenly. swapped: the file has shift before scale, diffusers scale before shift.
     """
 
-    pattern: str
+    place: str
     names: tuple[str, ...]
     rest: bool = False
     head: bool = False
     swapped: bool = False
 
+    def number(self, module: str) -> str | None:
+        """The number of the block that this module is in, "" where the place has none; None for other modules."""
+        theirs, ours = module.split("."), self.place.split(".")
+        if len(theirs) != len(ours):
+            return None
+        found = ""
+        for part, wanted in zip(theirs, ours):
+            if wanted == NUMBER and part.isdigit():
+                found = part
+            elif part != wanted:
+                return None
+        return found
 
-def rule(pattern: str, *names: str, rest: bool = False, head: bool = False, swapped: bool = False) -> Rule:
-    """A rule with dots that mean dots, and N that means a number."""
-    exact = r"(\d+)".join(re.escape(part) for part in pattern.split("N"))
-    return Rule(exact, names, rest, head, swapped)
+
+def rule(place: str, *names: str, rest: bool = False, head: bool = False, swapped: bool = False) -> Rule:
+    """A rule from its parts."""
+    return Rule(place, names, rest, head, swapped)
+
+
+def filled(name: str, number: str) -> str:
+    """A name with the block's number in it."""
+    return ".".join(number if part == NUMBER else part for part in name.split("."))
 
 
 def rename(state: Mapping[str, Tensor], rules: Sequence[Rule], width: int) -> dict[str, Tensor]:
@@ -38,14 +56,14 @@ def rename(state: Mapping[str, Tensor], rules: Sequence[Rule], width: int) -> di
     result: dict[str, Tensor] = {}
     for key, tensor in state.items():
         module, _, kind = key.rpartition(".")
-        found = next(((each, match) for each in rules if (match := re.fullmatch(each.pattern, module or key))), None)
-        if found is None:
+        numbers = ((each, each.number(module or key)) for each in rules)
+        each, number = next((found for found in numbers if found[1] is not None), (None, None))
+        if each is None or number is None:
             result[key] = tensor
             continue
-        each, match = found
         kind = "weight" if kind == "scale" else kind
         for name, piece in zip(each.names, _pieces(tensor, each, width)):
-            place = name.replace("N", match[1]) if match.groups() else name
+            place = filled(name, number)
             result[f"{place}.{kind}" if module else place] = piece
     return result
 
@@ -70,11 +88,10 @@ def places(rules: Sequence[Rule], modules: Sequence[str]) -> Iterator[tuple[str,
     blocks = sorted({int(number) for name in modules for number in re.findall(r"\.(\d+)\.", name)})
     present = set(modules)
     for each in rules:
-        plain = each.pattern.replace(r"(\d+)", "N").replace("\\", "")
-        for number in blocks if "N" in plain else [0]:
-            parts = [name.replace("N", str(number)) for name in each.names]
+        for number in map(str, blocks if NUMBER in each.place.split(".") else [0]):
+            parts = [filled(name, number) for name in each.names]
             if present.intersection(parts):
-                yield plain.replace("N", str(number)), parts
+                yield filled(each.place, number), parts
 
 
 def count(state: Mapping[str, Tensor], blocks: str) -> int:

@@ -60,8 +60,10 @@ class SD3(FlowFamily):
     """See the module."""
 
     def prompts(self, parts: Mapping[str, TextModel], unet: Mapping[str, Any], clip_skip: int) -> PromptEncoder:
-        """Without T5, which is optional here, its rows are zeros."""
+        """Without T5, which is optional here, its rows are zeros. A small model may have one CLIP and nothing else."""
         clips = [parts[name] for name in ("text_encoder", "text_encoder_2") if name in parts]
+        if len(parts) == 1 and clips:
+            return self._small(clips[0])
         if len(clips) < 2:
             raise CheckpointError("it lacks one of its two CLIP text encoders (text_encoder, text_encoder_2)")
         t5, width = parts.get("text_encoder_3"), int(unet["joint_attention_dim"])
@@ -79,6 +81,16 @@ class SD3(FlowFamily):
             return Conditioning(torch.cat((context, long), dim=1), pooled)
 
         return Encoding(list(parts.values()), encode)
+
+    @staticmethod
+    def _small(clip: TextModel) -> PromptEncoder:
+        """Of one encoder the last layer, as many tokens as its tokeniser allows (smallworld's tiny-flow)."""
+
+        def encode(prompts: Sequence[str]) -> Conditioning:
+            found = clip.encode(prompts, min(CLIP_TOKENS, clip.tokenizer.model_max_length))
+            return Conditioning(found.states[0], found.pooled)
+
+        return Encoding([clip], encode)
 
     def blank(self, unet: Mapping[str, Any], dtype: torch.dtype) -> Conditioning:
         context = torch.zeros(1, self.tokens_of_text, int(unet["joint_attention_dim"]), dtype=dtype)

@@ -107,6 +107,24 @@ def test_the_vae_of_forge_and_neo_is_among_the_additional_modules(page, tmp_path
     assert config["vae"] == str(tmp_path / "VAE" / "old.pt")
 
 
+def test_text_encoders_of_forge_and_neo_are_handed_to_a_flow_matching_run(page, tmp_path):  # noqa: F811
+    _, _, host = page
+    form = host.part("refl_tab.form")
+    flow, plain = tmp_path / "flow.safetensors", tmp_path / "plain.safetensors"
+    write_checkpoint(flow, ["double_blocks.0.img_attn.x"])
+    write_checkpoint(plain, ["cond_stage_model.x"])
+    host_with(sys.modules["modules.sd_models"], checkpoint("flow [1]", flow), checkpoint("plain [2]", plain))
+    asked = {"prompts": "a cat", "checkpoint": "flow [1]"}
+    assert form.build_config(asked)["parts"] == []  # A1111 has no such files
+    text, vae = tmp_path / "text.safetensors", tmp_path / "ae.safetensors"
+    write_checkpoint(text, ["encoder.block.0.layer.0.x"])
+    write_checkpoint(vae, ["decoder.up_blocks.0.x"])
+    host.options.data["forge_additional_modules"] = [str(text), str(vae)]
+    config = form.build_config(asked)
+    assert config["parts"][0] == str(text) and str(vae) not in config["parts"] and config["vae"] == str(vae)
+    assert "parts" not in form.build_config({**asked, "checkpoint": "plain [2]"})
+
+
 def test_new_checkpoints_go_to_the_first_of_neos_folders(page, tmp_path):  # noqa: F811
     _, _, host = page
     host.cmd_opts.ckpt_dirs = [str(tmp_path / "first"), str(tmp_path / "second")]
@@ -151,6 +169,9 @@ def test_what_the_form_calls_trainable_are_the_trainers_families(page):  # noqa:
     assert {key: family.name for key, family in FAMILIES.items()} == known
     usual = {key: family.usual.guidance for key, family in FAMILIES.items()}
     assert {key: form.usual_guidance(key) for key in known} == usual
+    from refl.families import FLOWS
+
+    assert set(page[2].part("refl_tab.checkpoints").FLOWS) == set(FLOWS)
 
 
 # --- Basic -----------------------------------------------------------------------------------------------------------

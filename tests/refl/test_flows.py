@@ -17,6 +17,7 @@ from refl.distributed import Processes
 from refl.engine import Engine, PromptTable
 from refl.errors import CheckpointError, ConfigError
 from refl.families import FLOWS
+from refl.families.names import places
 from refl.flow import FlowSchedule
 from refl.losses import Batch
 from refl.preference import PickLoss
@@ -362,3 +363,135 @@ def test_parts_that_are_not_in_the_folder_are_named(folders, tmp_path):
     index.write_text(json.dumps({"_class_name": "StableDiffusion3InpaintPipeline"}))
     with pytest.raises(CheckpointError, match="not a text-to-image model"):
         load_backend(copy)
+
+
+# --- single files ----------------------------------------------------------------------------------------------------
+
+
+def as_in_a_file(state, rules, last_text=""):
+    """Diffusers' weights under the names of single files, fused: the rules backwards."""
+    result, used = {}, set()
+    for place, parts in places(rules, [*state, *(name.rpartition(".")[0] for name in state)]):
+        for kind in ("weight", "bias", ""):
+            names = [f"{part}.{kind}" if kind else part for part in parts]
+            if not all(name in state for name in names):
+                continue
+            tensor = torch.cat([state[name] for name in names])
+            swapped = next(rule for rule in rules if rule.number(place) is not None).swapped
+            if swapped or names[0].rpartition(".")[0] == last_text:
+                scale, shift = tensor.chunk(2)
+                tensor = torch.cat((shift, scale))
+            kind = "scale" if ".norm." in f".{place}" and place.endswith(("query_norm", "key_norm")) else kind
+            result[f"{place}.{kind}" if kind else place] = tensor
+            used.update(names)
+    return {**result, **{name: tensor for name, tensor in state.items() if name not in used}}
+
+
+FILES = {"sd3": "transformer_blocks.1.norm1_context.linear", "flux": "", "z-image": "", "lumina2": ""}
+
+
+@pytest.mark.parametrize("key", FILES)
+def test_a_single_file_is_the_folders_network(folders, key, tmp_path):
+    """Sizes and names are read off the tensors; text encoders and VAE come from a folder."""
+    import importlib
+
+    from safetensors.torch import save_file
+
+    folder = folders(key)
+    rules = importlib.import_module(f"refl.families.{key.replace('-', '_')}").RULES
+    wanted = load_backend(folder)
+    state = as_in_a_file(wanted.unet.state_dict(), rules, FILES[key])
+    path = tmp_path / "model.safetensors"
+    prefixed = {f"model.diffusion_model.{name}": tensor.clone().contiguous() for name, tensor in state.items()}
+    save_file(prefixed, str(path), {"modelspec.license": "ours"})
+    assert not set(state) & set(wanted.unet.state_dict()) or key != "flux"
+    found = load_backend(path, parts=[str(folder)])
+    assert found.family is wanted.family and found.licence == "ours" and found.latent_scale == wanted.latent_scale
+    own, other = found.unet.state_dict(), wanted.unet.state_dict()
+    assert own.keys() == other.keys() and all(torch.equal(own[name], other[name]) for name in own)
+    cond, x = found.text.encode(PROMPTS[:1], SIDE), torch.randn(1, found.latent_channels, 8, 8)
+    with torch.no_grad():
+        one, two = (kind.predict(x, torch.tensor([700]), cond) for kind in (found, wanted))
+    assert torch.allclose(one, two, atol=1e-5)
+
+
+@pytest.mark.parametrize(("key", "name"), [("sd3", "sd3"), ("z-image", "z_image")])
+def test_single_files_are_renamed_as_diffusers_does(folders, key, name):
+    import importlib
+
+    utils = pytest.importorskip("diffusers.loaders.single_file_utils")
+    convert = getattr(utils, f"convert_{name}_transformer_checkpoint_to_diffusers", None)
+    if convert is None:
+        pytest.skip("this diffusers converts no such files")
+    rules = importlib.import_module(f"refl.families.{name}").RULES
+    state = as_in_a_file(load_backend(folders(key)).unet.state_dict(), rules, FILES[key])
+    ours, theirs = FLOWS[key].renamed(state), convert(dict(state))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[part], theirs[part]) for part in ours)
+
+
+def test_a_file_without_text_encoders_says_what_it_needs(folders, tmp_path):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "model.safetensors"
+    save_file(load_backend(folders("sd3")).unet.state_dict(), str(path))
+    with pytest.raises(CheckpointError, match=r"holds no VAE: give a diffusers folder .* text_encoder, text_encoder_2"):
+        load_backend(path)
+
+
+@pytest.mark.parametrize("key", ["sd3", "lumina2"])
+def test_hosts_that_know_other_names_get_the_same_adapters(folders, key):
+    """One fused matrix: its change is that of its parts, one below the other."""
+    backend = load_backend(folders(key))
+    lora.inject(backend.unet, 2, 4.0, "attention+ff", 0, FLOWS[key])
+    with torch.no_grad():
+        for name, parameter in backend.unet.named_parameters():
+            if ".lora_" in name:
+                parameter.copy_(torch.randn_like(parameter))
+    state = lora.file_state(backend.unet, FLOWS[key], torch.float32)
+    fused = [name.rpartition(".lora_down")[0] for name in state if name.endswith(".lora_down.weight")]
+    assert len(fused) > 4
+    changes = {name: lora.delta(*parts) for name, parts in lora.weights(backend.unet).items()}
+    told = 0
+    for place, parts in places(FLOWS[key].rules_for_hosts, list(changes)):
+        name = "lora_unet_" + place.replace(".", "_")
+        down, up = state[f"{name}.lora_down.weight"], state[f"{name}.lora_up.weight"]
+        found = lora.delta(down, up, float(state[f"{name}.alpha"]))
+        rows = [backend.unet.get_submodule(part).weight for part in parts]
+        wanted = [changes.get(part, torch.zeros(row.shape)) for part, row in zip(parts, rows)]
+        assert torch.allclose(found, torch.cat(wanted), atol=1e-4), name
+        told += sum(part in changes for part in parts)
+    assert told == len(changes)
+
+
+def test_text_encoders_and_vae_may_be_files_of_their_own(folders, tmp_path):
+    """As Forge Neo keeps them: weights in files, configurations and tokenisers in its folder two levels down."""
+    import shutil
+
+    import diffusers
+    from safetensors.torch import load_file, save_file
+
+    folder, files = folders("flux"), []
+    configurations = tmp_path / "huggingface" / "somebody" / "a-model"
+    shutil.copytree(folder, configurations, ignore=shutil.ignore_patterns("*.safetensors", "transformer", "vae"))
+    for part in ("text_encoder", "text_encoder_2"):
+        files.append(str(tmp_path / f"{part}.safetensors"))
+        state = load_file(folder / part / "model.safetensors")
+        bare = {name.removeprefix("text_model."): tensor for name, tensor in state.items()}
+        old = {f"text_model.{name}": tensor for name, tensor in bare.items()}  # with a level that version 5 has not
+        save_file(old if part == "text_encoder" else state, files[-1])
+    path = tmp_path / "model.safetensors"
+    wanted = load_backend(folder)
+    save_file(wanted.unet.state_dict(), str(path))
+    torch.manual_seed(0)
+    wide = {**flows.KL, "block_out_channels": [32, 32, 32], "norm_num_groups": 32, "scaling_factor": 1.0}
+    vae = diffusers.AutoencoderKL(**wide)
+    save_file(vae.state_dict(), str(tmp_path / "ae.safetensors"))
+    parts = [*files, str(tmp_path / "huggingface")]
+    found = load_backend(path, parts=parts, vae=str(tmp_path / "ae.safetensors"))
+    one, two = (backend.text.encode(PROMPTS[:2], SIDE) for backend in (found, wanted))
+    assert torch.allclose(one.context, two.context, atol=1e-6) and torch.allclose(one.pooled, two.pooled, atol=1e-6)
+    assert found.latent_scale == 0.3611 and found.vae.config.shift_factor == 0.1159  # FLUX.1's: no tensor tells
+    raw = vae.encode(torch.zeros(1, 3, SIDE, SIDE)).latent_dist.mean
+    assert torch.allclose(found.encode_images(torch.full((1, 3, SIDE, SIDE), 0.5)), (raw - 0.1159) * 0.3611, atol=1e-5)
+    with pytest.raises(CheckpointError, match=r"no file holds the weights of text_encoder_2 \(t5\)"):
+        load_backend(path, parts=[files[0], str(tmp_path / "huggingface")], vae=str(tmp_path / "ae.safetensors"))
