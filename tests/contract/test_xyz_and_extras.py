@@ -234,7 +234,7 @@ def test_a_run_of_extras_ends_with_a_table_best_first(run_extras):
     assert "<b>dog" not in below
     assert "ImageReward-v1.0: scored 3 · not scored 1 · mean 1.33 · best 3.00 (b.png)" in below
     gallery = json.loads(html.unescape(re.search("data-gallery='(.*?)'", below)[1]))
-    assert gallery == {"scores": [1.0, 3.0, None, 0.0], "low": -2.0, "high": 2.0}
+    assert gallery == {"scores": [1.0, 3.0, None, 0.0], "low": -2.0, "high": 2.0, "meanings": [""] * 4}
 
 
 def test_the_tables_csv_holds_what_was_scored_and_where_it_was_saved(run_extras, host, tmp_path):
