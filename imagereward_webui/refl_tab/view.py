@@ -133,7 +133,7 @@ def dial(events: Sequence[Mapping[str, Any]], name: str) -> str:
     """What the LoRA of this name does at each strength, with a button for each that puts it into the prompt; "" where
     it was not measured.
     """
-    told = next((event for event in reversed(events) if event["type"] == EventKind.DIAL), {})
+    told: Mapping[str, Any] = next((event for event in reversed(events) if event["type"] == EventKind.DIAL), {})
     marks = [mark for mark in told.get("marks") or () if isinstance(mark, Mapping) and _finite(mark.get("strength"))]
     if not marks:
         return ""
