@@ -154,6 +154,19 @@ def measured(name: str, seed: int, updates: int, pictures: Path, out: Path, orac
     return rows
 
 
+MEASURES = (("reward", 2), ("attributes right", 3), ("every attribute right", 3), ("cleanliness", 4), ("diversity", 4))
+
+
+def row(run: dict[str, Any]) -> str:
+    """A run as a row of the table in docs/findings.md: the change of each measure with its interval."""
+    cells = [f"{run['name']}, seed {run['seed']}"]
+    for name, digits in MEASURES:
+        low, high = run[name]["change 95 %"]
+        told = f"{run[name]['change']:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+        cells.append(told.replace("-", "−"))
+    return f"| {' | '.join(cells)} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--updates", type=int, default=40)
@@ -183,8 +196,10 @@ def main() -> None:
                     "runs": runs,
                 }
                 target.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-                told = {key: round(value["change"], 4) for key, value in runs[-1].items() if isinstance(value, dict)}
-                print(name, seed, told, flush=True)
+                for run in runs:
+                    if (run["name"], run["seed"]) not in done:
+                        print(row(run), flush=True)
+                        done.add((run["name"], run["seed"]))
 
 
 if __name__ == "__main__":

@@ -67,8 +67,9 @@ def _best(state: Path) -> str:
     """The state that a run in this state would export."""
     info = (read_object(state / Name.STATE, finite=False) or {}).get("info")
     best = info.get("best") if isinstance(info, dict) else None
-    known = isinstance(best, list) and best and isinstance(best[0], int)
-    return f"step-{best[0]:06d}" if known else state.name
+    if isinstance(best, list) and best and isinstance(best[0], int):
+        return f"step-{best[0]:06d}"
+    return state.name
 
 
 def _copy_past(source: Path, step: int, target: Path) -> None:

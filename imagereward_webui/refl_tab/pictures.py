@@ -76,7 +76,7 @@ def wall(folder: Path, events: Sequence[Event], seeds: int) -> dict[str, Any] | 
     names = sheets(events)
     if not names:
         return None
-    prompts = next((event["prompts"] for event in events if isinstance(event.get("prompts"), list)), [])
+    prompts: list[Any] = next((event["prompts"] for event in events if isinstance(event.get("prompts"), list)), [])
     if not prompts:  # a run from before they were told: how many rows its sheets have is not known
         return None
     states = {path.name for path in protocol.saved_states(folder)}
@@ -105,7 +105,8 @@ def _moved(folder: Path, seeds: int) -> dict[int, list[list[list[Any]]]]:
     """
     for state in reversed(protocol.saved_states(folder)):
         try:
-            history = protocol.read_object(state / protocol.Name.STATE, finite=False)["info"]["history"]
+            told: Any = protocol.read_object(state / protocol.Name.STATE, finite=False)
+            history = told["info"]["history"]
             base = history[0]["scores"]
             return {
                 int(item["step"]): [list(row) for row in zip(*(_rows(*pair, seeds) for pair in _pairs(base, item)))]

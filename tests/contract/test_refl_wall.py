@@ -42,7 +42,8 @@ def test_the_dial_has_a_button_for_each_strength(page):  # noqa: F811
     shown = shown_of(host, run)["dial"]["value"]
     buttons = re.findall(r'data-strength="([\d.]+)"(?: class="(\w+)")?', shown)
     assert buttons == [("0.5", ""), ("1", "recommended"), ("1.25", "refused")]
-    assert 'data-use="1"' in shown and 'data-lora="x&amp;amp;"' in shown and "CLIP &lt;falls&gt;" in shown
+    assert shown_of(host, run)["result"]["value"] == "x&amp;:1"  # what Use in txt2img gets
+    assert 'data-lora="x&amp;amp;"' in shown and "CLIP &lt;falls&gt;" in shown
     assert "Use it at strength 1" in shown and shown.count("<svg") == 3 and "judge: CLIP" in shown
 
 
@@ -59,7 +60,7 @@ def test_a_dial_without_a_gain_and_one_that_says_nothing(page, events, words, bu
     _, runs, host = page
     run = old_run(runs, 0, '{"state": "finished", "step": 9, "result": "/models/x.safetensors"}', events)
     shown = shown_of(host, run)["dial"]["value"]
-    assert words in shown and shown.count("data-strength") == buttons and "data-use" not in shown
+    assert words in shown and shown.count("data-strength") == buttons
 
 
 def test_a_checkpoint_has_no_strength_to_use(page):  # noqa: F811
