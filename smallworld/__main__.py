@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     teach.add_argument(
         "--model", choices=("tiny-sd", "tiny-flow"), default="tiny-sd", help="what is taught (default: %(default)s)"
     )
+    teach.add_argument("--flow", type=Path, help="tiny-flow's weights, as the command flow writes them")
     teach.add_argument(
         "--out",
         type=Path,
@@ -160,12 +161,14 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _teach(options: argparse.Namespace) -> int:
+    from .flow_pipeline import TINY_FLOW
     from .teach import TeachConfig, run_teach
 
     outcome = run_teach(
         TeachConfig(
             out=options.out,
             model=options.model,
+            flow=options.flow or TINY_FLOW,
             updates=options.updates,
             seed=options.seed,
             pictures=options.pictures,

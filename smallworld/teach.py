@@ -23,7 +23,7 @@ from imagereward_core.runs import EventKind, Name, RunDamaged, free_name, read_e
 from .demo import ORACLE
 from .errors import SmallWorldError
 from .evaluate import held_out_scenes
-from .flow_pipeline import assemble, generate_flow, load_flow
+from .flow_pipeline import TINY_FLOW, assemble, generate_flow, load_flow
 from .oracle import Oracle, Verdict, judge, summarise
 from .pipeline import DEFAULT_GUIDANCE, DEFAULT_STEPS, TINY_REWARD, TINY_SD, generate, load_pipeline
 from .report import Entry, Section, write_html, write_png
@@ -43,11 +43,13 @@ EVALUATION_SEED = 70_000
 @dataclass(frozen=True)
 class TeachConfig:
     """``pictures`` held-out captions with fixed seeds are drawn before and after. ``refl`` overrides settings of the
-    run. model: "tiny-sd", or "tiny-flow", whose captions are of one object, as it hardly draws two.
+    run. model: "tiny-sd", or "tiny-flow", whose captions are of one object, as it hardly draws two, and
+    whose weights are `flow`.
     """
 
     out: Path
     model: str = "tiny-sd"
+    flow: Path = TINY_FLOW
     updates: int = 40
     seed: int = 0
     pictures: int = 96
@@ -128,7 +130,7 @@ def run_teach(config: TeachConfig, say: Say) -> Outcome:
     scorer = imagereward_core.load(str(config.reward), device="cpu")
     oracle = Oracle.load(ORACLE)
     if config.is_flow:
-        assemble(config.checkpoint)
+        assemble(config.checkpoint, config.flow)
     say(f"drawing {len(scenes)} held-out captions with {config.model} as it is")
     before = draw_and_judge(config.checkpoint, scenes, scorer, oracle)
     checkpoint = train_refl(config, say)
