@@ -396,6 +396,23 @@ def test_the_lora_is_used_at_the_strength_that_was_measured(page, use, strength)
     assert shown[id(view.result)]["value"] == f"x:{strength}"
 
 
+def test_the_hosts_folder_for_shown_pictures_is_there(page, tmp_path):  # noqa: F811
+    """Forge Neo's `temp_dir` names a folder that a fresh installation lacks: its gallery fails, and with it every look
+    of the heartbeat.
+    """
+    from PIL import Image
+
+    _, runs, host = page
+    shared = host.part("host").module("shared")
+    shared.opts.temp_dir = str(tmp_path / "webui" / "tmp")
+    samples = '{"type": "samples", "step": 0, "time": 1, "path": "samples/step-000000.png", "prompts": ["a cat"]}\n'
+    run = old_run(runs, 0, '{"state": "training", "step": 0}', samples, eval_seeds=1)
+    Image.new("RGB", (8, 8)).save(runs.path(run) / "samples" / "step-000000.png")
+    view = host.part("refl_tab.run_page").RunView()
+    shown = dict(zip(map(id, view.outputs), view.refresh("", run)))
+    assert len(shown[id(view.gallery)]["value"]) == 1 and (tmp_path / "webui" / "tmp").is_dir()
+
+
 def test_failed_runs_look_like_errors_and_texts_are_escaped(page):  # noqa: F811
     view = page[2].part("refl_tab.view")
     shown = view.status(told(state="failed", active=False, message="<b>out of memory</b>", hint="Less."), 0.0, False)

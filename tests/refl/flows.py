@@ -167,6 +167,9 @@ def write(root: Path, key: str, seed: int = 0) -> Path:
     folder = root / f"tiny-{key}"
     torch.manual_seed(seed)
     net = getattr(diffusers, family.network)(**NETWORKS[key])
+    for name, parameter in net.named_parameters():
+        if name.endswith("_pad_token"):  # diffusers leaves them as the memory was
+            torch.nn.init.normal_(parameter)
     net.save_pretrained(folder / "transformer")
     getattr(diffusers, family.autoencoder)(**VAES.get(key, KL)).save_pretrained(folder / "vae")
     scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler", **SHARPER.get(key, family.scheduler)}
