@@ -3,9 +3,9 @@ Chromium in both gradio versions, and the time between frames is taken while it 
 
     python benchmarks/library_grid.py [--rows 10000] [--folder DIR] [--out benchmarks/results/library_grid.json]
 
-Needs playwright, a Chromium and what `python tests/browser/make_envs.py` makes. Bars: half of all frames come at the
-rate of the idle page; of 10,000 pictures at most 100 exist as elements at a time. What else goes on on the machine is
-part of the longest frames, so the load is written down with them.
+Needs playwright, a Chromium and what `python tests/browser/make_envs.py` makes. Bars: half of all frames come within
+34 ms (30 a second) where somebody reads along or scrolls fast; of 10,000 pictures at most 100 exist as elements. What
+else goes on on the machine is part of the frames, so its load is written down with them.
 """
 
 from __future__ import annotations
@@ -179,8 +179,7 @@ def main() -> None:
     args.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     for gradio in ("gradio3", "gradio4"):
         found = result[gradio]
-        halves = [found[name]["median"] <= 1.1 * found["idle"]["median"] for name in PACES]
-        if not all(halves) or found["elements"] > 100:
+        if max(found[name]["median"] for name in ("reading", "fast")) > 34 or found["elements"] > 100:
             sys.exit(f"{gradio}: a bar is not met")
 
 

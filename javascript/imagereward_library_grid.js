@@ -116,27 +116,29 @@
         return [first, Math.min(grid.ids.length, last)];
     }
 
-    // Make the cells of the window, and take away those that left it.
+    // Fill the window: cells that left it are used again, so that scrolling makes no elements.
     function draw() {
         frame = 0;
         if (!box.clientWidth) {
             return;  // another tab of the host is shown
         }
         const [first, last] = inWindow(AROUND);
+        const free = [];
         for (const [index, cell] of cells) {
             if (index < first || index >= last) {
-                cell.remove();
+                free.push(cell);
                 cells.delete(index);
             }
         }
         const fresh = document.createDocumentFragment();
         for (let index = first; index < last; index++) {
             if (!cells.has(index)) {
-                const cell = made(index);
+                const cell = free.pop() || fresh.appendChild(made());
                 cells.set(index, cell);
-                fresh.append(cell);
+                assign(cell, index);
             }
         }
+        free.forEach((cell) => cell.remove());
         space.append(fresh);
         clearTimeout(quiet);
         quiet = setTimeout(() => {
@@ -149,21 +151,41 @@
         frame = frame || requestAnimationFrame(draw);
     }
 
-    function made(index) {
-        const id = grid.ids[index];
-        const img = lib.make("img", {alt: "", draggable: false});
+    // An empty cell. Its buttons are pressed through the grid's own listener.
+    function made() {
+        const small = (name, text, title) => {
+            const node = lib.make("button", {type: "button", textContent: text, title, tabIndex: -1});
+            node.dataset.act = name;
+            return node;
+        };
         const tick = lib.named("span", "tick", {textContent: "✓"});
         tick.setAttribute("aria-hidden", "true");
-        const cell = lib.make("figure", {id: `imagereward-library-${id}`}, img, tick, lib.make("figcaption"));
+        const stars = [1, 2, 3, 4, 5].map((number) => small(number, "☆", `${number} star${number === 1 ? "" : "s"}`));
+        const caption = lib.make("figcaption", {},
+            lib.make("div", {}, lib.named("span", "score"), lib.named("span", "percent")),
+            lib.make("div", {}, small("keep", "✓", "keep"), small("reject", "✗", "reject"), lib.named("span", "stars", {}, ...stars)));
+        const cell = lib.make("figure", {}, lib.make("img", {alt: "", draggable: false}), tick, caption);
         cell.setAttribute("role", "option");
+        return cell;
+    }
+
+    // Let a cell show the picture at that place.
+    function assign(cell, index) {
+        const id = grid.ids[index];
+        cell.id = `imagereward-library-${id}`;
         cell.dataset.id = id;
+        cell.setAttribute("aria-posinset", index + 1);
+        cell.setAttribute("aria-setsize", grid.ids.length);
         put(cell, index);
+        const img = cell.firstChild;
         if (thumbnails.has(id)) {
             img.src = thumbnails.get(id);
+        } else {
+            img.removeAttribute("src");
         }
+        cell.toggleAttribute("data-failed", failed.has(id));
         fill(cell, id);
         look(cell, index);
-        return cell;
     }
 
     // How a cell looks by what was chosen.
@@ -180,35 +202,40 @@
         drawChosen();
     }
 
-    const small = (text, title, action) => {
-        const node = lib.button(text, action, title);
-        node.tabIndex = -1;
-        return node;
-    };
-
-    // A cell's text and buttons, once the picture is described.
+    // A cell's text and buttons, once the picture is described; until then its caption is not seen.
     function fill(cell, id) {
+        const picture = grid.known.get(id);
+        if (!picture) {
+            cell.removeAttribute("aria-label");
+            cell.removeAttribute("title");
+            cell.dataset.mark = "";
+            return;
+        }
+        const number = picture.score === null ? "" : picture.score.toFixed(3);
+        cell.firstChild.alt = picture.name;
+        cell.title = [picture.prompt, picture.checkpoint, picture.percentile].filter(Boolean).join("\n");
+        cell.dataset.mark = picture.mark || "";
+        cell.setAttribute("aria-label", [picture.name, number, picture.mark || "", picture.stars ? `${picture.stars} stars` : ""].filter(Boolean).join(", "));
+        cell.querySelector(".imagereward-library-score").textContent = number;
+        cell.querySelector(".imagereward-library-percent").textContent = picture.percent === null ? "" : `${picture.percent} %`;
+        for (const button of cell.querySelectorAll("button")) {
+            const act = button.dataset.act;
+            if (act === "keep" || act === "reject") {
+                button.setAttribute("aria-pressed", picture.mark === act);
+            } else {
+                button.textContent = Number(act) <= (picture.stars || 0) ? "★" : "☆";
+            }
+        }
+    }
+
+    // One of a cell's buttons: pressed again, it takes back what it gave.
+    function pressed(act, id) {
         const picture = grid.known.get(id);
         if (!picture) {
             return;
         }
-        const img = cell.querySelector("img");
-        img.alt = picture.name;
-        cell.title = [picture.prompt, picture.checkpoint, picture.percentile].filter(Boolean).join("\n");
-        cell.dataset.mark = picture.mark || "";
-        cell.setAttribute("aria-label", [picture.name, picture.score === null ? "" : picture.score.toFixed(2), picture.mark || "", picture.stars ? `${picture.stars} stars` : ""].filter(Boolean).join(", "));
-        const score = lib.named("span", "score", {textContent: picture.score === null ? "" : picture.score.toFixed(3), title: picture.percentile});
-        const percent = lib.named("span", "percent", {textContent: picture.percent === null ? "" : `${picture.percent} %`, title: picture.percentile});
-        const toggles = [["keep", "✓"], ["reject", "✗"]].map(([mark, sign]) => {
-            const toggle = small(sign, mark, () => judge([id], {mark: picture.mark === mark ? "" : mark}));
-            toggle.setAttribute("aria-pressed", picture.mark === mark);
-            return toggle;
-        });
-        const stars = lib.named("span", "stars", {}, ...[1, 2, 3, 4, 5].map((number) => {
-            const star = small(number <= (picture.stars || 0) ? "★" : "☆", `${number} star${number === 1 ? "" : "s"}`, () => judge([id], {stars: picture.stars === number ? 0 : number}));
-            return star;
-        }));
-        cell.querySelector("figcaption").replaceChildren(lib.make("div", {}, score, percent), lib.make("div", {}, ...toggles, stars));
+        const change = act === "keep" || act === "reject" ? {mark: picture.mark === act ? "" : act} : {stars: picture.stars === Number(act) ? 0 : Number(act)};
+        lib.guarded(() => judge([id], change))();
     }
 
     // Ask what the pictures of the window are, those nearest to it first.
@@ -282,7 +309,7 @@
         if (cell && thumbnails.has(id)) {
             cell.querySelector("img").src = thumbnails.get(id);
         } else if (cell) {
-            cell.dataset.failed = "1";
+            cell.toggleAttribute("data-failed", true);
         }
         for (const old of thumbnails.keys()) {
             if (thumbnails.size <= KEPT) {
@@ -405,8 +432,9 @@
 
     function clicked(event) {
         const cell = event.target.closest("figure");
-        if (!cell || event.target.closest("button")) {
-            return;
+        const button = event.target.closest("button");
+        if (!cell || button) {
+            return button && pressed(button.dataset.act, Number(cell.dataset.id));
         }
         const index = grid.places.get(Number(cell.dataset.id));
         const ticked = event.target.closest(".imagereward-library-tick");

@@ -79,7 +79,8 @@ def mark(body: MarkBody) -> dict[str, Any]:
             marks.restore(again, before)
         return f"{count(len(before))} as before"
 
-    return {"changed": len(numbers), "undo": history.last() if history.keep(_said(body, len(numbers)), back) else None}
+    history.keep(_said(body, len(numbers)), back)
+    return {"changed": len(numbers), "undo": history.last()}
 
 
 def _said(body: MarkBody, number: int) -> str:
