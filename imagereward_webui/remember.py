@@ -122,11 +122,13 @@ class Memory:
 
     def _say(self, text: str) -> None:
         logger.warning("library: %s", text)
-        self._notes.append(f"library: {text}")
+        with self._lock:
+            self._notes.append(f"library: {text}")
 
     def take_notes(self) -> list[str]:
         """What the user should be told since the last call."""
-        notes, self._notes = self._notes, []
+        with self._lock:
+            notes, self._notes = self._notes, []
         return notes
 
     def notice(self) -> str:

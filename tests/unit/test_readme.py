@@ -1,8 +1,14 @@
-"""The README quotes figures of a committed benchmark run; they must be those of the file."""
+"""README and documents quote figures of committed benchmark runs; they must be those of the files."""
 
 import json
 
 from tests.conftest import ROOT
+
+
+def test_what_remembering_costs():
+    cost = json.loads((ROOT / "benchmarks/results/remember.json").read_text())
+    page = (ROOT / "docs/library.md").read_text(encoding="utf-8")
+    assert all(cost["bars"].values()) and f"spends {cost['job']['median_ms']:.1f} ms a picture on it" in page
 
 
 def test_speed_figures():
