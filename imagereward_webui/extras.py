@@ -45,7 +45,9 @@ class ScriptPostprocessingImageReward(scripts_postprocessing.ScriptPostprocessin
             constants = gr.Textbox(
                 label=BY_ATTR["panel_constants"].label, value="", elem_id="extras_imagereward_panel_constants"
             )
-        return {"enable": enable, "scorer": scorer, "prompt": prompt, "panel": several, "constants": constants}
+        # Forge Neo's page takes a list among the last two inputs for its gallery, and cuts the rest off: Extras would
+        # fail altogether
+        return {"enable": enable, "panel": several, "scorer": scorer, "prompt": prompt, "constants": constants}
 
     def process(
         self,

@@ -130,7 +130,14 @@ def image_with(tmp_path, text):
 
 
 def test_extras_ui_is_a_dict_of_its_arguments(extras):
-    assert list(extras.ui()) == ["enable", "scorer", "prompt", "panel", "constants"]
+    assert list(extras.ui()) == ["enable", "panel", "scorer", "prompt", "constants"]
+
+
+def test_no_input_at_the_end_of_extras_holds_a_list(extras):
+    """Forge Neo's create_submit_args looks for the gallery 3 to 5 places from the end of inputs and outputs."""
+    values = [widget.value for widget in extras.ui().values()]
+    assert [isinstance(value, list) for value in values[-2:]] == [False, False]
+    assert any(isinstance(value, list) for value in values)
 
 
 def test_extras_scores_with_the_images_own_prompt(extras, tmp_path, loader):
@@ -208,7 +215,7 @@ def run_extras(host, tmp_path):
                 chunks.add_text("parameters", f"{prompt}\nSteps: 20, Sampler: Euler, Seed: 1")
             Image.new("RGB", (8, 8), (red, 0, 0)).save(folder / name, pnginfo=chunks)
         run = sys.modules["modules.postprocessing"].run_postprocessing
-        return run(2, None, None, str(folder), "", show, *(args or (True, "ImageReward-v1.0", "")))
+        return run(2, None, None, str(folder), "", show, *(args or (True, [], "ImageReward-v1.0", "")))
 
     return run
 
@@ -261,8 +268,8 @@ def test_a_run_that_shows_no_images_has_its_table_all_the_same(run_extras):
 
 
 def test_without_scores_the_tab_is_as_the_host_made_it(run_extras):
-    assert run_extras(IMAGES, False, "ImageReward-v1.0", "")[1] == "<p></p>"
-    assert run_extras(IMAGES, None, None, None)[1] == "<p></p>"
+    assert run_extras(IMAGES, False, [], "ImageReward-v1.0", "")[1] == "<p></p>"
+    assert run_extras(IMAGES, None, None, None, None)[1] == "<p></p>"
 
 
 def test_the_tables_are_of_one_run_each_and_watched_once(run_extras, host):
