@@ -70,10 +70,18 @@ def pickscore_reference(folder: pathlib.Path) -> Score:
     return score
 
 
-def hpsv2_reference(folder: pathlib.Path) -> Score:
-    from hpsv2.img_score import score
+def hpsv2_package() -> Any:
+    """The module that scores. It would first fetch weights that its checkpoint then replaces: that is left out."""
+    from hpsv2 import img_score
 
-    return lambda paths: [float(value) for value in score(paths, PROMPT, cp=str(folder / "hpsv2.pt"))]
+    build = img_score.create_model_and_transforms
+    img_score.create_model_and_transforms = lambda name, tag, **options: build(name, None, **options)
+    return img_score
+
+
+def hpsv2_reference(folder: pathlib.Path) -> Score:
+    package = hpsv2_package()
+    return lambda paths: [float(value) for value in package.score(paths, PROMPT, cp=str(folder / "hpsv2.pt"))]
 
 
 def worker(side: str, name: str, folder: pathlib.Path, threads: int) -> None:
@@ -106,11 +114,10 @@ def make_weights(name: str, folder: pathlib.Path) -> None:
         state = {key: value.contiguous() for key, value in net.state_dict().items()}
         save_file(state, folder / "pickscore.safetensors")
         return
-    from hpsv2 import img_score
-
-    img_score.initialize_model()
+    package = hpsv2_package()
+    package.initialize_model()
     generator = torch.Generator().manual_seed(0)
-    state = img_score.model_dict["model"].state_dict()
+    state = package.model_dict["model"].state_dict()
     for tensor in state.values():
         if tensor.is_floating_point():
             tensor.uniform_(-0.05, 0.05, generator=generator)
@@ -137,8 +144,8 @@ def prepare(folder: pathlib.Path, count: int) -> None:
 def compare(name: str, interpreter: str, folder: pathlib.Path, args: argparse.Namespace) -> dict:
     """Both sides of one scorer in turns."""
     common = ["--name", name, "--folder", str(folder), "--threads", str(args.threads)]
-    maker = Process(interpreter, "make", common, script=HERE)
-    maker.close()
+    Process(interpreter, "make", common, script=HERE).close()
+    Process(sys.executable, "ours", common, script=HERE).close()  # the first load of a .pt writes its safetensors
     sides = {"ours": sys.executable, "reference": interpreter}
     running = {side: Process(python, side, common, script=HERE) for side, python in sides.items()}
     rounds: dict[str, list[dict]] = {side: [] for side in sides}

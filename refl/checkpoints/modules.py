@@ -37,13 +37,19 @@ def diffusers() -> Any:
 
 
 def require(classes: Sequence[str], since: str, what: str) -> None:
-    """CheckpointError if the diffusers that is here lacks one of these classes. since: the first that has them all."""
+    """CheckpointError if the diffusers that is here lacks one of these classes, or has them as they first were. since:
+    the first that has them all, with the arguments that published models need.
+    """
     library = diffusers()
     lacking = [name for name in classes if not hasattr(library, name)]
-    if lacking:
-        raise CheckpointError(
-            f"{what} needs diffusers ≥ {since}, here {library.__version__} (it has no {', '.join(lacking)})"
-        )
+    if lacking or _numbers(library.__version__) < _numbers(since):
+        why = f" (it has no {', '.join(lacking)})" if lacking else ""
+        raise CheckpointError(f"{what} needs diffusers ≥ {since}, here {library.__version__}{why}")
+
+
+def _numbers(version: str) -> list[int]:
+    """ "0.31.0.dev0" → [0, 31, 0]."""
+    return [int(part) for part in re.findall(r"\d+", version)[:3]]
 
 
 def empty(kind: str, config: Mapping[str, Any]) -> nn.Module:

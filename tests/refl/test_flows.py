@@ -350,7 +350,11 @@ def test_a_library_that_is_too_old_is_named_with_what_is_needed(folders, monkeyp
     folder = folders("sd3")
     monkeypatch.setattr(diffusers, "__version__", "0.11.0")
     monkeypatch.setattr("refl.checkpoints.modules.diffusers", lambda: type("Old", (), {"__version__": "0.11.0"}))
-    with pytest.raises(CheckpointError, match=r"needs diffusers ≥ 0\.29\.0, here 0\.11\.0"):
+    with pytest.raises(CheckpointError, match=r"needs diffusers ≥ 0\.31\.0, here 0\.11\.0 \(it has no SD3"):
+        load_backend(folder)
+    monkeypatch.undo()
+    monkeypatch.setattr(diffusers, "__version__", "0.30.3")  # has the classes, as they first were
+    with pytest.raises(CheckpointError, match=r"needs diffusers ≥ 0\.31\.0, here 0\.30\.3$"):
         load_backend(folder)
 
 
