@@ -254,10 +254,11 @@ def test_my_picks_are_counted_and_too_few_are_refused(app, page):
     box.blur()
     says(page, "12 picks, of 12 prompts: .*<b>prompt</b> 0.* That is few", "picks_count")
     shot(page, app, "picks")
-    above, below = (page.locator(f"{ID}{name}").first.bounding_box() for name in ("of_picks", "far"))
-    assert below["y"] - above["y"] - above["height"] < 60  # nothing gapes between them
-    note = page.locator(f"{ID}picks_count .imagereward-refl-note").first.bounding_box()
-    assert below["y"] - note["y"] - note["height"] < 100
+    gap = """([above, below]) => document.querySelector(below).getBoundingClientRect().top
+        - document.querySelector(above).getBoundingClientRect().bottom"""
+    for above, most in ((f"{ID}of_picks", 60), (f"{ID}picks_count .imagereward-refl-note", 100)):
+        # nothing gapes between them, once gradio has taken its sign of waiting away
+        page.wait_for_function(f"(names) => ({gap})(names) < {most}", arg=[above, f"{ID}far"])
     page.click(f"{ID}learn label:has-text('a reward')")
     page.wait_for_selector(f"{ID}prompts")
     assert not page.is_visible(f"{ID}picks_file")
