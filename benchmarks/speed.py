@@ -193,15 +193,21 @@ def prepare(folder: pathlib.Path, count: int, weights: str | None) -> str:
     (folder / "bert-base-uncased/vocab.txt").write_bytes(vocabulary)
     if weights:
         return os.path.abspath(weights)
+    path = str(folder / "random.pt")
+    # in a process of its own: what this one has held at its peak would count as its children's peak
+    Process(sys.executable, "make", ["--weights", path]).close()
+    return path
+
+
+def make_weights(path: str) -> None:
+    """Seeded random weights of the published size."""
     import torch
 
     sys.path.insert(0, str(ROOT))
     from imagereward_core.model import RewardModel
 
     torch.manual_seed(0)
-    path = folder / "random.pt"
     torch.save(RewardModel().state_dict(), path)
-    return str(path)
 
 
 def main() -> None:
@@ -218,6 +224,10 @@ def main() -> None:
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.worker == "make":
+        make_weights(args.weights)
+        print("@{}", flush=True)
+        return
     if args.worker:
         worker(args.worker, args.weights, args.folder, args.threads, args.device, args.precision)
         return

@@ -38,36 +38,43 @@ class _Prepared:
     seconds: float = 0.0  # of one core
 
 
-class _OneThread:
+class _Threads:
     """On a CPU the network and the decoders share the cores. torch's threads wait for each other awake: where the
     decoders have more to do, they take more from them than they give, and the network gets one thread.
 
-    Measured over the first batches, of which the first of all is slow: docs/scale.md has the shares. `with` gives
-    torch its threads back.
+    Measured once, on one thread, for small networks; large ones have always more to do than decoders. docs/scale.md has
+    the shares. `with` gives torch its threads back.
     """
 
-    BATCHES = 3
+    SMALL = 30_000_000  # parameters
 
     def __init__(self, scorer: Scorer):
         import torch
 
-        self._torch = torch
-        self._before = torch.get_num_threads()
-        self._left = self.BATCHES if scorer.device.type == "cpu" and self._before > 1 else 0
+        self._torch, self._scorer, self._before = torch, scorer, torch.get_num_threads()
+        held = sum(tensor.numel() for part in scorer.parts().values() for tensor in part.parameters())
+        self._open = scorer.device.type == "cpu" and self._before > 1 and held < self.SMALL
 
-    def __enter__(self) -> _OneThread:
+    def __enter__(self) -> _Threads:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._torch.set_num_threads(self._before)
 
-    def decide(self, decoding: float, network: float) -> None:
-        """decoding, network: seconds of one core that a batch took."""
-        if self._left:
-            self._left -= 1
-            if network < decoding:
-                self._torch.set_num_threads(1)
-                self._left = 0
+    def share(self, batch: Sequence[_Prepared]) -> None:
+        """Measure on the first batch that has a sound image: that is computed twice, as the first time is slow."""
+        sound = next((item for item in batch if not item.error), None)
+        if not self._open or sound is None:
+            return
+        self._open = False
+        self._torch.set_num_threads(1)
+        seconds = []
+        for _ in range(2):
+            begin = time.thread_time()
+            _start([sound], self._scorer)
+            seconds.append(time.thread_time() - begin)
+        if min(seconds) > sound.seconds:
+            self._torch.set_num_threads(self._before)
 
 
 def score_rows(
@@ -89,12 +96,10 @@ def score_rows(
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(scorer.remembering_prompts())
-        threads = stack.enter_context(_OneThread(scorer))
+        threads = stack.enter_context(_Threads(scorer))
         for batch in chunks(ahead(rows, prepare, workers=workers, depth=depth), batch_size):
-            begin = time.thread_time()  # of this thread, which works as long as the others
+            threads.share(batch)
             started = (batch, _start(batch, scorer))
-            network = (time.thread_time() - begin) * torch.get_num_threads()
-            threads.decide(sum(item.seconds for item in batch), network)
             if running is not None:
                 yield _results(*running, scorer)
             running = started

@@ -22,6 +22,10 @@ def test_speed_figures():
             f" {ratios['load_memory']:.2f} |"
         ),
         (
+            f"| peak memory while scoring | {ours['peak_mb']:.0f} MB | {theirs['peak_mb']:.0f} MB |"
+            f" {ratios['memory_while_scoring']:.2f} |"
+        ),
+        (
             f"| images per second | {ours['images_per_s']:.2f} | {theirs['images_per_s']:.2f} |"
             f" {ratios['throughput']:.2f} |"
         ),
