@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..conditioning import Conditioning
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 from ..flow import FlowSchedule
 from ..text_models import TextModel
 from .base import Family, PromptEncoder
@@ -115,6 +115,21 @@ class FlowFamily(Family):
 
     def _shift(self, vae: nn.Module) -> float:
         return float(getattr(vae.config, "shift_factor", None) or 0.0)
+
+
+class OneLanguageModel(FlowFamily):
+    """A family that is conditioned by one language model's rows, as many as the prompt has."""
+
+    @staticmethod
+    def language_model(parts: Mapping[str, TextModel]) -> TextModel:
+        """Raises CheckpointError where it is missing."""
+        if "text_encoder" not in parts:
+            raise CheckpointError("it lacks text_encoder")
+        return parts["text_encoder"]
+
+    def blank(self, unet: Mapping[str, Any], dtype: torch.dtype) -> Conditioning:
+        context = torch.zeros(1, self.tokens_of_text, int(unet["cap_feat_dim"]), dtype=dtype)
+        return Conditioning(context, mask=torch.ones(1, self.tokens_of_text, dtype=torch.bool))
 
 
 class Encoding:

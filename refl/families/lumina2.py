@@ -8,15 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..conditioning import Conditioning
-from ..errors import CheckpointError
 from ..resolved import Usual
 from ..text_models import TextModel
 from .base import PromptEncoder
-from .flow import ATTENTION, KL_VAE, Encoding, FlowFamily
+from .flow import ATTENTION, KL_VAE, Encoding, OneLanguageModel
 from .names import Rule, count, rename, rule
 
 TOKENS, LAYER = 256, -2
@@ -59,23 +57,17 @@ RULES = _rules()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lumina2(FlowFamily):
+class Lumina2(OneLanguageModel):
     """See the module."""
 
     def prompts(self, parts: Mapping[str, TextModel], unet: Mapping[str, Any], clip_skip: int) -> PromptEncoder:
-        if "text_encoder" not in parts:
-            raise CheckpointError("it lacks text_encoder")
-        gemma = parts["text_encoder"]
+        gemma = self.language_model(parts)
 
         def encode(prompts: Sequence[str]) -> Conditioning:
             texts = [BEFORE + prompt if prompt.strip() else prompt for prompt in prompts]
             return gemma.encode(texts, TOKENS, (LAYER,)).shortened()
 
         return Encoding([gemma], encode)
-
-    def blank(self, unet: Mapping[str, Any], dtype: torch.dtype) -> Conditioning:
-        context = torch.zeros(1, self.tokens_of_text, int(unet["cap_feat_dim"]), dtype=dtype)
-        return Conditioning(context, mask=torch.ones(1, self.tokens_of_text, dtype=torch.bool))
 
     def velocity(self, net: nn.Module, x: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
         return -net(

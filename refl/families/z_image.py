@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ..conditioning import Conditioning
-from ..errors import CheckpointError
 from ..resolved import Usual
 from ..text_models import TextModel
 from .base import PromptEncoder
-from .flow import ATTENTION, KL_VAE, Encoding, FlowFamily
+from .flow import ATTENTION, KL_VAE, Encoding, OneLanguageModel
 from .names import count, rename, rule
 
 TOKENS, LAYER = 512, -2
@@ -40,23 +39,17 @@ RULES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZImage(FlowFamily):
+class ZImage(OneLanguageModel):
     """See the module."""
 
     def prompts(self, parts: Mapping[str, TextModel], unet: Mapping[str, Any], clip_skip: int) -> PromptEncoder:
-        if "text_encoder" not in parts:
-            raise CheckpointError("it lacks text_encoder")
-        qwen = parts["text_encoder"]
+        qwen = self.language_model(parts)
 
         def encode(prompts: Sequence[str]) -> Conditioning:
             found = qwen.encode([qwen.chat(prompt, enable_thinking=True) for prompt in prompts], TOKENS, (LAYER,))
             return found.shortened()
 
         return Encoding([qwen], encode)
-
-    def blank(self, unet: Mapping[str, Any], dtype: torch.dtype) -> Conditioning:
-        context = torch.zeros(1, self.tokens_of_text, int(unet["cap_feat_dim"]), dtype=dtype)
-        return Conditioning(context, mask=torch.ones(1, self.tokens_of_text, dtype=torch.bool))
 
     def velocity(self, net: nn.Module, x: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
         texts = [row[:length] for row, length in zip(cond.context, cond.lengths())]
