@@ -317,14 +317,13 @@ class Runs:
         """Let go of an ended run's process. If it left an active state behind, its end is written down: its heartbeat
         is fresh, and without the process nothing else tells that it is over.
         """
-        child = self._children.pop(run["id"], None)
-        if child is None or run["state"] != State.DIED:
-            return
-        told = {name: run[name] for name in ("step", "message", "hint", "result")}
-        try:
-            protocol.write_status(self.folder / run["id"], State.DIED, **told)
-        except RunError as error:  # the disk is full: the heartbeat goes stale in a while
-            logger.warning("the end of run %s cannot be written down: %s", run["id"], error)
+        if run["id"] in self._children and run["state"] == State.DIED:
+            told = {name: run[name] for name in ("step", "message", "hint", "result")}
+            try:
+                protocol.write_status(self.folder / run["id"], State.DIED, **told)
+            except RunError as error:  # the disk is full: the heartbeat goes stale in a while
+                logger.warning("the end of run %s cannot be written down: %s", run["id"], error)
+        self._children.pop(run["id"], None)  # last: without it, only the file tells that the run is over
 
     def _serve(self, device: str, ended: Sequence[dict[str, Any]], first: dict[str, Any] | None) -> None:
         """Take back what ended runs were lent, then lend it to the next. May wait long for the host."""

@@ -320,8 +320,9 @@ def test_a_dead_child_stays_dead_though_its_heartbeat_is_fresh(page):
     client, runs, _ = page
     run = start(client, seed=13)
     waiting = start(client)
-    wait(lambda: run not in runs._children and run not in runs._announced)  # seen at work, dead, and buried
-    assert state(client, run) == "died" and not runs.summary(run)["active"]
+    # buried: its process let go, and its end written down (before the start the first two hold as well)
+    wait(lambda: run not in runs._children and run not in runs._announced and state(client, run) == "died")
+    assert not runs.summary(run)["active"]
     assert "(exit code 1)" in runs.summary(run)["message"]
     wait(lambda: state(client, waiting) == "training", seconds=10)  # less than what makes a heartbeat stale
 
