@@ -1,5 +1,5 @@
-// The library's grid: all pictures of a question in one scroll, of which only those in the window exist as elements; and
-// what is done with those that are chosen by click, shift or keys.
+// The library's grid: all pictures of a question in one scroll, of which only those in the window exist as elements;
+// they are chosen by click, shift and keys.
 //
 // The server gives the ids of all pictures in order; what is shown of them, and thumbnails, are asked for as they come
 // into the window. A mark changes no order: the list stays as it is until it is asked for again.
@@ -13,9 +13,9 @@
     const AT_ONCE = 150, LOADING = 6;  // pictures described by one request, thumbnails loaded at a time
     const KNOWN = 4000, KEPT = 900;  // descriptions and thumbnails kept in memory
     const QUIET_MS = 70;  // of no scrolling, before anything is asked for
-    const UNDO_KEYS = ["z", "Z"];
-
-    const grid = lib.grid = {ids: [], places: new Map(), by: "", total: 0, known: new Map(), chosen: new Set(), cursor: -1, anchor: -1};
+    const grid = lib.grid = {
+        ids: [], places: new Map(), by: "", total: 0, known: new Map(), chosen: new Set(), cursor: -1, anchor: -1,
+    };
     const cells = new Map();  // position in the list → element
     const thumbnails = new Map();  // id → address
     const loading = new Set(), failed = new Set();
@@ -23,39 +23,13 @@
 
     // --- the question ---------------------------------------------------------------------------------------------
 
-    const quoted = (text) => `"${text.replace(/([\\"])/g, "\\$1")}"`;
-    const value = (name) => lib.part(name).value.trim();
-
-    // The filters' fields as a question in the library's language.
-    function question() {
-        const parts = [];
-        const add = (field, operator, text) => text && parts.push(`${field}${operator}${quoted(text)}`);
-        add("prompt", "~", value("words"));
-        add("checkpoint", "=", value("checkpoint"));
-        add("lora", "=", value("lora"));
-        add("date", ">=", value("since"));
-        add("date", "<=", value("until"));
-        if (value("mark")) {
-            parts.push(value("mark") === "none" ? "mark=none" : `mark=${quoted(value("mark"))}`);
-        }
-        add("stars", ">=", value("least-stars"));
-        const scorer = value("score-of");
-        if (scorer) {
-            add(quoted(scorer), ">=", value("score-from"));
-            add(quoted(scorer), "<=", value("score-to"));
-        }
-        if (value("where")) {
-            parts.push(`(${value("where")})`);
-        }
-        return parts.join(" ");
-    }
-    grid.question = question;
-    grid.folder = () => value("folder");
-
     async function show() {
         const turn = ++asked;
+        const value = (name) => lib.part(name).value;
         const by = value("by");
-        const query = new URLSearchParams({by, order: value("order"), where: question(), folder: value("folder"), least: value("least") || 0});
+        const query = new URLSearchParams({
+            by, order: value("order"), where: lib.filters.question(), folder: lib.filters.folder(), least: value("least") || 0,
+        });
         const found = await lib.json(`/pictures?${query}`);
         if (turn !== asked) {
             return;  // another question was asked meanwhile
@@ -77,7 +51,7 @@
         const told = found.caveat ? ` · ${found.caveat}` : "";
         lib.part("found").textContent = `${lib.pictures(found.ids.length)}${without}${told}`;
         lib.say(found.ids.length || !lib.state.pictures ? "" : "no picture answers this question");
-        drawChosen();
+        lib.actions.drawChosen();
     }
     grid.show = show;
 
@@ -199,7 +173,7 @@
         if (grid.cursor >= 0) {
             box.setAttribute("aria-activedescendant", `imagereward-library-${grid.ids[grid.cursor]}`);
         }
-        drawChosen();
+        lib.actions.drawChosen();
     }
 
     // A cell's text and buttons, once the picture is described; until then its caption is not seen.
@@ -215,7 +189,8 @@
         cell.firstChild.alt = picture.name;
         cell.title = [picture.prompt, picture.checkpoint, picture.percentile].filter(Boolean).join("\n");
         cell.dataset.mark = picture.mark || "";
-        cell.setAttribute("aria-label", [picture.name, number, picture.mark || "", picture.stars ? `${picture.stars} stars` : ""].filter(Boolean).join(", "));
+        const told = [picture.name, number, picture.mark, picture.stars ? `${picture.stars} stars` : ""];
+        cell.setAttribute("aria-label", told.filter(Boolean).join(", "));
         cell.querySelector(".imagereward-library-score").textContent = number;
         cell.querySelector(".imagereward-library-percent").textContent = picture.percent === null ? "" : `${picture.percent} %`;
         for (const button of cell.querySelectorAll("button")) {
@@ -234,8 +209,10 @@
         if (!picture) {
             return;
         }
-        const change = act === "keep" || act === "reject" ? {mark: picture.mark === act ? "" : act} : {stars: picture.stars === Number(act) ? 0 : Number(act)};
-        lib.guarded(() => judge([id], change))();
+        const stars = Number(act);
+        const change = act === "keep" || act === "reject" ? {mark: picture.mark === act ? "" : act}
+            : {stars: picture.stars === stars ? 0 : stars};
+        lib.guarded(() => lib.actions.judge([id], change))();
     }
 
     // Ask what the pictures of the window are, those nearest to it first.
@@ -285,6 +262,21 @@
         }
     }
     grid.learn = learn;
+
+    // Describe anew what the window shows.
+    grid.relearn = async function () {
+        grid.known.clear();
+        await describe();
+        lib.actions.drawChosen();
+    };
+
+    // Pictures that the page knows were marked: their cells follow.
+    grid.refill = function () {
+        for (const [index, cell] of cells) {
+            fill(cell, grid.ids[index]);
+        }
+        box.focus({preventScroll: true});
+    };
 
     // Load thumbnails of the window, a few at a time.
     function loadSome() {
@@ -402,16 +394,16 @@
                 reveal(to);
             };
         } else if (command && event.key.toLowerCase() === "a") {
-            action = chooseAll;
-        } else if (command && UNDO_KEYS.includes(event.key)) {
-            action = takeBack;
+            action = grid.chooseAll;
+        } else if (command && event.key.toLowerCase() === "z") {
+            action = lib.actions.takeBack;
         } else if (!command) {
-            const star = "012345".indexOf(event.key);
+            const starred = event.key.length === 1 && "012345".includes(event.key);
             action = {
                 " ": () => grid.cursor >= 0 && choose(grid.cursor, {toggle: true}),
                 Enter: () => grid.cursor >= 0 && lib.view.open(grid.cursor),
-                Escape: chooseNone, k: () => toggleMark("keep"), x: () => toggleMark("reject"),
-            }[event.key] || (event.key.length === 1 && star >= 0 ? () => judge(grid.selection(), {stars: star}) : null);
+                Escape: grid.chooseNone, k: () => lib.actions.toggleMark("keep"), x: () => lib.actions.toggleMark("reject"),
+            }[event.key] || (starred ? () => lib.actions.judge(grid.selection(), {stars: Number(event.key)}) : null);
         }
         if (action) {
             event.preventDefault();
@@ -420,15 +412,15 @@
         }
     }
 
-    function chooseAll() {
+    grid.chooseAll = function () {
         grid.chosen = new Set(grid.ids);
         lookAll();
-    }
+    };
 
-    function chooseNone() {
+    grid.chooseNone = function () {
         grid.chosen.clear();
         lookAll();
-    }
+    };
 
     function clicked(event) {
         const cell = event.target.closest("figure");
@@ -441,176 +433,7 @@
         choose(index, {extend: event.shiftKey, toggle: !!ticked || event.ctrlKey || event.metaKey});
     }
 
-    // --- what is done with them -----------------------------------------------------------------------------------
-
-    async function judge(ids, change) {
-        if (!ids.length) {
-            return;
-        }
-        const {undo} = await lib.json("/mark", {ids: ids.join(","), ...change});
-        lib.state.undo = undo;
-        // what the page knows of them follows at once
-        for (const id of ids) {
-            const picture = grid.known.get(id);
-            if (picture) {
-                picture.mark = change.mark === undefined ? picture.mark : change.mark || null;
-                picture.stars = change.stars === undefined ? picture.stars : change.stars || null;
-            }
-        }
-        for (const [index, cell] of cells) {
-            fill(cell, grid.ids[index]);
-        }
-        drawChosen();
-        box.focus({preventScroll: true});
-    }
-    grid.judge = judge;
-
-    const toggleMark = (mark) => {
-        const ids = grid.selection();
-        const all = ids.every((id) => (grid.known.get(id) || {}).mark === mark);
-        return judge(ids, {mark: all ? "" : mark});
-    };
-    grid.toggleMark = toggleMark;
-
-    async function takeBack() {
-        if (!lib.state.undo) {
-            lib.say("nothing to undo");
-            return;
-        }
-        const {said} = await lib.json("/takeback", {id: lib.state.undo.id});
-        await lib.refresh();
-        await relearn();
-        lib.say(said);
-    }
-
-    // Describe anew what the window shows.
-    async function relearn() {
-        grid.known.clear();
-        await describe();
-        drawChosen();
-    }
-
-    async function move() {
-        const ids = grid.selection();
-        const [root, name] = [value("move-root"), value("move-name")];
-        await lib.json("/move", {ids: ids.join(","), root, name});
-        await lib.refresh();
-        await lib.settled();
-        lib.say(lib.state.work.said);
-        await relearn();
-    }
-
-    async function scoreThem() {
-        const ids = grid.selection();
-        await lib.json("/score", {ids: (ids.length ? ids : grid.ids).join(","), scorer: value("scoring")});
-    }
-
-    const exported = (form) => async () => {
-        const ids = grid.selection();
-        lib.save(await (await lib.ask("/export", {ids: (ids.length ? ids : grid.ids).join(","), form})).blob(), `imagereward-library.${form}`);
-    };
-
-    function drawChosen() {
-        const number = grid.chosen.size;
-        lib.part("chosen").textContent = number ? `${lib.pictures(number)} chosen` : "Click a picture; Shift and Ctrl choose several";
-        lib.root.querySelectorAll("[data-needs]").forEach((node) => {
-            node.disabled = node.dataset.needs === "one" ? number !== 1 : !number;
-        });
-        const undo = lib.part("take-back");
-        undo.hidden = !lib.state.undo;
-        undo.textContent = lib.state.undo ? `Undo (${lib.state.undo.what})` : "";
-    }
-
     // --- the page's elements --------------------------------------------------------------------------------------
-
-    const labelled = (text, ...nodes) => lib.make("label", {}, text, ...nodes);
-
-    function filters() {
-        const show_ = lib.guarded(show);
-        const field = (tag, name, props = {}) => {
-            const node = lib.named(tag, name, props);
-            node.addEventListener("change", show_);
-            return node;
-        };
-        const select = (name, ...options) => {
-            const node = field("select", name);
-            node.append(...options.map(([option, text]) => lib.option(option, text)));
-            return node;
-        };
-        const by = select("by", ["date", "date"]);
-        by.addEventListener("change", drawOrders);
-        const number = {type: "number", step: "any"};
-        const more = lib.make("details", {}, lib.make("summary", {textContent: "Filters"}),
-            lib.named("div", "bar imagereward-library-filters", {},
-                labelled("Mark", select("mark", ["", "any"], ["keep", "keep ✓"], ["reject", "reject ✗"], ["none", "none"])),
-                labelled("Stars", select("least-stars", ["", "any"], ...[1, 2, 3, 4, 5].map((n) => [String(n), `${"★".repeat(n)}${n < 5 ? " or more" : ""}`]))),
-                labelled("Checkpoint", select("checkpoint", ["", "any"])),
-                labelled("LoRA", select("lora", ["", "any"])),
-                labelled("Folder", select("folder", ["", "all"])),
-                labelled("From", field("input", "since", {type: "date"})),
-                labelled("to", field("input", "until", {type: "date"})),
-                labelled("Score of", select("score-of", ["", "–"])),
-                labelled("from", field("input", "score-from", number)),
-                labelled("to", field("input", "score-to", number)),
-                labelled("Better than", field("input", "least", {type: "number", min: 0, max: 99, step: 1, placeholder: "0", title: "percentile among your pictures, of the scorer that the grid is ordered by"}), "% of mine"),
-                labelled("Question", field("input", "where", {placeholder: 'steps>=20 (stars>=4 or seed=1)', title: "the language of `imagereward library --where`"})),
-                lib.button("Clear", () => {
-                    more.querySelectorAll("input, select").forEach((node) => { node.value = ""; });
-                    lib.part("words").value = "";
-                    return show();
-                }),
-            ));
-        const words = field("input", "words", {type: "search", placeholder: "words of the prompt"});
-        words.addEventListener("search", show_);
-        return [
-            lib.named("div", "bar", {}, labelled("Order by", by), select("order", ["best", "newest first"], ["worst", "oldest first"]), words,
-                lib.button("Show", show), lib.named("span", "found", {role: "status"})),
-            more,
-        ];
-    }
-
-    function drawOrders() {
-        const by = lib.part("by").value;
-        const orders = by === "date" ? [["best", "newest first"], ["worst", "oldest first"]]
-            : by === "stars" ? [["best", "most first"], ["worst", "fewest first"]]
-                : [["best", "best first"], ["worst", "worst first"], ["rank", "by rank among the same checkpoint's"]];
-        lib.options(lib.part("order"), orders.map(([option, text]) => lib.option(option, text)));
-    }
-
-    function actions() {
-        const needs = (node, what = "some") => {
-            node.dataset.needs = what;
-            return node;
-        };
-        const stars = needs(lib.named("select", "set-stars", {title: "stars for the chosen pictures"}, lib.option("", "stars …"), lib.option("0", "no stars"), ...[1, 2, 3, 4, 5].map((n) => lib.option(n, "★".repeat(n)))));
-        stars.addEventListener("change", lib.guarded(async () => {
-            const number = stars.value;
-            stars.value = "";
-            await judge(grid.selection(), {stars: Number(number)});
-        }));
-        const moving = needs(lib.button("Move", move, "moves the files, and the texts beside them; never onto another file"));
-        const undo = lib.button("Undo", takeBack, "Ctrl+Z");
-        undo.className = "imagereward-library-take-back";
-        undo.hidden = true;
-        return lib.named("div", "bar imagereward-library-actions", {},
-            lib.named("span", "chosen"),
-            needs(lib.button("Keep", () => judge(grid.selection(), {mark: "keep"}), "K")),
-            needs(lib.button("Reject", () => judge(grid.selection(), {mark: "reject"}), "X")),
-            needs(lib.button("No mark", () => judge(grid.selection(), {mark: ""}))),
-            stars,
-            lib.make("span", {className: "imagereward-library-group"}, needs(lib.named("select", "move-root", {title: "known folder"})), "/",
-                needs(lib.named("input", "move-name", {placeholder: "folder below it", title: "is made if there is none"})), moving),
-            lib.make("span", {className: "imagereward-library-group"}, lib.named("select", "scoring", {title: "a scorer, or a taste"}),
-                lib.working("Score", scoreThem, "the chosen pictures, or all that are shown, where it has not scored them yet")),
-            lib.button("CSV", exported("csv"), "a table of the chosen pictures, or of all that are shown"),
-            lib.button("JSONL", exported("jsonl"), "the same as JSON lines"),
-            needs(lib.button("txt2img", () => lib.view.toTxt2img(grid.selection()[0]), "prompt and settings into txt2img"), "one"),
-            needs(lib.button("PNG Info", () => lib.view.toPngInfo(grid.selection()[0]), "the file into PNG Info"), "one"),
-            lib.button("All", chooseAll, "Ctrl+A"),
-            needs(lib.button("None", chooseNone, "Esc")),
-            undo,
-        );
-    }
 
     function build() {
         space = lib.named("div", "space");
@@ -628,24 +451,12 @@
             }
         });
         new ResizeObserver(layout).observe(box);
-        return [...filters(), actions(), lib.named("p", "say", {role: "status"}), box];
+        return [...lib.filters.build(), lib.actions.build(), lib.named("p", "say", {role: "status"}), box];
     }
 
-    const counted = (one) => `${one.name || one.hash}${one.name && one.hash ? ` [${one.hash}]` : ""} (${one.pictures})`;
-
     function refreshed() {
-        const {scorers, made_with, folders, roots, loadable} = lib.state;
-        const plain = (names) => names.map((name) => lib.option(name, name));
-        lib.options(lib.part("by"), [lib.option("date", "date"), lib.option("stars", "stars"), ...plain(scorers)]);
-        lib.options(lib.part("score-of"), [lib.option("", "–"), ...plain(scorers)]);
-        lib.options(lib.part("scoring"), plain(loadable));
-        const named = (one) => (one.hash.length >= 6 ? one.hash : one.name);
-        lib.options(lib.part("checkpoint"), [lib.option("", "any"), ...made_with.checkpoint.map((one) => lib.option(named(one), counted(one)))]);
-        lib.options(lib.part("lora"), [lib.option("", "any"), ...made_with.lora.map((one) => lib.option(one.name, counted(one)))]);
-        lib.options(lib.part("folder"), [lib.option("", "all"), ...folders.map((one) => lib.option(one.path, `${one.name} (${one.pictures})`))]);
-        lib.options(lib.part("move-root"), roots.map((one) => lib.option(one.path, one.name)));
-        drawOrders();
-        drawChosen();
+        lib.filters.refreshed();
+        lib.actions.refreshed();
     }
 
     async function started() {
@@ -665,7 +476,7 @@
             thumbnails.clear();
             clear();
             layout();
-            drawChosen();
+            lib.actions.drawChosen();
             lib.part("found").textContent = "";
         },
         done: async (what) => {
