@@ -103,12 +103,34 @@ class RewardLoss:
             yield from self._draft_lv(x, batch)
         else:
             steps = [noise.integer(config.min_step, config.max_step) for noise in batch.noises]
-            yield self.one_shot(x, batch, steps)
+            learn = self.direct_align if config.algorithm == "direct-align" else self.one_shot
+            yield learn(x, batch, steps)
 
     def one_shot(self, noise: Tensor, batch: Batch, steps: Sequence[int]) -> LossTerm:
         """ReFL: denoise without gradient to step steps[b], one step with gradient, predict the picture in one shot."""
         x = self.rollout.prefix(noise, batch.cond, self.uncond, steps, batch.noises)
         return self._from(x, self.rollout.timesteps[torch.tensor(steps)], batch, 1.0)[0]
+
+    def direct_align(self, noise: Tensor, batch: Batch, steps: Sequence[int]) -> LossTerm:
+        """Direct-Align (Shen et al. 2025, SRPO, section 3.1): a finished picture is noised to step steps[b] with noise
+        that is known; one step with gradient takes a part of it away, and the known noise explains the rest.
+
+        One shot from an early step must guess the picture from almost nothing, and its blur is what the reward sees.
+        Here the network answers for the noise of one step only, so that early steps see a finished picture.
+        """
+        rollout = self.rollout
+        x0 = rollout.sample(noise, batch.cond, self.uncond, batch.noises)
+        rollout.check()
+        index = torch.tensor(steps)
+        t, t_next = rollout.timesteps[index], rollout.next_timesteps(index)
+        known = draw(batch.noises, x0.shape[1:], x0.device)
+        x = rollout.schedule.add_noise(x0, known, t)
+        anchor_target = self._base(x, t, batch)
+        prediction = rollout.predict(x, t, batch.cond, self.uncond)
+        following = rollout.schedule.step(x, prediction.guided, t, t_next)
+        a, s = rollout.schedule.levels(t_next, x)
+        anchor = self._distance(prediction.conditional, anchor_target)
+        return self._term((following - s * known) / a, anchor, batch, 1.0)
 
     def _from(self, x: Tensor, t: Tensor, batch: Batch, weight: float) -> tuple[LossTerm, Tensor]:
         anchor_target = self._base(x, t, batch)

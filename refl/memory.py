@@ -330,7 +330,9 @@ def _unet_calls(config: ResolvedConfig) -> int:
     if config.learns_picks:  # winner and loser: forward, backward, perhaps forward again, and the base's
         return round(config.samples_per_step * 2 * (4 + int(config.gradient_checkpointing)))
     forward = 2 if config.guidance_scale > 1 else 1  # with and without the prompt
-    if config.algorithm.startswith("refl"):
+    if config.algorithm == "direct-align":
+        without_gradient = float(config.num_inference_steps)
+    elif config.algorithm.startswith("refl"):
         without_gradient = (config.min_step + config.max_step) / 2  # the step is drawn: its mean
     else:
         without_gradient = config.num_inference_steps - config.draft_steps

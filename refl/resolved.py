@@ -125,10 +125,16 @@ def resolve(asked: Settings, usual: Usual = USUAL_SD, device_type: str = "cpu") 
 def _defaults(asked: Settings, usual: Usual, device_type: str) -> dict[str, Any]:
     paper = asked.is_paper
     steps = (40 if paper else 20) if asked.num_inference_steps is None else asked.num_inference_steps
+    if paper:
+        first, last = steps * 3 // 4, steps - 1
+    elif asked.algorithm == "direct-align":
+        first, last = 0, max(steps // 2 - 1, 0)
+    else:
+        first, last = min(int(steps * 0.7), max(steps - 3, 0)), max(steps - 3, 0)
     return {
         "num_inference_steps": steps,
-        "min_step": steps * 3 // 4 if paper else min(int(steps * 0.7), max(steps - 3, 0)),
-        "max_step": steps - 1 if paper else max(steps - 3, 0),
+        "min_step": first,
+        "max_step": last,
         "guidance_scale": 1.0 if paper else usual.guidance,
         "eta": 1.0 if paper else 0.0,
         "grad_scale": 1e-3 if paper else 1.0,
@@ -180,6 +186,11 @@ def _check_resolved(config: ResolvedConfig) -> None:
         raise ConfigError(f"base_steps must not exceed max_step {config.max_step}, found {config.base_steps}")
     if config.base_steps and config.is_paper:
         raise ConfigError("base_steps is no part of the paper's arithmetic: leave it, or take the algorithm refl+")
+    if config.base_steps > config.min_step and config.algorithm == "direct-align":
+        raise ConfigError(
+            f"direct-align would teach steps that base_steps leaves to the base model: base_steps {config.base_steps}"
+            f" must not exceed min_step {config.min_step}"
+        )
     if config.stop_rule != "off" and config.eval_seeds < 2:
         raise ConfigError(
             "eval_seeds must be at least 2, as seed diversity compares pictures of one prompt, found"

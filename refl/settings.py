@@ -17,7 +17,7 @@ from imagereward_core.runs import parse_json
 
 from .errors import ConfigError
 
-ALGORITHMS = ("refl+", "refl", "draft-k", "draft-lv", "dpo")
+ALGORITHMS = ("refl+", "refl", "draft-k", "draft-lv", "direct-align", "dpo")
 ANCHORS = ("kl", "samples", "pretrain", "none")
 OUTPUTS = ("lora", "single-file", "diffusers")
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
@@ -85,11 +85,13 @@ class Settings:
     # algorithm
     algorithm: str = option("refl+", "how the gradient is taken", choices=ALGORITHMS)
     num_inference_steps: int | None = option(None, "denoising steps T; default 20 (algorithm refl: 40)")
-    min_step: int | None = option(None, "first denoising step (from 0) that may carry the gradient; default 0.7 T")
+    min_step: int | None = option(
+        None, "first denoising step (from 0) that may carry the gradient; default 0.7 T (algorithm direct-align: 0)"
+    )
     max_step: int | None = option(
         None,
         "last step that may carry the gradient; default T - 3, as the last two change next to nothing (algorithm refl:"
-        " T - 1)",
+        " T - 1, direct-align: T / 2 - 1)",
     )
     guidance_scale: float | None = option(
         None, "classifier-free guidance in the rollout; default 7, SDXL 5 (algorithm refl: 1)"

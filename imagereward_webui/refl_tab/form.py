@@ -160,8 +160,9 @@ FIELDS: tuple[Field, ...] = (
         "Algorithm",
         "choice",
         "refl+",
-        ("refl+", "refl", "draft-k", "draft-lv"),
-        help="where a reward's gradient is taken: refl+ our way, refl the paper's arithmetic, draft-… the last steps",
+        ("refl+", "refl", "draft-k", "draft-lv", "direct-align"),
+        help="where a reward's gradient is taken: refl+ our way, refl the paper's arithmetic, draft-… the last steps,"
+        " direct-align the early ones",
         group=OPTIMISER,
     ),
     Field(

@@ -12,6 +12,7 @@ from refl.backend import load_backend
 from refl.config import ReFLConfig
 from refl.distributed import Processes
 from refl.engine import Engine, PromptTable
+from refl.errors import ConfigError
 from refl.losses import Batch, RewardLoss, hinge, min_snr_weight
 from refl.rollout import Rollout, SampleNoise
 
@@ -129,7 +130,7 @@ def test_with_a_tiny_autoencoder_the_gradient_passes_through_it_alone(models, mo
     assert all(float(gradient.abs().max()) > 0 for name, gradient in gradients(engine).items() if "lora_B" in name)
 
 
-@pytest.mark.parametrize("algorithm", ["refl+", "draft-k", "draft-lv"])
+@pytest.mark.parametrize("algorithm", ["refl+", "draft-k", "draft-lv", "direct-align"])
 def test_one_batch_of_eight_is_eight_batches_of_one(models, algorithm):
     results = []
     for batch, accumulation in ((8, 1), (1, 8)):
@@ -301,6 +302,50 @@ def test_draft_lv_weights_add_up(models):
     assert len(terms) == 3
     for loss, phi in terms:
         assert loss == pytest.approx(float(phi) / 3, rel=1e-5)
+
+
+def known_noise(shape, number, step):
+    """The noise that direct-align adds to the finished picture of a sample, and the one it was drawn from."""
+    random = SampleNoise(0, number)
+    start = random.normal(shape)
+    assert random.integer(step, step) == step
+    return start[None], random.normal(shape)[None]
+
+
+@pytest.mark.parametrize("off", [0.0, 0.1])
+@pytest.mark.parametrize("step", [0, 2, 3])
+def test_direct_align_asks_the_network_for_one_steps_noise_only(models, monkeypatch, step, off):
+    """By hand, for a network that is wrong by a constant: the picture comes back but for the error of one step."""
+    engine = make_engine(
+        models, algorithm="direct-align", anchor="none", guidance_scale=1.0, min_step=step, max_step=step
+    )
+    side = engine.loss.latent_size
+    start, noise = known_noise((4, side, side), 5, step)
+    names = [PROMPTS[0]]
+    batch = Batch(names, engine.table(names), [SampleNoise(0, 5)])
+    finished = engine.rollout.sample(start, batch.cond, None, [SampleNoise(0, 5)])
+    decoded, honest = [], engine.backend.predict
+    monkeypatch.setattr(
+        engine.backend,
+        "predict",
+        lambda x, t, cond: (noise + off).requires_grad_() if torch.is_grad_enabled() else honest(x, t, cond),
+    )
+    decode = engine.backend.decode
+    monkeypatch.setattr(
+        engine.backend, "decode", lambda latents, tiny=False: decoded.append(latents) or decode(latents, tiny=tiny)
+    )
+    list(engine.loss.terms(batch, torch.device("cpu")))
+    schedule, steps = engine.rollout.schedule, engine.rollout.timesteps
+    ratios = [((1 - alpha) / alpha) ** 0.5 for alpha in schedule.alphas_cumprod[steps].tolist()] + [0.0]
+    expected = finished + (ratios[step + 1] - ratios[step]) * off
+    torch.testing.assert_close(decoded[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_direct_align_learns_the_early_half_and_refuses_steps_that_the_base_makes():
+    assert ReFLConfig(algorithm="direct-align").resolved().max_step == 9
+    assert ReFLConfig(algorithm="direct-align").resolved().min_step == 0
+    with pytest.raises(ConfigError, match="base_steps 4 must not exceed min_step 0"):
+        ReFLConfig(algorithm="direct-align", base_steps=4).resolved()
 
 
 def test_min_snr_weights():
