@@ -98,16 +98,15 @@ def write_pictures(folder: Path) -> Path:
     return folder
 
 
-def settings(name: str, seed: int, updates: int, pictures: Path, out: Path) -> ReFLConfig:
+def settings(changes: dict[str, Any], seed: int, updates: int, pictures: Path, out: Path) -> ReFLConfig:
     """The run of refl_inflation in half the denoising steps, evaluated at its end on more captions."""
-    changes = {**RUNS[name], **({"anchor_data": str(pictures)} if name == "pretrain" else {})}
+    data = {"anchor_data": str(pictures)} if changes.get("anchor") == "pretrain" else {}
     return dataclasses.replace(
         refl_inflation.settings(seed, updates, out),
         eval_steps=updates,
         held_out=CAPTIONS,
         eval_seeds=SEEDS,
-        **STEPS,
-        **changes,
+        **{**STEPS, **changes, **data},
     )
 
 
@@ -127,8 +126,9 @@ def compare(before: dict[str, list[float]], after: dict[str, list[float]]) -> di
     return found
 
 
-def measured(name: str, seed: int, updates: int, pictures: Path, out: Path, oracle: Oracle) -> list[dict[str, Any]]:
+def measured(name: str, config: ReFLConfig, oracle: Oracle) -> list[dict[str, Any]]:
     """One run, as one or two rows."""
+    seed = config.seed
     judges: list[Any] = [
         Seen(oracle, "attributes right", every=False),
         Seen(oracle, "every attribute right", every=True),
@@ -136,7 +136,6 @@ def measured(name: str, seed: int, updates: int, pictures: Path, out: Path, orac
         Spread(),
     ]
     started = time.process_time()
-    config = settings(name, seed, updates, pictures, out)
     trainer = Trainer(args=config, rewards=load_rewards([str(TINY_REWARD)], "cpu"), judges=judges)
     result = trainer.train()
     seconds = round(time.process_time() - started, 1)
@@ -167,6 +166,34 @@ def row(run: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def compared(runs: dict[str, dict[str, Any]], target: Path, seeds: Sequence[int], updates: int) -> None:
+    """Every run by every seed that the file does not hold yet, each written down as it ends."""
+    rows: list[dict[str, Any]] = json.loads(target.read_text(encoding="utf-8"))["runs"] if target.is_file() else []
+    done = {(one["name"], one["seed"]) for one in rows}
+    oracle = Oracle.load(ORACLE)
+    with tempfile.TemporaryDirectory() as work:
+        pictures = write_pictures(Path(work) / "pictures")
+        shared = settings({}, 0, updates, pictures, Path(work))
+        for seed in seeds:
+            for number, (name, changes) in enumerate(runs.items()):
+                if (name, seed) in done:
+                    continue
+                config = settings(changes, seed, updates, pictures, Path(work) / f"run-{number}-{seed}")
+                fresh = measured(name, config, oracle)
+                rows += fresh
+                document = {
+                    "machine": f"{platform.machine()}, one thread",
+                    "python": platform.python_version(),
+                    "torch": torch.__version__,
+                    "settings": {**shared.shareable(), "prompts": len(shared.prompts)},
+                    "changes": runs,
+                    "runs": rows,
+                }
+                target.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+                for one in fresh:
+                    print(row(one), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--updates", type=int, default=40)
@@ -175,31 +202,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    target = args.out / "refl_anchors.json"
-    runs: list[dict[str, Any]] = json.loads(target.read_text(encoding="utf-8"))["runs"] if target.is_file() else []
-    done = {(run["name"], run["seed"]) for run in runs}
-    oracle = Oracle.load(ORACLE)
-    with tempfile.TemporaryDirectory() as work:
-        pictures = write_pictures(Path(work) / "pictures")
-        for seed in args.seeds:
-            for number, name in enumerate(RUNS):
-                if (name, seed) in done or args.only not in (None, name):
-                    continue
-                runs += measured(name, seed, args.updates, pictures, Path(work) / f"run-{number}-{seed}", oracle)
-                shared = settings(KL, 0, args.updates, pictures, Path(work))
-                document = {
-                    "machine": f"{platform.machine()}, one thread",
-                    "python": platform.python_version(),
-                    "torch": torch.__version__,
-                    "settings": {**shared.shareable(), "prompts": len(shared.prompts)},
-                    "changes": RUNS,
-                    "runs": runs,
-                }
-                target.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-                for run in runs:
-                    if (run["name"], run["seed"]) not in done:
-                        print(row(run), flush=True)
-                        done.add((run["name"], run["seed"]))
+    runs = RUNS if args.only is None else {args.only: RUNS[args.only]}
+    compared(runs, args.out / "refl_anchors.json", args.seeds, args.updates)
 
 
 if __name__ == "__main__":
