@@ -36,6 +36,7 @@
         const kept = await lib.json("/duel", {winner, loser, verdict, taste: duel.taste});
         duel.kept.push(kept.id);
         count(kept.duels);
+        lib.say("");
         await nextPair();
     })();
 

@@ -116,6 +116,7 @@ def test_from_nothing_to_a_taste(page, tmp_path):
     opened.keyboard.press("ArrowUp")
     opened.wait_for_selector("text=1 duels of my-taste")
     opened.wait_for_selector(READY)
+    assert "taken back" not in opened.text_content(".imagereward-library-duel")
     opened.locator(".imagereward-library-two img").nth(1).click()
     opened.wait_for_selector("text=2 duels of my-taste")
     opened.wait_for_selector(READY)

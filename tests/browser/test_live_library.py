@@ -30,7 +30,8 @@ CAPTIONS = [
     for words in ("red circle", "blue square", "green triangle", "yellow star", "purple circle", "orange square")
 ]
 OF_ROUND = 'prompt~"gray background"'
-EACH, LEVELS, DUELS = 2, 2, 30  # pictures of a caption and level
+EACH, LEVELS = 2, 2  # pictures of a caption and level
+DUELS = 32  # of which 30 have a winner: from there on it is measured what is learnt
 MADE = len(CAPTIONS) * EACH * LEVELS
 NUMBER = r"-?\d+\.\d+"
 
