@@ -123,7 +123,8 @@ def badges(page):
             const lists = ["#txt2img_gallery .grid-container .thumbnail-item", "#txt2img_gallery .thumbnail-item"];
             const found = lists.map((one) => [...document.querySelectorAll(one)]).find((all) => all.length);
             const place = (one) => one.getBoundingClientRect();
-            return found.sort((a, b) => place(a).top - place(b).top || place(a).left - place(b).left)
+            return found.filter((one) => one.querySelector(".imagereward-badge"))
+                .sort((a, b) => place(a).top - place(b).top || place(a).left - place(b).left)
                 .map((one) => Number(one.querySelector(".imagereward-badge").textContent));
         }"""
     )
@@ -206,14 +207,18 @@ def test_the_round(page):
     page.select_option(f"{LIB}scoring", TASTE)
     page.click(f"{LIB}actions button:text-is('Score')")
     page.wait_for_selector(rf"{LIB}work >> text=/scored by {TASTE}/")
-    learnt = next(name for name in options(page, "by") if name.startswith(TASTE) and name not in before["scorers"])
+    learnt = page.wait_for_function(
+        """([list, taste, old]) => [...document.querySelectorAll(list)].map((one) => one.value)
+            .find((name) => name.startsWith(taste) && !old.includes(name))""",
+        arg=[f"{LIB}by option", TASTE, before["scorers"]],
+    ).json_value()
     order_by(page, learnt)
     found = shown_scores(page, 12)
     assert found == sorted(found, reverse=True) and len(set(found)) > 6
     keep_screenshot(page, "library-6-by-taste")
 
     # --- into the WebUI's tabs
-    page.click(f"{CELL}[aria-posinset='1'] img")
+    page.click(f"{CELL}[aria-posinset='1']")
     page.wait_for_selector("text=1 picture chosen")
     caption = page.get_attribute(f"{CELL}[aria-posinset='1']", "title").splitlines()[0]
     page.click(f"{LIB}actions button:text-is('PNG Info')")
@@ -234,6 +239,7 @@ def test_the_round(page):
     page.check(f"{ACCORDION}sort input")
     live.generate(page, 5 if live.ask("/sdapi/v1/options")["return_grid"] else 4)
     page.wait_for_selector("#html_log_txt2img >> text=/ImageReward: scored 4 /")
+    page.locator("#txt2img_gallery .thumbnail-item:has(.imagereward-badge)").first.click()
     page.wait_for_selector("#html_info_txt2img >> text=/Taste: -?\\d/")
     keep_screenshot(page, "library-8-gallery-by-taste")
     found = badges(page)
