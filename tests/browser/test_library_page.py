@@ -265,6 +265,8 @@ def test_the_leaderboard_and_the_missing_pairs(page, app):
         made = json.load(answer)
     assert [one["model"] for one in made] == ["alpha"] * 12 + ["beta"] * 12
     page.check(".imagereward-library-planned")
+    # a box without its tick would look the same, on and off
+    assert page.eval_on_selector(".imagereward-library-planned", "box => getComputedStyle(box).appearance") == "auto"
     page.wait_for_selector("text=planned pairs · 24 pictures, 12 prompts")
 
 
