@@ -1,5 +1,6 @@
 // The library tab: what its parts share. Each part (grid, large view, duels, leaderboard) is a script of its own that
-// adds itself to `parts`: `build()` gives its elements, `refreshed()` is called when the state was read anew.
+// adds itself to `parts`: `build()` gives its elements, `refreshed()` is called when the state was read anew, `grown()`
+// when the tab is opened on a library that has changed since.
 //
 // Everything is written with textContent and DOM calls, never innerHTML: names and prompts come from files.
 (function () {
@@ -221,6 +222,21 @@
         );
     }
 
+    // What jobs made meanwhile is there when the tab is opened.
+    async function seen() {
+        if (lib.state.work.running) {
+            return;  // everything is read anew when that is done
+        }
+        const {there, pictures} = lib.state;
+        await lib.refresh();
+        if (there === lib.state.there && pictures === lib.state.pictures) {
+            return;
+        }
+        for (const part of Object.values(lib.parts)) {
+            await (part.grown || (() => {}))();
+        }
+    }
+
     async function start() {
         const found = document.getElementById(PLACE);
         if (!found || found === lib.root) {
@@ -233,6 +249,11 @@
             for (const part of Object.values(lib.parts)) {
                 await (part.started || (() => {}))();
             }
+            new IntersectionObserver((entries) => {
+                if (entries[entries.length - 1].isIntersecting) {
+                    lib.guarded(seen)();
+                }
+            }).observe(lib.root);
         } catch (error) {
             lib.root.textContent = `The library tab could not be built: ${error.message}`;
             lib.root = null;

@@ -5,6 +5,7 @@
     const lib = window.imagerewardLibrary = window.imagerewardLibrary || {};
     lib.parts = lib.parts || {};
     let duel = null;
+    let chosenFor = null;  // the taste whose scorer was chosen in the list
 
     // Whether the pair that is seen may be decided.
     function ready(is) {
@@ -36,6 +37,7 @@
         const kept = await lib.json("/duel", {winner, loser, verdict, taste: duel.taste});
         duel.kept.push(kept.id);
         count(kept.duels);
+        lib.say("");
         await nextPair();
     })();
 
@@ -148,6 +150,11 @@
         const {loadable, tastes, folders, last_job} = lib.state;
         const bases = loadable.filter((name) => !tastes.some((taste) => taste.name === name));
         lib.options(lib.part("base"), bases.map((name) => lib.option(name, name)));
+        const taste = tastes.find((one) => one.name === lib.part("taste").value.trim());
+        if (taste && taste.learnt_on && chosenFor !== taste.name) {
+            lib.part("base").value = taste.learnt_on;  // as it was learnt last time
+            chosenFor = taste.name;
+        }
         const last = last_job > 1 ? [lib.option("last", `the last job (${last_job})`)] : [];
         lib.options(lib.part("duel-from"), [lib.option("grid", "what is shown below"), ...last, ...folders.map((one) => lib.option(`folder:${one.path}`, `folder ${one.name}`))]);
         lib.part("state").textContent = verdict();

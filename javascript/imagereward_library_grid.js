@@ -467,6 +467,11 @@
 
     lib.parts.grid = {
         page: "pictures", build, refreshed, started,
+        grown: async () => {
+            if (!grid.chosen.size) {
+                await show();  // else the user is in the middle of something
+            }
+        },
         emptied: async () => {
             grid.ids = [];
             grid.places.clear();

@@ -105,6 +105,11 @@
                 lib.part("ranking").replaceChildren(lib.make("p", {textContent: "No picture in the library has a score yet."}));
             }
         },
+        grown: async () => {
+            if (shown && !lib.part("plan").childElementCount) {
+                await show();
+            }
+        },
         emptied: async () => lib.part("ranking").replaceChildren(),
         done: async (what) => {
             if (what.startsWith("making ") && shown) {

@@ -7,13 +7,14 @@ from __future__ import annotations
 import dataclasses
 import mimetypes
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Query
 from fastapi.responses import FileResponse
 from pydantic import BaseModel
 
-from .. import host
+from .. import host, scorer_list
 from ..core import ImageRewardError, errors, tastes
 from ..core import module as core_module
 from ..lifecycle import available
@@ -64,8 +65,8 @@ class FitBody(BaseModel):
 
 @router.get("/state")
 def state() -> dict[str, Any]:
-    """What there is: pictures, scorers, checkpoints, LoRAs, folders, tastes with what was measured, what is under way,
-    and what can be undone.
+    """What there is: pictures, scorers, checkpoints, LoRAs, folders, tastes with what was measured, scorers that can be
+    loaded (those on this machine first), what is under way, and what can be undone.
     """
     place = pictures.library_place()
     known = folders.known()
@@ -79,7 +80,7 @@ def state() -> dict[str, Any]:
         "roots": [{"path": folder, "name": folders.short(folder, known)} for folder in roots],
         "folders": [],
         "last_job": len(last_job.paths()),
-        "loadable": available(host.models_dir()),
+        "loadable": scorer_list.choices(),
         "tastes": [],
         "work": work.state(),
         "undo": history.last(),
@@ -103,8 +104,15 @@ def state() -> dict[str, Any]:
         path = tastes.find(name)
         told = tastes.about(path) if path else None
         about = dataclasses.asdict(told) if told else {}
-        answer["tastes"].append({**about, "name": name, "fitted": about.get("duels", 0), "duels": counts.get(name, 0)})
+        known_duels = {"fitted": about.get("duels", 0), "duels": counts.get(name, 0)}
+        learnt_on = _loadable(told.base.source, answer["loadable"]) if told else ""
+        answer["tastes"].append({**about, "name": name, **known_duels, "learnt_on": learnt_on})
     return answer
+
+
+def _loadable(source: str, names: Sequence[str]) -> str:
+    """What this host calls the scorer that a taste was learnt on, "" where it is gone."""
+    return next((name for name in (source, os.path.basename(source)) if name in names), "")
 
 
 @router.get("/work")

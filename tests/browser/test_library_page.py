@@ -25,6 +25,7 @@ from .conftest import ROOT, interpreter, keep_screenshot
 from .test_other_origin import free_port
 
 pytest.importorskip("torch", reason="needs torch")
+LIBRARY = "#imagereward-library"
 CELL = ".imagereward-library-grid figure"
 CHOSEN = f'{CELL}[aria-selected="true"]'
 HOST = """
@@ -264,6 +265,8 @@ def test_the_leaderboard_and_the_missing_pairs(page, app):
         made = json.load(answer)
     assert [one["model"] for one in made] == ["alpha"] * 12 + ["beta"] * 12
     page.check(".imagereward-library-planned")
+    # a box without its tick would look the same, on and off
+    assert page.eval_on_selector(".imagereward-library-planned", "box => getComputedStyle(box).appearance") == "auto"
     page.wait_for_selector("text=planned pairs · 24 pictures, 12 prompts")
 
 
@@ -288,3 +291,31 @@ def test_other_looks(app, browser, theme, width):
     assert made.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")
     made.close()
     assert made.failures == []
+
+
+def test_what_was_made_meanwhile_is_there_when_the_tab_is_opened(page, app):
+    """Without being asked to read or show it; what is chosen stays chosen."""
+    folder = app[2]
+    place = folder / "imagereward-library.sqlite"
+
+    def made(name):
+        page.click("#tabs button:has-text('txt2img')")
+        page.wait_for_selector(LIBRARY, state="hidden")
+        with open_library(place) as library:
+            remember_now(library, Record(paint(folder / "outputs" / name, (9, 9, 9), name), time=2e9))
+        show_tab(page)
+
+    made("late-1.png")
+    page.wait_for_function(
+        "document.querySelectorAll('.imagereward-library-grid figure[aria-label^=\"late-1\"]').length"
+    )
+    assert names(page, 1) == ["late-1.png"]
+    cell(page, "late-1.png").click()
+    chosen(page, 1)
+    before = page.inner_text(".imagereward-library-place")
+    made("late-2.png")
+    page.wait_for_function(
+        "text => document.querySelector('.imagereward-library-place').innerText !== text", arg=before
+    )
+    chosen(page, 1)
+    assert names(page, 1) == ["late-1.png"]

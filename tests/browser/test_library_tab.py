@@ -77,7 +77,7 @@ def drawn(page, selector, count):
     )
 
 
-def test_from_nothing_to_a_taste(page, tmp_path):
+def test_from_nothing_to_a_taste(page, tab, tmp_path):  # noqa: F811
     opened, api = page
     opened.wait_for_selector("text=No library yet: it will be kept in")
     opened.click("text=Read my pictures")
@@ -116,6 +116,7 @@ def test_from_nothing_to_a_taste(page, tmp_path):
     opened.keyboard.press("ArrowUp")
     opened.wait_for_selector("text=1 duels of my-taste")
     opened.wait_for_selector(READY)
+    assert "taken back" not in opened.text_content(".imagereward-library-duel")
     opened.locator(".imagereward-library-two img").nth(1).click()
     opened.wait_for_selector("text=2 duels of my-taste")
     opened.wait_for_selector(READY)
@@ -126,11 +127,16 @@ def test_from_nothing_to_a_taste(page, tmp_path):
         verdicts = sorted(duel.verdict for duel in marks.duels(library))
     assert verdicts == ["both", "win", "win"]
 
-    opened.select_option(".imagereward-library-base", "tiny.safetensors")
+    assert opened.input_value(".imagereward-library-base") == "tiny.safetensors"  # the only one on this machine
     opened.click("button:text-is('Learn')")
     opened.wait_for_selector("text=my-taste: not enough yet")
     opened.wait_for_selector("text=3 duels · not enough yet, about 197 more")
     keep_screenshot(opened, "library-taste")
+    weights = tab[1].part("host").models_dir()
+    shutil.copy(weights / "tiny.safetensors", weights / "another.safetensors")
+    opened.reload()
+    opened.wait_for_selector(".imagereward-library-base option[value='another.safetensors']", state="attached")
+    assert opened.input_value(".imagereward-library-base") == "tiny.safetensors"  # as it was learnt last time
 
 
 def test_names_and_prompts_are_text(page, tmp_path):

@@ -3,44 +3,41 @@
 IMAGEREWARD_TEST_HOST=http://… names the WebUI. It needs --api, a checkpoint that is selected, the training libraries,
 and a reward model that is on its machine. IMAGEREWARD_TEST_TRAINING=quick presses *quick try* and *Start*, and nothing
 else before the run is under way; IMAGEREWARD_TEST_TRAINING=two fills in two updates at 64 pixels, for a checkpoint of
-full size on a CPU. Screenshots of each step come into IMAGEREWARD_SCREENSHOTS.
+full size on a CPU; IMAGEREWARD_TEST_TRAINING=picks makes twelve duels in the library, whose pictures the round of
+`test_live_library` left, and learns 30 updates from them. Screenshots of each step come into IMAGEREWARD_SCREENSHOTS.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import urllib.request
 
 import pytest
 
+from . import live
 from .conftest import keep_screenshot
+from .live import MINUTES
 
-HOST = os.environ.get("IMAGEREWARD_TEST_HOST", "").rstrip("/")
 HOW = os.environ.get("IMAGEREWARD_TEST_TRAINING", "")
 ID = "#imagereward_refl_"
-MINUTES = 60_000  # in milliseconds
+TASTE = "live-picks"
 TWO_UPDATES = {"steps": "2", "held_out": "2", "resolution": "64"}
 
 pytestmark = pytest.mark.skipif(
-    not HOST or HOW not in ("quick", "two"), reason="needs IMAGEREWARD_TEST_HOST and IMAGEREWARD_TEST_TRAINING"
+    not live.HOST or HOW not in ("quick", "two", "picks"),
+    reason="needs IMAGEREWARD_TEST_HOST and IMAGEREWARD_TEST_TRAINING",
 )
 
 
 @pytest.fixture
 def page(browser):
-    made = browser.new_page(viewport={"width": 1280, "height": 1200})
-    made.set_default_timeout(5 * MINUTES)
-    made.failures = []
-    made.on("pageerror", lambda error: made.failures.append(str(error)))
+    made = live.opened(browser)
     show_tab(made)
     yield made
     made.close()
 
 
 def show_tab(page):
-    page.goto(f"{HOST}/?__theme={os.environ.get('IMAGEREWARD_TEST_THEME', 'light')}")
-    page.click("#tabs button:has-text('ReFL')")
+    live.show_tab(page, "ReFL")
     page.wait_for_selector(f"{ID}panel")
 
 
@@ -58,13 +55,27 @@ def comes_to(page, words, minutes=30):
 def picture(prompt):
     """The host's picture of a prompt, as it comes through the API."""
     body = {"prompt": prompt, "seed": 148, "steps": 4, "width": 64, "height": 64}
-    request = urllib.request.Request(
-        f"{HOST}/sdapi/v1/txt2img", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=900) as answer:
-        return json.load(answer)["images"][0]
+    return live.ask("/sdapi/v1/txt2img", body)["images"][0]
 
 
+def used(page, button=f"{ID}use"):
+    """The run's LoRA goes into the prompt at a press, and makes another picture. Returns the prompt."""
+    live.show_tab(page, "txt2img")
+    page.fill("#txt2img_prompt textarea", "a red circle")
+    live.show_tab(page, "ReFL")
+    page.click(button)
+    page.wait_for_selector("#txt2img_prompt textarea:visible")
+    prompt = page.input_value("#txt2img_prompt textarea")
+    assert prompt.startswith("a red circle <lora:")
+    live.set_numbers(page, **live.SMALL)
+    live.generate(page, 1)
+    keep_screenshot(page, "9-with-the-lora")
+    assert picture(prompt) != picture("a red circle")
+    assert picture("a red circle") == picture("a red circle")  # so that it is the LoRA which makes the difference
+    return prompt
+
+
+@pytest.mark.skipif(HOW == "picks", reason="trains on a reward")
 def test_start_pause_resume_finish_and_the_lora_in_use(page):
     page.wait_for_function(f"document.querySelector('{ID}checkpoint input').value !== ''")  # the host's own choice
     says(page, "64 prompts", "count")
@@ -88,7 +99,8 @@ def test_start_pause_resume_finish_and_the_lora_in_use(page):
     keep_screenshot(page, "5-pausing")
     comes_to(page, "paused, update")
     keep_screenshot(page, "6-paused")
-    show_tab(page)  # loaded anew: nothing of a run lives in the page
+    live.load(page)  # anew: nothing of a run lives in the page
+    show_tab(page)
     comes_to(page, "paused, update")
     page.click(f"{ID}resume")
     if HOW == "quick":
@@ -99,18 +111,37 @@ def test_start_pause_resume_finish_and_the_lora_in_use(page):
     page.wait_for_selector(f"{ID}gallery img")
     keep_screenshot(page, "8-finished")
     assert page.failures == []  # here: A1111's own page has errors where txt2img's width is changed
-    page.click("#tabs button:text-matches('^txt2img', 'i')")
-    page.fill("#txt2img_prompt textarea", "a red circle")
-    page.click("#tabs button:has-text('ReFL')")
-    page.click(f"{ID}use")
-    page.wait_for_selector("#txt2img_prompt textarea:visible")
-    prompt = page.input_value("#txt2img_prompt textarea")
-    assert prompt.startswith("a red circle <lora:")
-    for name, value in (("steps", "4"), ("width", "64"), ("height", "64")):
-        page.fill(f"#txt2img_{name} input[type=number]", value)
-        page.locator(f"#txt2img_{name} input[type=number]").blur()
-    page.click("#txt2img_generate")
-    page.wait_for_selector("#txt2img_gallery img", timeout=30 * MINUTES)
-    keep_screenshot(page, "9-with-the-lora")
-    assert picture(prompt) != picture("a red circle")
-    assert picture("a red circle") == picture("a red circle")  # so that it is the LoRA which makes the difference
+    used(page)
+
+
+@pytest.mark.skipif(HOW != "picks", reason="trains on picks with IMAGEREWARD_TEST_TRAINING=picks")
+def test_twelve_duels_teach_and_the_dial_says_at_which_strength(page):
+    live.show_library(page)
+    live.duel_box(page, TASTE)
+    before = live.duelled(page)
+    live.duel(page, TASTE, 12)
+    page.wait_for_selector(live.READY)
+    page.keyboard.press("Escape")
+    show_tab(page)
+    page.wait_for_function(f"document.querySelector('{ID}checkpoint input').value !== ''")
+    page.click(f"{ID}learn label:has-text('my picks')")
+    page.wait_for_selector(f"{ID}picks_file")
+    page.click(f"{ID}picks input")
+    page.click(f"ul.options li:has-text('{TASTE}')")
+    says(page, f"{before + 12} picks, of", "picks_count")
+    keep_screenshot(page, "picks-1-chosen")
+    page.click("text='Advanced'")
+    page.fill(f"{ID}steps input", "30")
+    page.locator(f"{ID}steps input").blur()
+    page.click(f"{ID}start")
+    says(page, "Run .* is started", "said")
+    comes_to(page, "update 1 of 30")
+    keep_screenshot(page, "picks-2-under-way")
+    comes_to(page, "finished, update 30 of 30", minutes=60)
+    page.wait_for_selector(f"{ID}dial h4:has-text('Alignment dial')")
+    page.locator(f"{ID}dial").scroll_into_view_if_needed()
+    keep_screenshot(page, "picks-3-dial")
+    recommended = page.locator(f"{ID}dial button.recommended")
+    strength = recommended.get_attribute("data-strength")
+    assert used(page, f"{ID}dial button.recommended").endswith(f":{strength}>")
+    assert page.ours == []

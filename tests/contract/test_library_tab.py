@@ -302,7 +302,8 @@ def test_a_taste_is_learnt(tab, tmp_path, monkeypatch):
     assert state["work"]["error"] == "" and state["work"]["said"] == "my-taste: not enough yet"
     (taste,) = state["tastes"]
     assert (taste["fitted"], taste["duels"], taste["more"]) == (1, 1, 199) and "my-taste" in state["loadable"]
-    assert taste["base"]["name"].startswith("tiny [")
+    assert taste["base"]["name"].startswith("tiny [") and taste["learnt_on"] == "tiny.safetensors"
+    assert state["loadable"][:2] == ["my-taste", "tiny.safetensors"]  # the others would have to be downloaded
     assert client.post(f"{URL}/fit", json={"taste": "another", "scorer": "my-taste"}).status_code == 422
 
 
