@@ -159,6 +159,10 @@ def diffusers_state(unet: nn.Module, dtype: torch.dtype = torch.float16, prefix:
 def fused_state(unet: nn.Module, family: FlowFamily, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
     """The same adapters by the names of single files, `lora_unet_MODULE`, where the hosts know no others. One matrix
     there may be several here: the adapters of its parts stand side by side, their ranks added up.
+
+    `reshape_weight`, the size that the weight has anyway, changes nothing, and is a name that hosts on ComfyUI's
+    loader know: Forge Neo uses nothing of a file of which it does not know half of the names, and diffusers' names
+    beside these are strangers to it.
     """
     found, result = weights(unet), {}
     for place, parts in places(family.rules_for_hosts, list(found)):
@@ -176,6 +180,7 @@ def fused_state(unet: nn.Module, family: FlowFamily, dtype: torch.dtype = torch.
         result[f"{key}.lora_down.weight"] = down.to("cpu", dtype)
         result[f"{key}.lora_up.weight"] = up.to("cpu", dtype)
         result[f"{key}.alpha"] = torch.tensor(float(len(down)), dtype=dtype)
+        result[f"{key}.reshape_weight"] = torch.tensor([len(up), down.shape[1]])  # whole numbers: they are a size
     return result
 
 

@@ -469,6 +469,24 @@ def test_hosts_that_know_other_names_get_the_same_adapters(folders, key):
     assert told == len(changes)
 
 
+@pytest.mark.parametrize("targets", ["attention", "attention+ff"])
+@pytest.mark.parametrize("key", ["sd3", "lumina2"])
+def test_such_hosts_know_at_least_half_of_the_names_in_the_file(folders, key, targets):
+    """Forge Neo uses nothing of a file whose names are more than half unknown to it; what makes up the number is whole
+    numbers that are the sizes of the weights.
+    """
+    backend = load_backend(folders(key))
+    lora.inject(backend.unet, 2, 2.0, targets, 0, FLOWS[key])
+    state = lora.file_state(backend.unet, FLOWS[key])
+    known = {name for name in state if name.startswith("lora_unet_")}
+    assert 2 * len(known) >= len(state)
+    sizes = {name: size.tolist() for name, size in state.items() if name.endswith(".reshape_weight")}
+    for name, size in sizes.items():
+        place = name.rpartition(".")[0]
+        assert size == [state[f"{place}.lora_up.weight"].shape[0], state[f"{place}.lora_down.weight"].shape[1]]
+    assert len(sizes) == sum(name.endswith(".alpha") for name in state)
+
+
 def test_text_encoders_and_vae_may_be_files_of_their_own(folders, tmp_path):
     """As Forge Neo keeps them: weights in files, configurations and tokenisers in its folder two levels down."""
     import shutil
