@@ -132,7 +132,7 @@ class RunView:
 
         def drawn(_: Any, __: Any) -> Update:
             found = pictures.pairs(folder, shown["events"], int(setting(folder, "eval_seeds")))
-            refl_host.make_room_for_pictures()
+            host.make_room_for_pictures()
             return gr.update(value=found, label=pictures.title(sheets), visible=bool(found))
 
         return [
