@@ -19,7 +19,6 @@ from .. import host
 from ..core import ImageRewardError
 from ..core import runs as protocol
 from . import api, pictures, view
-from . import host as refl_host
 from .summaries import setting
 
 ID = "imagereward_refl_"
