@@ -58,6 +58,7 @@ class ScriptPostprocessingImageReward(scripts_postprocessing.ScriptPostprocessin
         panel: list[str] | None = None,
         constants: str | None = None,
     ) -> None:
+        host.make_room_for_pictures()
         if not enable or not scorer:  # the old Extras API sends None to every script but its own
             return
         row = extras_table.Row(file=host.extras_file(), scorer=scorer, prompt="", image=pp.image)

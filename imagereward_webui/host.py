@@ -302,13 +302,26 @@ def infotext_names() -> list[str]:
     return [str(row.infotext) for row in labels.values() if getattr(row, "infotext", None)]
 
 
+def make_room_for_pictures() -> None:
+    """Make the folder in which the host keeps pictures that a component shows. Forge Neo names one that a fresh
+    installation does not have, or that was cleaned away since: every gallery with a picture that is in no file fails.
+    """
+    folder = str(getattr(module("shared").opts, "temp_dir", None) or "")
+    if folder:
+        with contextlib.suppress(OSError):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+
+
 def before_results_are_sent(refresh: Callable[[Any], None]) -> None:
-    """Call `refresh(processed)` each time a result is written down for page or client, which is after all scripts."""
+    """Call `refresh(processed)` each time a result is written down for page or client, which is after all scripts. The
+    folder for its pictures is there then.
+    """
     processed = module("processing").Processed
     write = getattr(processed.js, "imagereward_original", processed.js)
 
     @functools.wraps(write)
     def js(self: Any, *args: Any, **kwargs: Any) -> Any:
+        make_room_for_pictures()
         refresh(self)
         return write(self, *args, **kwargs)
 

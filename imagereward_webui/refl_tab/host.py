@@ -113,16 +113,6 @@ def outputs_folder() -> Path:
     return data_folder() / chosen
 
 
-def make_room_for_pictures() -> None:
-    """Make the folder in which the host keeps pictures that a component shows. Forge Neo names one that a fresh
-    installation does not have, and every update of a page with such a picture would fail.
-    """
-    folder = str(getattr(host.module("shared").opts, "temp_dir", None) or "")
-    if folder:
-        with suppress(OSError):
-            Path(folder).mkdir(parents=True, exist_ok=True)
-
-
 def guidance() -> float | None:
     """The CFG scale that txt2img starts with, if the host tells it: the user's own default, kept with the page."""
     saved = getattr(getattr(host.module("shared"), "demo", None), "ui_loadsave", None)

@@ -19,7 +19,6 @@ from .. import host
 from ..core import ImageRewardError
 from ..core import runs as protocol
 from . import api, pictures, view
-from . import host as refl_host
 from .summaries import setting
 
 ID = "imagereward_refl_"
@@ -132,7 +131,7 @@ class RunView:
 
         def drawn(_: Any, __: Any) -> Update:
             found = pictures.pairs(folder, shown["events"], int(setting(folder, "eval_seeds")))
-            refl_host.make_room_for_pictures()
+            host.make_room_for_pictures()
             return gr.update(value=found, label=pictures.title(sheets), visible=bool(found))
 
         return [

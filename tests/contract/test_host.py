@@ -220,6 +220,16 @@ def test_results_are_refreshed_once_however_often_the_ui_is_reloaded(host, asked
     assert calls == [processed]
 
 
+def test_the_folder_of_shown_pictures_is_there_when_a_result_is_sent(host, asked, tmp_path):
+    """Forge Neo's `temp_dir` may not exist: its gallery would fail, and with it the result that was made."""
+    asked.module("shared").opts.temp_dir = str(tmp_path / "webui" / "tmp")
+    asked.before_results_are_sent(lambda processed: None)
+    processed = host.txt2img(seed=148, accordion={})
+    assert not (tmp_path / "webui").exists()  # nothing is made before it is needed
+    processed.js()
+    assert (tmp_path / "webui" / "tmp").is_dir()
+
+
 @pytest.mark.parametrize(("is_api", "status"), [(True, 422), (False, None)])
 def test_a_bad_input_answers_clients_with_422(asked, is_api, status):
     error = asked.input_error(types.SimpleNamespace(is_api=is_api), ValueError("no number"))

@@ -178,6 +178,13 @@ def test_extras_never_scores_another_programs_text(extras, tmp_path, loader):
     assert loader.loads == []
 
 
+def test_extras_has_a_folder_for_the_pictures_it_shows(extras, host, tmp_path):
+    """Of every image that the tab makes, scored or not."""
+    host.options.temp_dir = str(tmp_path / "webui" / "tmp")
+    extras.process(image_with(tmp_path, None), enable=None)
+    assert (tmp_path / "webui" / "tmp").is_dir()
+
+
 def test_extras_is_off_for_the_old_api(extras, tmp_path, loader):
     pp = image_with(tmp_path, None)
     extras.process(pp, enable=None, scorer=None, prompt=None)
