@@ -46,6 +46,9 @@ def _parser() -> argparse.ArgumentParser:
         default=Path("outputs/smallworld-demo"),  # git ignores outputs/: a demo must leave the checkout as it was
         help="folder for the results (default: %(default)s)",
     )
+    demo.add_argument(
+        "--draw-with", choices=("tiny-sd", "tiny-flow"), default="tiny-sd", help="what draws (default: %(default)s)"
+    )
     demo.add_argument("--prompts", type=Path, help="prompt file: text with a prompt a line, JSON, JSONL, CSV or TSV")
     demo.add_argument("--count", type=_positive, default=16, help="pictures to draw (default: %(default)s)")
     demo.add_argument(
@@ -130,11 +133,11 @@ def _say(line: str) -> None:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from .demo import DEFAULT_PROMPTS, DemoConfig, ranked_table, run_demo
+    from .demo import DemoConfig, ranked_table, run_demo
     from .errors import SmallWorldError
 
     started = time.monotonic()
-    prompts = DEFAULT_PROMPTS
+    prompts = None
     if options.prompts is not None:
         try:
             prompts = tuple(read_prompts(options.prompts))
@@ -149,6 +152,7 @@ def _demo(options: argparse.Namespace) -> int:
         model=options.model,
         images=options.images,
         prompt=options.prompt,
+        generator=options.draw_with,
     )
     result = run_demo(config, _say)
     for line in ranked_table(result):
