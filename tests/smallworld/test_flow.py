@@ -38,6 +38,8 @@ def test_a_training_that_was_cut_off_goes_on_to_the_same_weights(tmp_path):
     assert train_flow(SHORT, tmp_path / "cut", quiet)["step"] == 4
     one, two = (load_file(tmp_path / name / "tiny-flow.safetensors") for name in ("whole", "cut"))
     assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+    (tmp_path / "cut" / STATE).unlink()  # finished, nothing is trained again
+    assert train_flow(SHORT, tmp_path / "cut", cut)["step"] == 4
     assert sum(tensor.numel() for tensor in one.values()) <= 2_500_000
     assert (tmp_path / "whole" / "tiny-flow.safetensors").stat().st_size <= 5_000_000
     with pytest.raises(SmallWorldError, match="other settings"):
