@@ -90,6 +90,25 @@ def compare(before: dict[str, list[float]], afters: Sequence[dict[str, list[floa
     return found
 
 
+def row(name: str, found: dict[str, Any], evaluations: Sequence[dict[str, Any]]) -> str:
+    """A row of the table in docs/findings.md: each measure before and after with its change's interval, and diversity
+    and flow loss of the run's last evaluation over its first.
+    """
+    cells = [name]
+    for measure, scale, digits, unit in (("reward", 1, 2, ""), *((key, 100, 1, " %") for key in MEASURES[1:])):
+        values = found[measure]
+        digits += measure == "clutter"
+        low, high = (scale * value for value in values["change 95 %"])
+        means = f"{scale * values['before']:.{digits}f} → {scale * values['after']:.{digits}f}{unit}"
+        cells.append(f"{means} ({low:+.{digits}f} to {high:+.{digits}f})".replace("-", "−"))
+    if evaluations:
+        first, last = evaluations[0], evaluations[-1]
+        cells += [f"{last[key] / first[key]:.2f} ×" for key in ("diversity", "eps_mse")]
+    else:
+        cells += ["", ""]
+    return f"| {' | '.join(cells)} |"
+
+
 def teach(run: Run, updates: int, work: Path) -> tuple[Path, dict[str, Any]]:
     """(the run's result, what it says of itself). Runs as whoever types the command gets them, without the dial."""
     out = work / run.folder
@@ -132,6 +151,7 @@ def main() -> None:
     }
     runs: list[dict[str, Any]] = json.loads(target.read_text(encoding="utf-8"))["runs"] if target.is_file() else []
     done = {(run["name"], run["seed"]) for run in runs}
+    found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as made:
         work = args.work or Path(made)
         base = assemble(work / FLOW)
@@ -152,7 +172,9 @@ def main() -> None:
                 pooled = compare(parts[0]["before"], [part["after"] for part in parts])
                 found = {**document, "over the seeds": {"seeds": len(parts), **pooled}, "runs": runs}
                 target.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-                print(name, seed, {key: runs[-1][key] for key in MEASURES}, flush=True)
+                print(row(f"{name}, seed {seed}", runs[-1], runs[-1]["evaluations"]), flush=True)
+        if found:
+            print(row("over the seeds", found["over the seeds"], []), flush=True)
 
 
 if __name__ == "__main__":
