@@ -25,23 +25,18 @@ def test_picks_follow_size_and_the_controls_cannot_tell_it(tmp_path, monkeypatch
 
 
 def test_what_picks_are_worth_is_their_change_minus_the_controls():
-    rng = np.random.default_rng(1)
-    captions = rng.normal(0, 0.004, 15)  # which all runs share, and which therefore drops out of the difference
-
-    def run(name, seed, change):
-        return {
-            "name": name,
-            "seed": seed,
-            "area": {"before": 0.1, "of each caption": list(change + captions + rng.normal(0, 1e-4, 15))},
-        }
-
-    runs = [run(dpo.PICKS, seed, 0.010) for seed in range(4)] + [run(dpo.CONTROL, seed, 0.002) for seed in range(4)]
+    stats = pytest.importorskip("scipy.stats")
+    changes = {dpo.PICKS: [0.09, 0.05, 0.12, 0.08], dpo.CONTROL: [0.02, 0.01, 0.0], dpo.BOTH: [0.01, 0.02]}
+    runs = [{"name": name, "area": {"relative": value}} for name, values in changes.items() for value in values]
     found = dpo.less_controls(runs)
-    assert set(found) == {dpo.PICKS, dpo.CONTROL, f"{dpo.PICKS} minus {dpo.CONTROL}"}
-    picks, less = found[dpo.PICKS], found[f"{dpo.PICKS} minus {dpo.CONTROL}"]
-    assert less["change"] == pytest.approx(0.08, abs=0.003)
-    widths = [values["change 95 %"][1] - values["change 95 %"][0] for values in (picks, less)]
-    assert widths[1] < widths[0] / 3 and less["change 95 %"][0] < 0.08 < less["change 95 %"][1]
+    less = found[f"{dpo.PICKS} minus {dpo.CONTROL}"]
+    wanted = stats.ttest_ind(changes[dpo.PICKS], changes[dpo.CONTROL], equal_var=False).confidence_interval()
+    assert less["change"] == pytest.approx(0.075) and less["seeds"] == [4, 3]
+    assert less["change 95 %"] == pytest.approx([wanted.low, wanted.high])
+    alone = stats.ttest_1samp(changes[dpo.PICKS], 0).confidence_interval()
+    assert found[dpo.PICKS]["change 95 %"] == pytest.approx([alone.low, alone.high])
+    assert found[f"{dpo.PICKS} minus either control"]["seeds"] == [4, 5]
+    assert dpo.less_controls(runs[:1]) == {}
 
 
 def test_flow_runs_are_compared_over_combinations_and_averaged_over_seeds():
