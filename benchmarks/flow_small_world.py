@@ -5,8 +5,8 @@
 Each run is `python -m refl train` as `smallworld teach --model tiny-flow` starts it, with the stop rule on. Measured
 are the 45 held-out captions of one object with five fixed seeds each, before and after: reward, every attribute right,
 size where the caption names one, clutter; intervals (95 %) are bootstrapped over the held-out combinations of shape,
-colour and background. The control follows a reward model trained on rankings dealt at random. Runs that the file holds
-already are kept.
+colour and background. The control follows the reward model's encoders under a head of random numbers, standardised on
+the base's pictures: it prefers something, but nothing that anybody meant. Runs that the file holds already are kept.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from PIL import Image  # noqa: E402
 
 import imagereward_core  # noqa: E402
-from benchmarks.smallworld_proof import Run, negative_control, refl_evaluations  # noqa: E402
+from benchmarks.smallworld_proof import Run, refl_evaluations  # noqa: E402
 from imagereward_core.hashing import file_digest  # noqa: E402
 from imagereward_core.runs import read_status  # noqa: E402
 from smallworld.demo import ORACLE  # noqa: E402
@@ -36,6 +37,7 @@ from smallworld.flow_pipeline import FLOW, TINY_FLOW, assemble, draw_with  # noq
 from smallworld.oracle import Oracle, judge  # noqa: E402
 from smallworld.pipeline import TINY_REWARD  # noqa: E402
 from smallworld.teach import EVALUATION_SEED, TeachConfig, train_refl  # noqa: E402
+from smallworld.train_reward import random_head  # noqa: E402
 from smallworld.world import Scene, single_scenes  # noqa: E402
 
 SOUND, CONTROL = "refl+", "control"
@@ -50,18 +52,25 @@ def combination(scene: Scene) -> tuple[str, str, str]:
 class Measure:
     """The same captions and seeds each time."""
 
-    def __init__(self, reward: Path) -> None:
+    def __init__(self, base: Path) -> None:
         self.scenes = [scene for scene in single_scenes(held_out=True) for _ in range(SEEDS)]
-        self.oracle, self.scorer = Oracle.load(ORACLE), imagereward_core.load(str(reward), device="cpu")
+        self.prompts = [scene.caption for scene in self.scenes]
+        self.oracle, self.base = Oracle.load(ORACLE), self.draw(base)
 
-    def __call__(self, checkpoint: Path) -> dict[str, np.ndarray]:
+    def draw(self, checkpoint: Path) -> list[Image.Image]:
+        """A picture of each caption and seed."""
+        return draw_with(checkpoint, self.prompts, range(EVALUATION_SEED, EVALUATION_SEED + len(self.prompts)))
+
+    def score(self, reward: Path, pictures: list[Image.Image]) -> np.ndarray:
+        """[N] rewards."""
+        return np.array(imagereward_core.load(str(reward), device="cpu").score_pairs(self.prompts, pictures))
+
+    def __call__(self, reward: Path, pictures: list[Image.Image]) -> dict[str, np.ndarray]:
         """[N] of each measure; size is NaN where the caption names none."""
-        prompts = [scene.caption for scene in self.scenes]
-        pictures = draw_with(checkpoint, prompts, range(EVALUATION_SEED, EVALUATION_SEED + len(prompts)))
         readings = self.oracle.read(pictures)
         judged = [judge(scene, reading) for scene, reading in zip(self.scenes, readings, strict=True)]
         values = (
-            self.scorer.score_pairs(prompts, pictures),
+            self.score(reward, pictures),
             [min(item.values()) == 1.0 for item in judged],
             [item.get("size", np.nan) for item in judged],
             [reading.clutter for reading in readings],
@@ -109,6 +118,14 @@ def row(name: str, found: dict[str, Any], evaluations: Sequence[dict[str, Any]])
     return f"| {' | '.join(cells)} |"
 
 
+def random_reward(target: Path, measure: Measure, seed: int = 909) -> Path:
+    """The control's reward, of mean 0 and standard deviation 1 on the base's pictures."""
+    random_head(TINY_REWARD, target, seed=seed)
+    raw = measure.score(target, measure.base)
+    random_head(TINY_REWARD, target, seed=seed, mean=float(raw.mean()), std=float(raw.std()))
+    return target
+
+
 def teach(run: Run, updates: int, work: Path) -> tuple[Path, dict[str, Any]]:
     """(the run's result, what it says of itself). Runs as whoever types the command gets them, without the dial."""
     out = work / run.folder
@@ -154,18 +171,18 @@ def main() -> None:
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as made:
         work = args.work or Path(made)
-        base = assemble(work / FLOW)
+        measure = Measure(assemble(work / FLOW))
         for name, reward, seeds in (
             (SOUND, lambda: TINY_REWARD, args.seeds),
-            (CONTROL, lambda: negative_control(work / "control-reward"), args.seeds[:1]),
+            (CONTROL, lambda: random_reward(work / "random-head.safetensors", measure), args.seeds[:1]),
         ):
             for seed in seeds:
                 if (name, seed) in done:
                     continue
                 run = Run(name, seed, reward())
-                measure = Measure(run.reward)
                 checkpoint, facts = teach(run, args.updates, work)
-                before, after = (measure.by_combination(measure(model)) for model in (base, checkpoint))
+                shown = (measure.base, measure.draw(checkpoint))
+                before, after = (measure.by_combination(measure(run.reward, pictures)) for pictures in shown)
                 kept = {"before": before, "after": after}
                 runs.append({"name": name, "seed": seed, **facts, **compare(before, [after]), "combinations": kept})
                 parts = [run["combinations"] for run in runs if run["name"] == SOUND]
