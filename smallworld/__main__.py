@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     teach.add_argument(
         "--model", choices=("tiny-sd", "tiny-flow"), default="tiny-sd", help="what is taught (default: %(default)s)"
     )
-    teach.add_argument("--flow", type=Path, help="tiny-flow's weights, as the command flow writes them")
+    teach.add_argument("--flow", type=Path, help="other weights of tiny-flow, as the command flow writes them")
     teach.add_argument(
         "--out",
         type=Path,
