@@ -3,10 +3,11 @@
     python benchmarks/flow_small_world.py --out docs/refl
 
 Each run is `python -m refl train` as `smallworld teach --model tiny-flow` starts it, with the stop rule on but for the
-length of the output, which is only recorded. Measured are the 45 held-out captions of one object with five fixed seeds each, before and after: reward, every attribute right,
-size where the caption names one, clutter; intervals (95 %) are bootstrapped over the held-out combinations of shape,
-colour and background. The control follows the reward model's encoders under a head of random numbers, standardised on
-the base's pictures: it prefers something, but nothing that anybody meant. Runs that the file holds already are kept.
+length of the output, which is only recorded. Measured are the 45 held-out captions of one object with five fixed seeds
+each, before and after: reward, every attribute right, size where the caption names one, clutter; intervals (95 %) are
+bootstrapped over the held-out combinations of shape, colour and background. The control follows the reward model's
+encoders under a head of random numbers, standardised on the base's pictures: it prefers something, but nothing that
+anybody meant. Runs that the file holds already are kept.
 """
 
 from __future__ import annotations
