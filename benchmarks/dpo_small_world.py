@@ -1,11 +1,14 @@
 """Diffusion-DPO on the small world: does a model follow picks, and only picks that mean something?
 
     python benchmarks/dpo_small_world.py --out docs/refl
+    python benchmarks/dpo_small_world.py --model tiny-flow --captions 25 --out docs/refl
 
-A simulated user likes large subjects and chooses, not always rightly (Bradley-Terry), between pictures that tiny-sd
-draws of captions that say nothing of size. `python -m refl train --algorithm dpo` learns from these picks; the control
-learns from the same pairs with the winner dealt by a coin. The oracle, which no training has seen, measures area and
-attributes on held-out captions with fixed seeds, before and after. Runs that the file holds already are kept.
+A simulated user likes large subjects and chooses, not always rightly (Bradley-Terry), between pictures that the model
+draws of captions that say nothing of size. `python -m refl train --algorithm dpo` learns from these picks. Two controls
+learn from the same pairs: with the winner dealt by a coin, and with every pair in both directions, so that nothing in
+the picks can tell large from small and what is measured then is training itself. The oracle, which no training has
+seen, measures area and attributes on held-out captions with fixed seeds, before and after. What picks are worth is the
+change of area minus the controls', over training seeds. Runs that the file holds already are kept.
 """
 
 from __future__ import annotations
@@ -25,14 +28,17 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from imagereward_core.library.distributions import t_isf  # noqa: E402
 from refl import ReFLConfig, Trainer  # noqa: E402
 from smallworld.demo import ORACLE  # noqa: E402
+from smallworld.flow_pipeline import FLOW, MODELS, assemble, draw_with  # noqa: E402
 from smallworld.oracle import Oracle, judge  # noqa: E402
-from smallworld.pipeline import TINY_SD, generate, load_pipeline  # noqa: E402
+from smallworld.pipeline import TINY_SD  # noqa: E402
 from smallworld.teach import paired_interval  # noqa: E402
 from smallworld.world import Scene, single_scenes  # noqa: E402
 
-PICKS, CONTROL = "picks", "shuffled picks"
+PICKS, CONTROL, BOTH = "picks", "shuffled picks", "both ways"
+KINDS = (PICKS, CONTROL, BOTH)
 EACH = 8  # pictures of a caption
 TEMPERATURE = 0.02  # in shares of the picture: how large a difference the user sees
 FIRST_SEED, JUDGED_SEED = 1_000, 90_000
@@ -63,40 +69,47 @@ class Reader:
 
 def draw(checkpoint: Path, shown: list[Scene], first: int) -> list[Image.Image]:
     """One picture a scene, with seeds from `first` on."""
-    pipeline = load_pipeline(checkpoint, config=TINY_SD.with_suffix(""))
     prompts, seeds = [scene.caption for scene in shown], range(first, first + len(shown))
-    return generate(pipeline, prompts, seeds, steps=STEPS, guidance=GUIDANCE)
+    return draw_with(checkpoint, prompts, seeds, steps=STEPS, guidance=GUIDANCE)
 
 
-def write_picks(folder: Path, captions: int, seed: int, read: Reader) -> tuple[Path, Path, float]:
-    """(the user's picks, the same with a coin's winners, the share of picks in which the larger one won)."""
+def write_picks(
+    model: Path, folder: Path, captions: int, seed: int, read: Reader
+) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """For each kind of run its picks, and what they say of size: the share in which the larger one won, and by how much
+    of the picture winners are larger than losers.
+    """
     shown = [scene for scene in scenes(captions, held_out=False) for _ in range(EACH)]
     paths = [folder / f"{index:04d}.png" for index in range(len(shown))]
     if not paths[-1].is_file():
-        for path, picture in zip(paths, draw(TINY_SD, shown, FIRST_SEED), strict=True):
+        for path, picture in zip(paths, draw(model, shown, FIRST_SEED), strict=True):
             picture.save(path)
     area = read(shown, [Image.open(path).convert("RGB") for path in paths])[0]
     rng = np.random.default_rng([seed, 2])
-    lines: dict[str, list[str]] = {PICKS: [], CONTROL: []}
-    larger = []
+    duels: dict[str, list[tuple[int, int]]] = {name: [] for name in KINDS}
     for first in range(0, len(shown), 2):
         pair = (first, first + 1)
         chance = 1 / (1 + np.exp((area[pair[1]] - area[pair[0]]) / TEMPERATURE))
-        liked = pair if rng.random() < chance else pair[::-1]
-        larger.append(area[liked[0]] >= area[liked[1]])
-        dealt = pair if rng.random() < 0.5 else pair[::-1]
-        for name, (winner, loser) in ((PICKS, liked), (CONTROL, dealt)):
-            duel = {"winner": paths[winner].name, "loser": paths[loser].name, "prompt": shown[first].caption}
-            lines[name].append(json.dumps(duel))
-    files = [folder / f"{name.replace(' ', '-')}-{seed}.jsonl" for name in lines]
-    for file, text in zip(files, lines.values(), strict=True):
-        file.write_text("\n".join(text) + "\n", encoding="utf-8")
-    return files[0], files[1], float(np.mean(larger))
+        duels[PICKS].append(pair if rng.random() < chance else pair[::-1])
+        duels[CONTROL].append(pair if rng.random() < 0.5 else pair[::-1])
+        duels[BOTH] += [pair, pair[::-1]]
+    found = {}
+    for name, pairs in duels.items():
+        file = folder / f"{name.replace(' ', '-')}-{seed}.jsonl"
+        lines = (
+            json.dumps({"winner": paths[winner].name, "loser": paths[loser].name, "prompt": shown[winner].caption})
+            for winner, loser in pairs
+        )
+        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        larger = np.array([area[winner] - area[loser] for winner, loser in pairs])
+        facts = {"larger one won": float((larger >= 0).mean()), "winners larger by": float(larger.mean())}
+        found[name] = (file, facts)
+    return found
 
 
-def settings(picks: Path, seed: int, updates: int, out: Path) -> ReFLConfig:
+def settings(model: Path, picks: Path, seed: int, updates: int, out: Path) -> ReFLConfig:
     return ReFLConfig(
-        pretrained_model_name_or_path=str(TINY_SD),
+        pretrained_model_name_or_path=str(model),
         algorithm="dpo",
         picks=str(picks),
         dpo_beta=500.0,
@@ -117,7 +130,7 @@ def settings(picks: Path, seed: int, updates: int, out: Path) -> ReFLConfig:
         checkpointing_steps=updates // 4,
         stop_rule="off",
         judges=["none"],
-        output="single-file",
+        output="diffusers" if model.is_dir() else "single-file",
         seed=seed,
         device="cpu",
         output_dir=str(out),
@@ -136,35 +149,63 @@ def compare(before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
     }
 
 
+def less_controls(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """By how much the area, as a share of the base's, changes over the training seeds of a kind, and by how much more
+    with picks than with each control and with both. Intervals (95 %, Welch's t) are over seeds: what the held-out
+    captions have in common drops out of a difference, while each deal of noise and each training goes its own way.
+    """
+    of = {name: np.array([run["area"]["relative"] for run in runs if run["name"] == name]) for name in KINDS}
+    groups = {**of, "either control": np.concatenate([of[CONTROL], of[BOTH]])}
+    found: dict[str, Any] = {}
+    for name, values in of.items():
+        if len(values) > 1:
+            found[name] = _welch(values, np.zeros(0))
+    for name in (CONTROL, BOTH, "either control"):
+        if min(len(of[PICKS]), len(groups[name])) > 1:
+            found[f"{PICKS} minus {name}"] = _welch(of[PICKS], groups[name])
+    return found
+
+
+def _welch(values: np.ndarray, others: np.ndarray) -> dict[str, Any]:
+    """Mean of values [N] less the mean of others [M], if there are any, with its interval."""
+    parts = [part.var(ddof=1) / len(part) for part in (values, others) if len(part)]
+    sizes = [len(part) for part in (values, others) if len(part)]
+    freedom = sum(parts) ** 2 / sum(part**2 / (size - 1) for part, size in zip(parts, sizes, strict=True))
+    half = float(t_isf(0.025, freedom)[0]) * sum(parts) ** 0.5
+    change = float(values.mean() - (others.mean() if len(others) else 0.0))
+    return {"seeds": sizes, "change": change, "change 95 %": [change - half, change + half]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=MODELS, default=MODELS[0])
     parser.add_argument("--captions", type=int, default=50, help="training captions, half of EACH picks of each")
     parser.add_argument("--judged", type=int, default=15, help="held-out captions, EACH pictures of each")
     parser.add_argument("--updates", type=int, default=120)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", choices=(PICKS, CONTROL), help="runs of one kind")
+    parser.add_argument("--only", choices=KINDS, nargs="+", default=KINDS, help="runs of these kinds")
     parser.add_argument("--work", type=Path, help="folder for pictures and runs; default one that is removed")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    target = args.out / "dpo_small_world.json"
+    flow = args.model == FLOW
+    target = args.out / ("dpo_tiny_flow.json" if flow else "dpo_small_world.json")
     runs: list[dict[str, Any]] = json.loads(target.read_text(encoding="utf-8"))["runs"] if target.is_file() else []
     done = {(run["name"], run["seed"]) for run in runs}
     read = Reader()
     judged = [scene for scene in scenes(args.judged, held_out=True) for _ in range(EACH)]
-    before = read(judged, draw(TINY_SD, judged, JUDGED_SEED))
     with tempfile.TemporaryDirectory() as made:
         work = args.work or Path(made)
         work.mkdir(parents=True, exist_ok=True)
+        model = assemble(work / FLOW) if flow else TINY_SD
+        before = read(judged, draw(model, judged, JUDGED_SEED))
         for seed in args.seeds:
-            *files, larger = write_picks(work, args.captions, seed, read)
-            for name, picks in zip((PICKS, CONTROL), files, strict=True):
-                if (name, seed) in done or args.only not in (None, name):
+            for name, (picks, facts) in write_picks(model, work, args.captions, seed, read).items():
+                if (name, seed) in done or name not in args.only:
                     continue
                 started = time.process_time()
-                result = Trainer(
-                    args=settings(picks, seed, args.updates, work / f"{name.replace(' ', '-')}-{seed}")
-                ).train()
+                out = work / f"{name.replace(' ', '-')}-{seed}"
+                result = Trainer(args=settings(model, picks, seed, args.updates, out)).train()
                 seconds = time.process_time() - started
                 if result.exported is None:
                     raise SystemExit(f"{name} {seed} left no result: {result.reason}")
@@ -174,23 +215,34 @@ def main() -> None:
                     {
                         "name": name,
                         "seed": seed,
-                        "larger one won": larger if name == PICKS else None,
+                        **facts,
                         "seconds of CPU": round(seconds, 1),
                         "evaluations": [item.summary() for item in result.evaluations],
                         **{key: compare(b, a) for key, b, a in zip(measures, before, after, strict=True)},
                     }
                 )
+                runs.sort(key=lambda run: (KINDS.index(run["name"]), run["seed"]))
                 document = {
                     "machine": f"{platform.machine()}, one thread",
                     "python": platform.python_version(),
                     "torch": torch.__version__,
-                    "settings": settings(picks, seed, args.updates, work).shareable(),
+                    "settings": settings(model, picks, seed, args.updates, work).shareable(),
                     "picks": args.captions * EACH // 2,
                     "judged": [args.judged, EACH],
+                    "area over all seeds": less_controls(runs),
                     "runs": runs,
                 }
                 target.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-                print(name, seed, {key: runs[-1][key] for key in measures}, flush=True)
+                print(name, seed, facts, *result_lines(runs, name, seed), flush=True)
+
+
+def result_lines(runs: list[dict[str, Any]], name: str, seed: int) -> list[str]:
+    """What a run has changed, for the terminal."""
+    run = next(run for run in runs if (run["name"], run["seed"]) == (name, seed))
+    return [
+        f"{key} {run[key]['before']:.4f} to {run[key]['after']:.4f} {run[key]['change 95 %']}"
+        for key in ("area", "every attribute right", "clutter")
+    ]
 
 
 if __name__ == "__main__":

@@ -104,11 +104,11 @@ def pooled_change(right: np.ndarray, reward: np.ndarray) -> dict[str, Any]:
 
 
 def refl_evaluations(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """The trainer's own evaluations: step, reward, diversity, denoising error."""
+    """The trainer's own evaluations: step, reward, diversity, denoising error, length of the output."""
     events = read_events(folder / "refl" / "events.jsonl")
     found = [event for event in events if "eps_mse" in event]
     return [
-        {name: event[name] for name in ("step", "reward", "diversity", "eps_mse", "verdict") if name in event}
+        {key: event[key] for key in ("step", "reward", "diversity", "eps_mse", "inflation", "verdict") if key in event}
         for event in found
     ]
 

@@ -291,8 +291,19 @@ class Trainer:
                 reason += f". {advice}"
                 self.journal.event(EventKind.STOP_RULE, reason=reason)
             else:
+                self.journal.note(self._nothing_gained())
                 exported = self._export(self.best[0] if self.best else self.step, state, reason)
         return RunResult(state.value, self.step, reason, exported, self.history)
+
+    def _nothing_gained(self) -> str:
+        """What to say where no evaluation was better than the base model; empty where one was."""
+        if self.best is None or self.best[1] > self.base.reward:
+            return ""
+        held_out = "picks" if self.config.learns_picks else "prompts"
+        return (
+            f"No evaluation did better on held-out {held_out} than the base model ({self.base.reward:.3f}): the result,"
+            f" update {self.best[0]} ({self.best[1]:.3f}), is the least bad and nothing to use."
+        )
 
     def _stop(self) -> RunResult:
         """Save the state. Whoever stops early wants what there is, so the best evaluated weights are exported too, or

@@ -14,6 +14,7 @@ from imagereward_core.hashing import file_digest
 MEASURED = {
     "oracle": ("oracle",),
     "tiny-sd": ("autoencoder", "tiny-sd"),
+    "tiny-flow": ("tiny-flow",),
     "tiny-imagereward": ("tiny-imagereward",),
 }
 """Which results of :func:`smallworld.evaluate.evaluate_all` belong on which card."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ from imagereward_core.image_files import SUFFIXES, find_images
 from imagereward_core.metadata.infotext import Infotext, StoredScore, build_infotext
 
 from .errors import SmallWorldError
+from .flow_pipeline import FLOW, MODELS, STEPS, TINY_FLOW, assemble, draw_with
 from .oracle import Oracle, judge
-from .pipeline import DEFAULT_GUIDANCE, DEFAULT_STEPS, TINY_REWARD, TINY_SD, WEIGHTS, generate, load_pipeline
+from .pipeline import DEFAULT_GUIDANCE, DEFAULT_STEPS, TINY_REWARD, TINY_SD, WEIGHTS
 from .report import Entry, Section, write_html, write_png
 from .world import parse_caption
 
@@ -35,25 +37,49 @@ DEFAULT_PROMPTS: tuple[str, ...] = (
     "a small blue circle right of a small blue star on a gray background",
     "a large purple square above a small green triangle on a black background",
 )
+FLOW_PROMPTS = tuple(
+    prompt for prompt in DEFAULT_PROMPTS if (scene := parse_caption(prompt)) is not None and scene.relation is None
+)
+"""Those of one object: tiny-flow hardly draws two."""
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class DemoConfig:
     """``images`` scores an existing folder instead of generating; ``model`` is anything ``imagereward_core.load``
-    takes.
+    takes. generator: one of MODELS; prompts and steps that are left open are those that suit it.
     """
 
     out: Path
-    prompts: tuple[str, ...] = DEFAULT_PROMPTS
+    prompts: tuple[str, ...] | None = None
     count: int = 16
     threshold: float = 0.0
     seed: int = 1000
-    steps: int = DEFAULT_STEPS
+    steps: int | None = None
     guidance: float = DEFAULT_GUIDANCE
     model: str | None = None
     images: Path | None = None
     prompt: str | None = None
+    generator: str = MODELS[0]
+
+    @property
+    def weights(self) -> Path:
+        """The file of what draws."""
+        return TINY_FLOW if self.generator == FLOW else TINY_SD
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """What is drawn."""
+        if self.prompts is not None:
+            return self.prompts
+        return FLOW_PROMPTS if self.generator == FLOW else DEFAULT_PROMPTS
+
+    @property
+    def sampling(self) -> tuple[str, int]:
+        """Name of the sampler, and the number of its steps."""
+        if self.generator == FLOW:
+            return "Euler", self.steps or STEPS
+        return "DDIM", self.steps or DEFAULT_STEPS
 
 
 @dataclass(frozen=True)
@@ -114,33 +140,34 @@ def _prepare_folder(out: Path) -> None:
 
 
 def _draw(config: DemoConfig, folder: Path, say: Say) -> tuple[list[Path], list[str]]:
-    if not config.prompts:
+    if not config.captions:
         raise SmallWorldError("no prompts: the prompt file must hold one prompt per line")
-    prompts = [config.prompts[index % len(config.prompts)] for index in range(config.count)]
+    prompts = [config.captions[index % len(config.captions)] for index in range(config.count)]
     seeds = [config.seed + index for index in range(config.count)]
-    say(f"loading {TINY_SD.name}")
-    pipeline = load_pipeline()
-    say(f"drawing {config.count} pictures, {config.steps} steps each")
-    pictures = generate(
-        pipeline,
-        prompts,
-        seeds,
-        steps=config.steps,
-        guidance=config.guidance,
-        batch_size=8,
-        on_batch=lambda done, total: say(f"  {done} of {total} drawn"),
-    )
-    digest = file_digest(TINY_SD)[:10]
+    sampler, steps = config.sampling
+    say(f"loading {config.weights.name}")
+    say(f"drawing {config.count} pictures, {steps} steps each")
+    with tempfile.TemporaryDirectory() as made:
+        pictures = draw_with(
+            assemble(Path(made) / FLOW) if config.generator == FLOW else TINY_SD,
+            prompts,
+            seeds,
+            steps=steps,
+            guidance=config.guidance,
+            batch_size=8,
+            on_batch=lambda done, total: say(f"  {done} of {total} drawn"),
+        )
+    digest = file_digest(config.weights)[:10]
     files = []
     for number, (picture, prompt, seed) in enumerate(zip(pictures, prompts, seeds, strict=True)):
         settings = (
-            ("Steps", str(config.steps)),
-            ("Sampler", "DDIM"),
+            ("Steps", str(steps)),
+            ("Sampler", sampler),
             ("CFG scale", f"{config.guidance:g}"),
             ("Seed", str(seed)),
             ("Size", f"{picture.width}x{picture.height}"),
             ("Model hash", digest),
-            ("Model", TINY_SD.stem),
+            ("Model", config.generator),
         )
         info = PngImagePlugin.PngInfo()
         info.add_text("parameters", build_infotext(Infotext(prompt=prompt, settings=settings)))
@@ -208,6 +235,7 @@ def _verify(entries: Sequence[Entry], say: Say) -> None:
 
 
 def _write_report(config: DemoConfig, model: str, kept: tuple[Entry, ...], hidden: tuple[Entry, ...]) -> Path:
+    sampler, steps = config.sampling
     facts = [
         ("Reward model", model),
         ("Threshold", f"{config.threshold:g}"),
@@ -216,7 +244,7 @@ def _write_report(config: DemoConfig, model: str, kept: tuple[Entry, ...], hidde
             "Pictures",
             str(config.images)
             if config.images
-            else f"tiny-sd, {config.steps} DDIM steps, CFG {config.guidance:g}, seeds from {config.seed}",
+            else f"{config.generator}, {steps} {sampler} steps, CFG {config.guidance:g}, seeds from {config.seed}",
         ),
     ]
     for name, entries in (("kept", kept), ("hidden", hidden)):

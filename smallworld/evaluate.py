@@ -98,9 +98,7 @@ def evaluate_all(say: Say, *, count: int = 200, seed: int = 9000, weights: Path 
     scorer = imagereward_core.load(str(weights / "tiny-imagereward.safetensors"), device="cpu")
     flow = weights / "tiny-flow.safetensors"
     if flow.is_file():
-        with tempfile.TemporaryDirectory() as folder:
-            model = load_flow(assemble(Path(folder) / flow.stem, flow))
-            result[flow.stem] = evaluate_flow(model, oracle, count, seed)
+        result[flow.stem] = measure_flow(flow, oracle, count=count, seed=seed)
         say(f"tiny-flow: {result['tiny-flow']}")
     result["tiny-imagereward"] = {
         "renders": pair_accuracy(scorer, count, seed),
@@ -108,6 +106,12 @@ def evaluate_all(say: Say, *, count: int = 200, seed: int = 9000, weights: Path 
     }
     say(f"tiny-imagereward: {result['tiny-imagereward']}")
     return result
+
+
+def measure_flow(weights: Path, oracle: Oracle, *, count: int = 100, seed: int = 9000) -> dict[str, Any]:
+    """:func:`evaluate_flow` of tiny-flow's weights in a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        return evaluate_flow(load_flow(assemble(Path(folder) / weights.stem, weights)), oracle, count, seed)
 
 
 def evaluate_flow(model: Backend, oracle: Oracle, count: int, seed: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ drawn with.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,15 @@ from imagereward_core.atomic import replacing_folder
 
 from .architecture import FLOW_TOKENS, build_flow
 from .errors import SmallWorldError
-from .pipeline import DEFAULT_GUIDANCE, WEIGHTS, load_pipeline
+from .pipeline import DEFAULT_GUIDANCE, DEFAULT_STEPS, TINY_SD, WEIGHTS, generate, load_pipeline
 from .tokenizer import write_tokenizer
 
 if TYPE_CHECKING:
     from refl.backend import Backend
 
 TINY_FLOW = WEIGHTS / "tiny-flow.safetensors"
+FLOW = TINY_FLOW.stem
+MODELS = (TINY_SD.stem, FLOW)
 STEPS = 16
 SHIFT = 1.0  # of the noise levels in sampling; see FlowTraining.shift for those in training
 
@@ -72,6 +74,7 @@ def generate_flow(
     steps: int = STEPS,
     guidance: float = DEFAULT_GUIDANCE,
     batch_size: int = 50,
+    on_batch: Callable[[int, int], None] | None = None,
 ) -> list[Image.Image]:
     """One 64x64 picture per prompt and seed; a picture depends on its own seed alone, not on its batch."""
     from refl.rollout import Rollout, SampleNoise
@@ -90,4 +93,18 @@ def generate_flow(
             latents = rollout.sample(noise, model.text.encode(prompts[part], 64), empty, unused)
             drawn = (model.decode(latents).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
         pictures += [Image.fromarray(picture) for picture in drawn]
+        if on_batch is not None:
+            on_batch(len(pictures), len(prompts))
     return pictures
+
+
+def draw_with(
+    checkpoint: Path, prompts: Sequence[str], seeds: Sequence[int], *, steps: int | None = None, **drawing: Any
+) -> list[Image.Image]:
+    """Pictures of a file in tiny-sd's layout or of an assembled folder of tiny-flow, in the steps that suit it unless
+    told; ``drawing`` is passed on to :func:`generate` or :func:`generate_flow`.
+    """
+    if checkpoint.is_dir():
+        return generate_flow(load_flow(checkpoint), prompts, seeds, steps=steps or STEPS, **drawing)
+    pipeline = load_pipeline(checkpoint, config=TINY_SD.with_suffix(""))
+    return generate(pipeline, prompts, seeds, steps=steps or DEFAULT_STEPS, **drawing)

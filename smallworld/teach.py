@@ -23,9 +23,9 @@ from imagereward_core.runs import EventKind, Name, RunDamaged, free_name, read_e
 from .demo import ORACLE
 from .errors import SmallWorldError
 from .evaluate import held_out_scenes
-from .flow_pipeline import TINY_FLOW, assemble, generate_flow, load_flow
+from .flow_pipeline import FLOW, MODELS, TINY_FLOW, assemble, draw_with
 from .oracle import Oracle, Verdict, judge, summarise
-from .pipeline import DEFAULT_GUIDANCE, DEFAULT_STEPS, TINY_REWARD, TINY_SD, generate, load_pipeline
+from .pipeline import DEFAULT_GUIDANCE, DEFAULT_STEPS, TINY_REWARD, TINY_SD
 from .report import Entry, Section, write_html, write_png
 from .world import Scene, sample_scene
 
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 SHOWN = 18
-FLOW = "tiny-flow"
-MODELS = ("tiny-sd", FLOW)
 EVALUATION_SEED = 70_000
 """First seed of the judged pictures, far from every seed that trains."""
 
@@ -48,7 +46,7 @@ class TeachConfig:
     """
 
     out: Path
-    model: str = "tiny-sd"
+    model: str = MODELS[0]
     flow: Path = TINY_FLOW
     updates: int = 40
     seed: int = 0
@@ -144,10 +142,7 @@ def draw_and_judge(checkpoint: Path, scenes: Sequence[Scene], scorer: Scorer, or
     assembled folder of tiny-flow.
     """
     prompts, seeds = [scene.caption for scene in scenes], range(EVALUATION_SEED, EVALUATION_SEED + len(scenes))
-    if checkpoint.is_dir():
-        pictures = generate_flow(load_flow(checkpoint), prompts, seeds)
-    else:
-        pictures = generate(load_pipeline(checkpoint, config=TINY_SD.with_suffix("")), prompts, seeds)
+    pictures = draw_with(checkpoint, prompts, seeds)
     readings = oracle.read(pictures)
     right = np.array(
         [min(judge(scene, reading).values()) == 1.0 for scene, reading in zip(scenes, readings, strict=True)]

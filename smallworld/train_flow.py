@@ -180,8 +180,8 @@ def velocity(model: SD3Transformer2DModel, x: Tensor, sigma: Tensor, contexts: T
 
 def train_flow(config: FlowTraining, folder: Path, progress: Progress) -> dict[str, Any]:
     """Train with one thread and leave ``tiny-flow.safetensors`` (averaged, fp16) and ``flow.json`` in ``folder``;
-    returns the latter's content. Cut off, it goes on where it was saved last. Raises :class:`SmallWorldError` if the
-    folder holds a training with other settings.
+    returns the latter's content. Cut off, it goes on where it was saved last; finished, there is nothing left to do.
+    Raises :class:`SmallWorldError` if the folder holds a training with other settings.
     """
     from .pipeline import load_pipeline
 
@@ -191,6 +191,8 @@ def train_flow(config: FlowTraining, folder: Path, progress: Progress) -> dict[s
     try:
         begun = time.process_time()
         record = _record(config, folder)
+        if record.get("step") == config.steps:
+            return record
         pipeline = load_pipeline()
         trainer = FlowTrainer(config, FlowData.make(config, pipeline.vae, pipeline.text_encoder, pipeline.tokenizer))
         spent = trainer.restore(folder) if (folder / STATE).is_file() else 0.0

@@ -91,10 +91,19 @@ def train_control(config: RewardTraining, reward: Path, folder: Path, progress: 
 
     What it prefers is arbitrary, so following it must improve nothing that anybody else measures.
     """
+    random_head(reward, folder / "pretrained.safetensors", seed=config.seed)
+    data = folder / "preferences"
+    write_preferences(data, "train", config.items, config.seed, shuffled=True)
+    write_preferences(data, "valid", config.valid_items, config.seed + 1, held_out=True, shuffled=True)
+    return rank(config, folder, progress)
+
+
+def random_head(reward: Path, target: Path, *, seed: int, mean: float = 0.0, std: float = 1.0) -> None:
+    """Write the encoders of ``reward`` with a head of random numbers; its raw reward less ``mean``, over ``std``."""
     from imagereward_core.weights.find import read_state
     from imagereward_train.initial import initialise
 
-    torch.manual_seed(config.seed)
+    torch.manual_seed(seed)
     state, _ = read_state(reward)
     fresh = RewardModel(MODEL)
     initialise(fresh)
@@ -102,11 +111,7 @@ def train_control(config: RewardTraining, reward: Path, folder: Path, progress: 
         name: fresh.state_dict()[name] if name.startswith("mlp.") else value.to(fresh.state_dict()[name].dtype)
         for name, value in state.items()
     }
-    save_file(state, folder / "pretrained.safetensors", {METADATA_KEY: replace(MODEL, mean=0.0, std=1.0).to_json()})
-    data = folder / "preferences"
-    write_preferences(data, "train", config.items, config.seed, shuffled=True)
-    write_preferences(data, "valid", config.valid_items, config.seed + 1, held_out=True, shuffled=True)
-    return rank(config, folder, progress)
+    save_file(state, target, {METADATA_KEY: replace(MODEL, mean=mean, std=std).to_json()})
 
 
 def rank(config: RewardTraining, folder: Path, progress: Progress, *, resume: bool = False) -> Path:

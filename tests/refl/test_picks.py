@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from imagereward_core.runs import read_status
 from refl import Trainer, lora
 from refl.errors import ConfigError, PromptDataError
 from refl.memory import estimate
@@ -237,9 +238,18 @@ def test_a_run_from_picks_to_lora(settings, duels):
     assert last.reward > first.reward + 0.2 and last.pick_accuracy > 0.9  # it has learnt what won
     assert len(last.scores[MIXED]) == 6 and len(last.scores["redness"]) == 3 * settings.eval_seeds
     assert any(float(tensor.abs().max()) > 0 for key, tensor in load_file(result.exported).items() if "lora_up" in key)
+    assert "did better" not in read_status(config.output_dir).message
     page = (Path(config.output_dir) / "report.html").read_text(encoding="utf-8")
     assert "Fine-tuning on picks" in page and "held-out picks that come true" in page
     assert read_json(Path(config.output_dir) / "config.json")["anchor"] == "none"
+
+
+def test_a_run_that_nothing_was_learnt_in_says_so(settings, duels):
+    config = asked(settings, duels, max_train_steps=2, eval_steps=2, learning_rate=1e-30)
+    result = Trainer(args=config, judges=[]).train()
+    assert result.state == "finished" and result.evaluations[-1].pick_accuracy == 0.5
+    message = read_status(config.output_dir).message
+    assert "No evaluation did better on held-out picks than the base model (-0.693)" in message
 
 
 @pytest.mark.newest

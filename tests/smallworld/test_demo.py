@@ -9,8 +9,9 @@ from imagereward_core import metadata
 from imagereward_core.hashing import file_digest
 from imagereward_core.metadata.infotext import parse_infotext
 from smallworld.__main__ import main
-from smallworld.demo import DEFAULT_PROMPTS, DemoConfig, ranked_table, run_demo
+from smallworld.demo import DEFAULT_PROMPTS, FLOW_PROMPTS, DemoConfig, ranked_table, run_demo
 from smallworld.errors import SmallWorldError
+from smallworld.flow_pipeline import TINY_FLOW
 from smallworld.pipeline import TINY_REWARD, TINY_SD
 from smallworld.world import parse_caption
 from tests.conftest import ROOT
@@ -56,6 +57,18 @@ def test_the_files_carry_everything(finished):
         assert info.get("Model hash") == file_digest(TINY_SD)[:10]
         assert int(info.get("Seed")) in range(1000, 1006)
         assert Image.open(entry.path).size == (64, 64)
+
+
+def test_tiny_flow_draws_too(tmp_path, reward):
+    run_demo(DemoConfig(out=tmp_path, count=2, steps=4, generator="tiny-flow"), lambda line: None, scorer=reward)
+    infos = [parse_infotext(metadata.read_infotext(path)) for path in tmp_path.rglob("0*.png")]
+    assert sorted(info.prompt for info in infos) == sorted(FLOW_PROMPTS[:2])
+    assert {(info.get("Steps"), info.get("Sampler"), info.get("Model")) for info in infos} == {
+        ("4", "Euler", "tiny-flow")
+    }
+    assert {info.get("Model hash") for info in infos} == {file_digest(TINY_FLOW)[:10]}
+    assert len(FLOW_PROMPTS) == 5 and not any(parse_caption(prompt).relation for prompt in FLOW_PROMPTS)
+    assert "tiny-flow, 4 Euler steps" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_progress_table_and_reports(finished):

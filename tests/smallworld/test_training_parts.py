@@ -66,7 +66,9 @@ def test_cards_take_facts_from_the_files(tmp_path):
             {"a": torch.zeros(3, 4, dtype=torch.float16), "ids": torch.arange(5)}, tmp_path / f"{name}.safetensors"
         )
         (tmp_path / f"{name}.json").write_text(json.dumps({"name": name, "parameters": 7}))
-    update_cards(tmp_path, {"oracle": {"shape": 0.123456}, "autoencoder": 1, "tiny-sd": 2, "tiny-imagereward": 3})
+    update_cards(
+        tmp_path, {"oracle": {"shape": 0.123456}, "autoencoder": 1, "tiny-sd": 2, "tiny-flow": 4, "tiny-imagereward": 3}
+    )
     card = json.loads((tmp_path / "oracle.json").read_text())
     assert (card["parameters"], card["file"], card["quality"]) == (
         12,
