@@ -21,6 +21,8 @@ from .modulelike import ModuleLike
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 Progress = Callable[[int, int], None]
+BATCH = 8  # images of a forward
+CPU_BATCH = 4  # ViT-L's widest activations of eight images exceed what malloc keeps: 36,000 page faults an image, 8 %
 
 
 def pick_device(device: Any = None) -> torch.device:
@@ -72,11 +74,11 @@ class Scorer(ModuleLike, ABC):
 
     _kept: dict[int, Tensor] | None = None  # embeddings by pair, where somebody wants them
 
-    def __init__(self, net: nn.Module, info: ModelInfo, device: torch.device, *, batch_size: int = 8, size: int = 224):
+    def __init__(self, net: nn.Module, info: ModelInfo, device: torch.device, *, batch_size: int = 0, size: int = 224):
         self.net = net
         self.info = info
         self.device = device
-        self.batch_size = batch_size
+        self.batch_size = batch_size or (CPU_BATCH if device.type == "cpu" else BATCH)
         self.size = size
         self.exif_transpose = False
         self.settings: dict[str, Any] = dict(info.settings)  # what changes the numbers beside the weights

@@ -31,10 +31,6 @@ class ImageRewardScorer(ReferenceNames, Scorer):
 
     net: RewardModel
 
-    @property
-    def quantized(self) -> bool:
-        return not isinstance(self.net.blip.vision_proj, torch.nn.Linear)
-
     def heads(self) -> list[torch.nn.Module]:
         return [self.net.mlp]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..model.quantize import is_quantized
 
 Self = TypeVar("Self", bound="ModuleLike")
 
@@ -30,7 +31,7 @@ class ModuleLike:
     @property
     def quantized(self) -> bool:
         """Whether the network is int8: CPU only, and without gradients."""
-        return any(type(module).__module__.startswith("torch.ao") for module in self.net.modules())
+        return is_quantized(self.net)
 
     def to(self: Self, *args: Any, **kwargs: Any) -> Self:
         """`to(device)`, `to(dtype)`, `to(device, dtype)`, `to(tensor)`, as of a torch module; heads stay fp32."""
