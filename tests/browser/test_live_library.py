@@ -106,7 +106,7 @@ def levels():
     """(what is compared, the settings of its two levels, and how the WebUI is set to each)"""
     titles = [one["title"] for one in live.ask("/sdapi/v1/sd-models")]
     if len(titles) < LEVELS:
-        return "steps", [{"steps": "4"}, {"steps": "6"}], lambda level: None
+        return "steps", [{"steps": "2"}, {"steps": "3"}], lambda level: None
     chosen = titles[:LEVELS]
     return (
         "checkpoint",
