@@ -27,7 +27,7 @@ CELL = f"{LIB}grid figure"
 ACCORDION = "#script_txt2img_imagereward_"
 CAPTIONS = [
     f"a {words} on a gray background"
-    for words in ("red circle", "blue square", "green triangle", "yellow star", "purple circle", "orange square")
+    for words in ("red circle", "blue square", "green triangle", "yellow star", "purple circle", "green square")
 ]
 OF_ROUND = 'prompt~"gray background"'
 EACH, LEVELS = 2, 2  # pictures of a caption and level
