@@ -14,7 +14,7 @@ import gradio as gr
 
 from . import host
 from .core import module as core_module
-from .core import registry
+from .core import registry, tastes
 from .downloads import PREFIX, downloads
 from .fields import BY_ATTR
 from .guard import TOKEN
@@ -51,12 +51,13 @@ def choices() -> list[str]:
 
 def preferred(wanted: str) -> tuple[str, str]:
     """(the scorer to begin with, why it is not the `wanted` one). While that is not here it falls to one that is: an
-    own reward model before the others. Where none is, it stays.
+    own reward model before the others, never a taste, which its user chooses. Where none is, it stays.
     """
     folder = host.models_dir()
     missing = to_fetch(wanted, folder)
     names = available(folder)
-    here = [name for name in names if not to_fetch(name, folder)] if missing or wanted not in names else []
+    lacking = missing or wanted not in names
+    here = [name for name in names if not to_fetch(name, folder) and not tastes.find(name)] if lacking else []
     if not here:
         return wanted, ""
     chosen = next((name for name in here if name not in registry.names()), here[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import host
-from ..core import ImageRewardError, kind_of_file, registry
+from ..core import ImageRewardError, kind_of_file, registry, tastes
 from ..core import module as core_module
 from ..lifecycle import available
 
@@ -50,9 +50,9 @@ def _is_here(source: object) -> bool:
 
 def default() -> str:
     """The scorer a new run learns from: ours, or where its weights are missing the first that is here. A file of the
-    user's own counts if it is a reward model.
+    user's own counts if it is a reward model; a taste is for its user to choose.
     """
-    here = (name for name in usable() if not to_download(name) and _is_reward(name))
+    here = (name for name in usable() if not to_download(name) and _is_reward(name) and not tastes.find(name))
     return DEFAULT if not to_download(DEFAULT) else next(here, DEFAULT)
 
 

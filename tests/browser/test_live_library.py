@@ -27,7 +27,7 @@ CELL = f"{LIB}grid figure"
 ACCORDION = "#script_txt2img_imagereward_"
 CAPTIONS = [
     f"a {words} on a gray background"
-    for words in ("red circle", "blue square", "green triangle", "yellow star", "purple circle", "orange square")
+    for words in ("red circle", "blue square", "green triangle", "yellow star", "purple circle", "green square")
 ]
 OF_ROUND = 'prompt~"gray background"'
 EACH, LEVELS = 2, 2  # pictures of a caption and level
@@ -106,7 +106,7 @@ def levels():
     """(what is compared, the settings of its two levels, and how the WebUI is set to each)"""
     titles = [one["title"] for one in live.ask("/sdapi/v1/sd-models")]
     if len(titles) < LEVELS:
-        return "steps", [{"steps": "4"}, {"steps": "6"}], lambda level: None
+        return "steps", [{"steps": "2"}, {"steps": "3"}], lambda level: None
     chosen = titles[:LEVELS]
     return (
         "checkpoint",

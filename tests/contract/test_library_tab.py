@@ -305,6 +305,9 @@ def test_a_taste_is_learnt(tab, tmp_path, monkeypatch):
     assert taste["base"]["name"].startswith("tiny [") and taste["learnt_on"] == "tiny.safetensors"
     assert state["loadable"][:2] == ["my-taste", "tiny.safetensors"]  # the others would have to be downloaded
     assert client.post(f"{URL}/fit", json={"taste": "another", "scorer": "my-taste"}).status_code == 422
+    # a taste never takes the place of a scorer that is not here by itself
+    assert host.part("scorer_list").preferred("ImageReward-v1.0")[0] == "tiny.safetensors"
+    assert host.part("refl_tab.rewards").default() == "tiny.safetensors"
 
 
 def test_one_thing_at_a_time_and_what_fails_is_said(tab):
