@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..config import TextConfig
+from .activations import gelu
 
 NORM_EPS = 1e-12  # BERT's
 
@@ -71,7 +72,7 @@ class Intermediate(nn.Module):
         self.dense = nn.Linear(width, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(self.dense(x))
+        return gelu(self.dense(x))
 
 
 class Layer(nn.Module):
