@@ -1,11 +1,15 @@
 """PickScore and HPSv2.1 beside their references: images per second and peak memory while scoring, in one run.
 
-    python benchmarks/scorers_vs_reference.py [--hpsv2 /path/to/python-with-hpsv2-1.2.0] [--out FILE]
+    python benchmarks/scorers_vs_reference.py [--hpsv2 /path/to/python-with-hpsv2-1.2.0] [--only-memory] [--out FILE]
 
 References: PickScore by transformers' own CLIPModel, CLIPImageProcessor and CLIPTokenizer as its model card computes
 it; HPSv2.1 by the package hpsv2 in its own interpreter, whose pins exclude ours. Both sides get the same files of
 seeded random weights of the published sizes and the same pictures, in turns, so that a drifting machine hurts both
 alike. hpsv2 reads its checkpoint at every call: what a call without a picture takes is taken off its time.
+
+`peak_mb` is the process's peak, loading included; `scoring_peak_mb` is the peak after loading and one picture, and what
+`memory_ratio` compares. A machine that others use tells memory, not speed: --only-memory replaces just the memory
+figures of the scorers that are run and leaves the others in FILE as they are.
 """
 
 from __future__ import annotations
@@ -26,9 +30,11 @@ HERE = pathlib.Path(__file__).resolve()
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.speed import PROMPT, Process, resident  # noqa: E402
+from benchmarks.speed import PROMPT, Process, forget_peak, resident  # noqa: E402
 
 NAMES = {"pickscore": "PickScore", "hpsv2": "HPSv2.1"}
+SIDES = ("ours", "reference")
+MEMORY = ("peak_mb", "scoring_peak_mb")
 Score = Callable[[list[str]], list[float]]
 
 
@@ -93,7 +99,7 @@ def worker(side: str, name: str, folder: pathlib.Path, threads: int) -> None:
     score = ours(name, folder) if side == "ours" else references[name](folder)
     paths = sorted(str(path) for path in folder.glob("*.png"))
     score(paths[:1])
-    print("@" + json.dumps({}), flush=True)
+    print("@" + json.dumps({"peak_bytes": resident(), "scoring_alone": forget_peak()}), flush=True)
     for line in sys.stdin:
         start = time.perf_counter()
         scores = score(paths[: int(line)])
@@ -146,7 +152,7 @@ def compare(name: str, interpreter: str, folder: pathlib.Path, args: argparse.Na
     common = ["--name", name, "--folder", str(folder), "--threads", str(args.threads)]
     Process(interpreter, "make", common, script=HERE).close()
     Process(sys.executable, "ours", common, script=HERE).close()  # the first load of a .pt writes its safetensors
-    sides = {"ours": sys.executable, "reference": interpreter}
+    sides = dict(zip(SIDES, (sys.executable, interpreter)))
     running = {side: Process(python, side, common, script=HERE) for side, python in sides.items()}
     rounds: dict[str, list[dict]] = {side: [] for side in sides}
     for _ in range(args.rounds):
@@ -160,15 +166,31 @@ def compare(name: str, interpreter: str, folder: pathlib.Path, args: argparse.Na
     for side, found in rounds.items():
         figures[side] = {
             "images_per_s": args.images / statistics.median(each["seconds"] for each in found),
-            "peak_mb": found[-1]["peak_bytes"] / 1e6,
+            **memory(running[side].loaded, found),
             "seconds": [round(each["seconds"], 3) for each in found],
         }
     pairs = zip(rounds["ours"], rounds["reference"])
     figures["throughput_ratio"] = statistics.median(b["seconds"] / a["seconds"] for a, b in pairs)
-    figures["memory_ratio"] = figures["ours"]["peak_mb"] / figures["reference"]["peak_mb"]
+    figures["memory_ratio"] = figures["ours"]["scoring_peak_mb"] / figures["reference"]["scoring_peak_mb"]
     both = zip(rounds["ours"][0]["scores"], rounds["reference"][0]["scores"])
     figures["max_score_difference"] = max(abs(a - b) for a, b in both)
     return figures
+
+
+def memory(loaded: dict, rounds: list[dict]) -> dict[str, float]:
+    """Peaks of a process in MB. Where a peak cannot be forgotten that of scoring counts loading too."""
+    while_scoring = max(each["peak_bytes"] for each in rounds)
+    return {"peak_mb": max(loaded["peak_bytes"], while_scoring) / 1e6, "scoring_peak_mb": while_scoring / 1e6}
+
+
+def with_memory(kept: dict, new: dict) -> dict:
+    """The figures of a file with the memory of a new run in place of its own."""
+    merged = dict(kept)
+    for name in (name for name in new if name in NAMES.values()):
+        sides = {side: {**kept[name][side], **{key: new[name][side][key] for key in MEMORY}} for side in SIDES}
+        merged[name] = {**kept[name], **sides, "memory_ratio": new[name]["memory_ratio"]}
+        merged[name]["memory_measured_apart"] = True
+    return merged
 
 
 def main() -> None:
@@ -177,7 +199,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--out", help="write the figures as JSON")
+    parser.add_argument("--only-memory", action="store_true", help="replace only the memory figures of FILE")
+    parser.add_argument("--out", type=pathlib.Path, metavar="FILE", help="write the figures as JSON")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--name", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=pathlib.Path, help=argparse.SUPPRESS)
@@ -198,7 +221,9 @@ def main() -> None:
             figures[NAMES[name]] = compare(name, interpreter, pathlib.Path(folder), args)
     print(json.dumps(figures, indent=1))
     if args.out:
-        pathlib.Path(args.out).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        if args.only_memory:
+            figures = with_memory(json.loads(args.out.read_text(encoding="utf-8")), figures)
+        args.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

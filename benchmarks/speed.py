@@ -70,6 +70,15 @@ def resident() -> int:
         return psutil.Process().memory_info().peak_wset
 
 
+def forget_peak() -> bool:
+    """Let `resident` count from now on; False where the system cannot (it is Linux that can)."""
+    try:
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
 def worker(kind: str, weights: str, folder: str, threads: int, device: str, precision: str) -> None:
     """One measured process: loads, reports, then answers one line of JSON per line `score` or `gemm` on its input."""
     start = time.perf_counter()

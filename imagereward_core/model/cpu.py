@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .activations import gelu
 from .int8 import Int8Linear
 
 
@@ -36,7 +37,7 @@ def gelu_after(layer: nn.Module, x: Tensor) -> Tensor:
         return layer.with_gelu(x)
     if isinstance(layer, OneDnnLinear) and layer.plain(x):
         return torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, "gelu", [], "none")
-    return F.gelu(layer(x))
+    return gelu(layer(x))
 
 
 def use_onednn(part: nn.Module) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ... import weights
 from ...errors import ConfigError, ModelNotFoundError, WeightsError
+from ...model.activations import use_in_place
 from ..base import building
 from ..loading import section, size, without_prefix
 
@@ -229,4 +230,6 @@ def build_clip(state: dict[str, Tensor], config: Any, dtype: torch.dtype, device
         for name, buffer in part.named_buffers(recurse=False):
             if buffer.is_meta:
                 setattr(part, name, torch.arange(buffer.shape[-1], device=device).expand(1, -1).clone())
+    for part, sizes in ((net.text_model, config.text_config), (net.vision_model, config.vision_config)):
+        use_in_place(part, "activation_fn", sizes.hidden_act)
     return net.eval().requires_grad_(False)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ... import weights
 from ...errors import ConfigError, ModelNotFoundError, WeightsError
+from ...model.activations import use_in_place
 from ..base import building
 from ..loading import size
 
@@ -131,6 +132,7 @@ def hub_tower(
         for name, buffer in part.named_buffers(recurse=False):
             if buffer.is_meta:
                 setattr(part, name, torch.arange(buffer.shape[-1], device=device).expand(1, -1).clone())
+    use_in_place(net, "activation_fn", ACT)
     net = net.eval().requires_grad_(False)
     return VisionTower(net, sizes.image, lambda tower, pixels: tower(pixel_values=pixels).pooler_output)
 
@@ -195,6 +197,7 @@ def timm_tower(
             module.eps = EPS
         if type(module) is nn.GELU:
             module.approximate = "tanh"  # also in the pooling layer, where older releases have the exact form
+    use_in_place(net, "act", ACT)
     named = weights.checked(timm_state(state), net, (), path)
     net.load_state_dict(placed(named, dtype, device), strict=True, assign=True)
     return VisionTower(net.eval().requires_grad_(False), sizes.image, lambda tower, pixels: tower(pixels))
