@@ -19,13 +19,15 @@ from .registry import ModelInfo
 if TYPE_CHECKING:
     from .scorers.base import Scorer
 
+BATCH = 8  # images that are read ahead of a scorer whose own number is not known yet
 Prepared = tuple[list["FileScore"], Any]  # a file's results so far, and its pixels where some are wanted
 
 
 @dataclass(frozen=True)
 class ScoreJob:
     """What to do with each file. `prompt` None: each image's own, as plain words. `model` names the weights in the
-    files, `former` are names that the same weights had there before. `key` renames reward models' score.
+    files, `former` are names that the same weights had there before. `key` renames reward models' score. `batch_size`
+    0: the scorers' own.
     """
 
     info: ModelInfo
@@ -34,7 +36,7 @@ class ScoreJob:
     write: bool = False
     rescore: bool = False
     exif_transpose: bool = False
-    batch_size: int = 8
+    batch_size: int = 0
     former: frozenset[str] = frozenset()
     key: str = ""
 
@@ -76,22 +78,23 @@ def score_files_by(
     """
     scorers: list[Scorer] = []
     size = jobs[0].batch_size
+    depth = size or BATCH
 
     def looked_at() -> Iterator[list[FileScore]]:
-        for results in ahead(paths, lambda path: _looked_at(path, jobs), depth=size + cores()):
+        for results in ahead(paths, lambda path: _looked_at(path, jobs), depth=depth + cores()):
             if not scorers and any(map(_is_open, results)):
                 scorers.extend(load())
                 for scorer in scorers:
-                    scorer.batch_size = size
+                    scorer.batch_size = size or scorer.batch_size
             yield results
 
     batch: list[Prepared] = []
-    for results, image in ahead(looked_at(), lambda results: _decoded(results, jobs, scorers), depth=2 * size):
+    for results, image in ahead(looked_at(), lambda results: _decoded(results, jobs, scorers), depth=2 * depth):
         if image is None:
             yield results
             continue
         batch.append((results, image))
-        if len(batch) == size:
+        if len(batch) >= (size or scorers[0].batch_size):
             yield from _scored(batch, jobs, scorers)
             batch = []
     if batch:

@@ -88,6 +88,9 @@ def _pixels_to_decode(source: Any) -> int:
         elif isinstance(source, (bytes, bytearray, memoryview)):
             with _open_encoded(io.BytesIO(source), "") as image:
                 width, height = image.size
+        elif isinstance(source, io.BytesIO):
+            source.seek(0)
+            width, height = _open_encoded(source, "").size
         else:
             return 0
     except ImageError:

@@ -10,7 +10,6 @@ import base64
 import binascii
 import functools
 import io
-from collections.abc import Iterator
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, HTTPException
@@ -29,7 +28,6 @@ PREFIX = "/imagereward/v1"
 MAX_IMAGES = 64
 MAX_BASE64 = 48 * 2**20  # characters per image
 MAX_PIXELS = 64 * 10**6
-GROUP_PIXELS = 16 * 10**6  # of images that are in memory together
 
 
 # pydantic 1 and 2 and Python 3.10 all read typing's own names, whatever the class body's annotations mode
@@ -69,8 +67,20 @@ def _refuse(position: int, why: str) -> HTTPException:
     return HTTPException(status_code=422, detail=f"images[{position}]: {why}; send the image file itself as base64")
 
 
-def open_image(text: str, position: int) -> Any:
-    """A base64 (or data: URL) image as PIL, its pixels not yet read; HTTP 422 naming the position for anything else."""
+class Sent(io.BytesIO):
+    """An image file that a client sent. The core decodes it when its turn comes, as it does with files: ahead of the
+    network, by all cores, large ones one at a time. What is wrong with it is said by its `name`, images[position].
+    """
+
+    def __init__(self, data: bytes, position: int):
+        super().__init__(data)
+        self.name = f"images[{position}]"
+
+
+def sent(text: str, position: int) -> Sent:
+    """An image from base64 or a data: URL, whose header has been looked at and whose pixels have not; HTTP 422 naming
+    the position for anything else.
+    """
     from PIL import Image
 
     if len(text) > MAX_BASE64:
@@ -78,47 +88,27 @@ def open_image(text: str, position: int) -> Any:
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
-        data = base64.b64decode(text, validate=True)
+        image = Sent(base64.b64decode(text, validate=True), position)
     except (binascii.Error, ValueError) as error:
         raise _refuse(position, "not base64 (paths and URLs are not accepted)") from error
     try:
-        image = Image.open(io.BytesIO(data), formats=core_module("preprocess").formats())
+        width, height = Image.open(image, formats=core_module("preprocess").formats()).size
     except Exception as error:  # Pillow raises many kinds, one per file format
         raise _refuse(position, f"not an image ({type(error).__name__})") from error
-    if image.width * image.height > MAX_PIXELS:
-        raise _refuse(position, f"{image.width}x{image.height} pixels, and {MAX_PIXELS} are the limit")
+    if width * height > MAX_PIXELS:
+        raise _refuse(position, f"{width}x{height} pixels, and {MAX_PIXELS} are the limit")
     return image
 
 
-def _loaded(image: Any, position: int) -> Any:
-    """An image of `open_image`, with its pixels."""
-    try:
-        image.load()
-    except Exception as error:  # a damaged file: again one kind of error per format
-        raise _refuse(position, f"not an image ({type(error).__name__})") from error
-    return image
-
-
-def _check_images(texts: list[str]) -> None:
-    """Refuse what can be told without decoding, before anything is scored."""
+def _images(texts: list[str]) -> list[Sent]:
+    """The images of a body, which lets go of them; all are looked at before anything is scored."""
     if not texts or len(texts) > MAX_IMAGES:
         raise HTTPException(status_code=422, detail=f"images: 1 to {MAX_IMAGES} are accepted, found {len(texts)}")
+    found: list[Sent] = []
     for position, text in enumerate(texts):
-        open_image(text, position)
-
-
-def _in_groups(texts: list[str], prompts: list[str]) -> Iterator[tuple[list[str], list[Any]]]:
-    """(prompts, images) of a few megapixels each. A group is decoded when its turn comes, and the one before is gone by
-    then, so that memory holds one large image or several small ones, whatever the number sent.
-    """
-    waiting: list[Any] = []
-    for position, text in enumerate(texts):
-        image = open_image(text, position)
-        if waiting and sum(one.width * one.height for one in (*waiting, image)) > GROUP_PIXELS:
-            yield prompts[position - len(waiting) : position], waiting
-            waiting = []  # another list: whoever got the former may have dropped it by now
-        waiting.append(_loaded(image, position))
-    yield prompts[len(texts) - len(waiting) :], waiting
+        found.append(sent(text, position))
+        texts[position] = ""  # or memory would hold each image twice
+    return found
 
 
 def _prompts(body: ScoreBody) -> list[str]:
@@ -148,6 +138,8 @@ def _run(work: Any) -> Any:
 def _answered(work: Any) -> Any:
     try:
         return work()
+    except errors.ImageError as error:  # which of them it is, its name says
+        raise HTTPException(status_code=422, detail=str(error)) from error
     except errors.ImageRewardError as error:
         logger.warning("%s", error)
         raise HTTPException(status_code=503, detail=str(error)) from error
@@ -168,18 +160,13 @@ def _judges(body: ScoreBody | RankBody) -> Judges:
 def _score(body: ScoreBody | RankBody, prompts: list[str]) -> dict[str, Any]:
     """The answer with the scores, after which the memory policy applies as it does after a generation."""
     judges = _judges(body)
-    _check_images(body.images)
+    images = _images(body.images)
     for name in judges.names:
         _answered(functools.partial(holder.prepare, name))  # may take an hour: the host goes on generating meanwhile
 
     def work() -> dict[str, list[float]]:
-        scores: dict[str, list[float]] = {name: [] for name in judges.names}
         try:
-            for some, images in _in_groups(body.images, prompts):
-                for name, found in holder.score_by(judges.names, some, images).items():
-                    scores[name] += found
-                images.clear()
-            return scores
+            return holder.score_by(judges.names, prompts, images)
         finally:
             holder.after_job()
 

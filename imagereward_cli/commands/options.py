@@ -66,7 +66,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="auto, fp32, fp16, bf16, or int8 on the CPU (default %(default)s: fp16 on cuda, else fp32)",
     )
     group.add_argument(
-        "--batch-size", type=positive, default=8, metavar="N", help="images computed at once (default %(default)s)"
+        "--batch-size",
+        type=positive,
+        default=0,
+        metavar="N",
+        help="images computed at once (default: what was measured to be fastest, 4 on a CPU, else 8)",
     )
 
 

@@ -102,7 +102,7 @@ def _by_ray(args: argparse.Namespace, model: str) -> int:
 
     if not args.manifest:
         raise ConfigError("--engine ray scores a --manifest: a list of files is no list for many machines")
-    how = {"batch_size": args.batch_size, "actors": args.workers, "gpus": float(args.device == "cuda")}
+    how = {"batch_size": args.batch_size or 8, "actors": args.workers, "gpus": float(args.device == "cuda")}
     load = options.loader_of(args)
     total, failed = score_with_ray(
         args.manifest, args.output, load, model, prompt=args.prompt, resume=args.resume, **how

@@ -78,19 +78,20 @@ class _Threads:
 
 
 def score_rows(
-    rows: Iterable[Row], scorer: Scorer, *, batch_size: int = 8, workers: int = 0, prompt: str | None = None
+    rows: Iterable[Row], scorer: Scorer, *, batch_size: int = 0, workers: int = 0, prompt: str | None = None
 ) -> Iterator[list[Scored]]:
     """A list of results for each batch of rows, in their order. What is wrong with a row is its `error`.
 
-    workers: threads that decode and resize (0: one a core). prompt: of every row, in place of its own. Memory: up to
-    three batches of pixels. On a GPU the next batch is handed over while the former one is computed. Raises ScoreError
-    where the network returns NaN.
+    batch_size: 0 is the scorer's own. workers: threads that decode and resize (0: one a core). prompt: of every row, in
+    place of its own. Memory: up to three batches of pixels. On a GPU the next batch is handed over while the former one
+    is computed. Raises ScoreError where the network returns NaN.
     """
     import torch
 
     def prepare(row: Row) -> _Prepared:
         return _prepared(row, scorer, prompt)
 
+    batch_size = batch_size or scorer.batch_size
     depth = 2 * batch_size + (workers or cores())
     running: tuple[list[_Prepared], Tensor | None] | None = None
     with ExitStack() as stack:

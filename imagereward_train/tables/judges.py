@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imagereward_core.errors import ConfigError
+from imagereward_core.errors import ConfigError, ImageError
 from imagereward_core.hashing import tensors_digest
 from imagereward_core.weights.find import is_path
 
@@ -22,12 +24,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Judge:
-    """`score(item)` gives one number per image, higher = better. `facts` go into the manifest and tell runs apart."""
+    """`score(item)` gives one number per image, higher = better. `facts` go into the manifest and tell runs apart.
+    `stream`, where there is one, scores many items in their order, and reads the next while one is computed.
+    """
 
     name: str
     score: Callable[[Item], Sequence[float]]
     needs_images: bool = True
     facts: dict[str, Any] = field(default_factory=dict)
+    stream: Callable[[Sequence[Item]], Iterator[Sequence[float]]] | None = None
+
+    def scores(self, items: Sequence[Item]) -> Iterator[Sequence[float]]:
+        """One number per image of each item, in their order."""
+        return map(self.score, items) if self.stream is None else self.stream(items)
 
 
 def _ranking(item: Item) -> tuple[float, ...]:
@@ -92,7 +101,24 @@ def scorer_judge(scorer: Scorer, precision: str, name: str = "") -> Judge:
         name or scorer.name,
         lambda item: scorer.score_pairs([item.prompt] * len(item.images), list(item.images)),
         facts=facts,
+        stream=functools.partial(_streamed, scorer),
     )
+
+
+def _streamed(scorer: Scorer, items: Sequence[Item]) -> Iterator[list[float]]:
+    """The scores of each item, by the pipeline of folders and manifests: batches do not end where a prompt ends, and
+    all cores read ahead of the network. Raises ImageError for an image that cannot be read.
+    """
+    from imagereward_core.bulk.rows import Row
+    from imagereward_core.bulk.scoring import score_rows
+
+    rows = (Row(f"{item.id}: {image}", image, item.prompt) for item in items for image in item.images)
+    scored = itertools.chain.from_iterable(score_rows(rows, scorer))
+    for item in items:
+        found = list(itertools.islice(scored, len(item.images)))
+        if wrong := next((one.error for one in found if one.error), ""):
+            raise ImageError(wrong)
+        yield [one.score for one in found if one.score is not None]
 
 
 def weights_digest(scorer: Scorer) -> str:

@@ -92,8 +92,8 @@ def score_items(
     with open(path, "a", encoding="utf-8") as file:
         if not file.tell():
             file.write(json.dumps(header) + "\n")
-        for done, item in enumerate(mine, start=1):
-            scores = [float(value) for value in judge.score(item)]
+        for done, (item, found) in enumerate(zip(mine, judge.scores(mine)), start=1):
+            scores = [float(value) for value in found]
             if len(scores) != len(item.images):
                 raise ScoreError(
                     f"{judge.name} gave {len(scores)} scores for the {len(item.images)} images of item {item.id}"

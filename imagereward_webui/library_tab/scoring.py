@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import host
-from ..core import ImageRewardError, logger, plain_prompt, registry
+from ..core import logger, plain_prompt, registry
 from ..core import module as core_module
 from ..judges import stored_name
 from ..lifecycle import load_scorer
 from .pictures import library_place
 from .work import Progress
-
-TOGETHER = 8  # pictures of one pass
 
 
 def score(numbers: Sequence[int], name: str, progress: Progress) -> str:
@@ -29,10 +27,14 @@ def score(numbers: Sequence[int], name: str, progress: Progress) -> str:
         failed = 0
         if able:
             scorer = load_scorer(name, host.device(), host.option("precision"), folder)
-            for start in range(0, len(able), TOGETHER):
-                part = able[start : start + TOGETHER]
-                failed += len(part) - _score(library, scorer, stored, part)
-                progress(min(start + TOGETHER, len(able)), len(able))
+            rows = [
+                core_module("bulk.rows").Row(str(one.id), one.path, plain_prompt(one.made.prompt or "")) for one in able
+            ]
+            seen = 0
+            for batch in core_module("bulk.scoring").score_rows(rows, scorer):
+                failed += _keep(library, stored, batch)
+                seen += len(batch)
+                progress(seen, len(able))
     done, without = len(able) - failed, len(lacking) - len(able)
     known = len(numbers) - len(lacking)
     notes = [f"{known} had a score already"] if known else []
@@ -41,21 +43,13 @@ def score(numbers: Sequence[int], name: str, progress: Progress) -> str:
     return ", ".join([f"{done} scored by {name}", *notes])
 
 
-def _score(library: Any, scorer: Any, stored: str, part: Sequence[Any]) -> int:
-    """Score some pictures and write it down; how many it were."""
-    images, preprocess = core_module("library.images"), core_module("preprocess")
-    records = core_module("library.records")
-    read = []
-    for picture in part:
-        try:
-            read.append((picture, preprocess.open_image(picture.path)))
-        except ImageRewardError as error:
-            logger.info("not scored: %s", error)
-    if not read:
-        return 0
-    prompts = [plain_prompt(picture.made.prompt or "") for picture, _ in read]
-    values = scorer.score_pairs(prompts, [image for _, image in read])
+def _keep(library: Any, stored: str, batch: Sequence[Any]) -> int:
+    """Write a batch's scores down, under the scorer's stored name; how many could not be read."""
+    images, records = core_module("library.images"), core_module("library.records")
     with library.transaction():
-        for (picture, _), value in zip(read, values):
-            images.put_scores(library, picture.id, [records.Score(stored, float(value))])
-    return len(read)
+        for one in batch:
+            if one.score is None:
+                logger.info("not scored: %s", one.error)
+            else:
+                images.put_scores(library, int(one.row.id), [records.Score(stored, one.score)])
+    return sum(one.score is None for one in batch)

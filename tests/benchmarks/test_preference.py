@@ -9,13 +9,15 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from imagereward_cli.commands import bench as cli_bench
-from imagereward_core.errors import ConfigError, DataError
+from imagereward_core.errors import ConfigError, DataError, ImageError
 from imagereward_train import train
 from imagereward_train.formats import read_items
+from imagereward_train.items import Item
 from imagereward_train.tables import published
-from imagereward_train.tables.judges import Judge, labels, scripted, weights_digest
+from imagereward_train.tables.judges import Judge, labels, scorer_judge, scripted, weights_digest
 from imagereward_train.tables.preference import run_preference
 from imagereward_train.tables.scoring import World, score_items
 from tests.conftest import shared
@@ -139,6 +141,26 @@ def test_a_trained_small_model_on_drawn_pictures(tmp_path, capsys):
         "random.0.jsonl",
         "random.1.jsonl",
     ]
+
+
+def test_batches_go_on_over_prompts(tiny_model, tmp_path):
+    """All images of a table go through the pipeline of folders and manifests; a prompt's end ends no batch."""
+    generator, items = np.random.default_rng(0), []
+    for number, count in enumerate((3, 1, 4)):
+        images = [str(tmp_path / f"{number}-{index}.png") for index in range(count)]
+        for image in images:
+            Image.fromarray(generator.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(image)
+        items.append(Item(str(number), f"prompt {number}", tuple(images), ()))
+    expected = [tiny_model.score_pairs([item.prompt] * len(item.images), list(item.images)) for item in items]
+    sizes, encode = [], tiny_model.encode_images
+    tiny_model.encode_images = lambda pixels: sizes.append(len(pixels)) or encode(pixels)
+    tiny_model.batch_size = 4
+    found = list(scorer_judge(tiny_model, "fp32").scores(items))
+    assert sizes == [4, 4] and [len(row) for row in found] == [3, 1, 4]
+    assert sum(found, []) == pytest.approx(sum(expected, []), abs=1e-5)
+    pathlib.Path(items[1].images[0]).write_bytes(b"nothing")
+    with pytest.raises(ImageError, match="1-0.png"):
+        list(scorer_judge(tiny_model, "fp32").scores(items))
 
 
 def counting(calls, name="counted"):

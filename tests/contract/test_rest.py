@@ -4,11 +4,13 @@ import asyncio
 import base64
 import io
 import json
-import weakref
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image
 
 fastapi = pytest.importorskip("fastapi")
 testclient = pytest.importorskip("fastapi.testclient")
@@ -382,28 +384,58 @@ def test_large_bodies_wait_their_turn(client, host, monkeypatch):
     assert client.post(f"{V1}/load", json={"scorer": "CLIP"}).status_code == 200
 
 
-def test_large_images_are_decoded_one_at_a_time(client, host, loader, monkeypatch):
-    """What is in memory at each moment: the images of one group, whose pixels together stay within the limit."""
-    monkeypatch.setattr(host.part("api"), "GROUP_PIXELS", 200)
-    alive, peak = weakref.WeakValueDictionary(), []
-    monkeypatch.setattr(ImageFile.ImageFile, "load", _tracked(ImageFile.ImageFile.load, alive, peak))
+@pytest.fixture
+def reader(host, loader, monkeypatch):
+    """A scorer on the core's own reading, with four cores and no more than 200 pixels for images that are read side by
+    side. It scores as the stand-in does; `seen` has (thread, pixels, decoders of large images) of each image.
+    """
+    import torch
+
+    core = host.part("core")
+    base, preprocess = core.module("scorers.base"), core.module("preprocess")
+    monkeypatch.setattr(core.module("pipeline"), "cores", lambda: 4)
+    monkeypatch.setattr(preprocess, "LARGE", 200)
+    busy = []
+
+    class Reader(base.Scorer):
+        seen: ClassVar[list] = []
+
+        def pixels_from_image(self, image):
+            large = image.width * image.height > 200
+            busy.extend([1] * large)
+            time.sleep(0.02)
+            self.seen.append((threading.current_thread().name, image.size, len(busy)))
+            del busy[: int(large)]
+            return preprocess.unit_pixels(image.resize((2, 2)).convert("RGB"))
+
+        def encode_images(self, pixels):
+            return (pixels[:, :1, 0, 0] * 255 - 50) / 10
+
+        def combine(self, prompts, images):
+            return images[:, 0]
+
+    loader.scorer = Reader(torch.nn.Linear(1, 1), core.registry.get("ImageReward-v1.0"), torch.device("cpu"))
+    monkeypatch.setattr(type(loader), "__call__", lambda self, *args, **kwargs: self.scorer)
+    return loader.scorer
+
+
+def test_images_are_read_ahead_of_the_network_and_large_ones_alone(client, reader):
+    """The pipeline of files reads what clients send: a decoder a core, and one large image in memory at a time."""
     reds, sizes = [60, 50, 55, 45, 70, 65], [(20, 20), (20, 20), (8, 8), (8, 8), (8, 8), (20, 20)]
     answer = client.post(
         f"{V1}/score", json={"images": [picture(r, s) for r, s in zip(reds, sizes)], "prompts": list("abcdef")}
     )
-    assert answer.json()["scores"] == [1.0, 0.0, 0.5, -0.5, 2.0, 1.5]
-    assert [(prompt, size) for prompt, size in loader.scorer.calls] == list(zip("abcdef", sizes))
-    assert max(peak) == 400
+    assert answer.json()["scores"] == pytest.approx([1.0, 0.0, 0.5, -0.5, 2.0, 1.5], abs=1e-4)
+    assert sorted(size for _, size, _ in reader.seen) == sorted(sizes)
+    assert {name.rpartition("_")[0] for name, _, _ in reader.seen} == {"imagereward-ahead"}
+    assert len({name for name, _, _ in reader.seen}) > 1 and max(large for _, _, large in reader.seen) == 1
 
 
-def _tracked(load, alive, peak):
-    def tracked(self, *args, **kwargs):
-        result = load(self, *args, **kwargs)
-        alive[id(self)] = self  # Pillow's images cannot be hashed
-        peak.append(sum(image.width * image.height for image in alive.values()))
-        return result
-
-    return tracked
+def test_an_image_that_is_damaged_within_is_named(client, reader):
+    whole = base64.b64decode(picture(60, (64, 64), "JPEG"))
+    torn = base64.b64encode(whole[: len(whole) - 40]).decode()
+    answer = client.post(f"{V1}/score", json={"images": [picture(), torn], "prompt": "x"})
+    assert answer.status_code == 422 and answer.json()["detail"].startswith("cannot read images[1]: ")
 
 
 def test_only_pictures_reach_a_decoder(client, loader):
