@@ -10,7 +10,7 @@ import base64
 import binascii
 import functools
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, HTTPException
@@ -21,15 +21,18 @@ from .core import RM, errors, logger, naming, plain_prompt
 from .core import module as core_module
 from .fields import FIELDS
 from .guard import GuardedRoute
-from .judges import PANEL_SCALE, Judges, entry, judges_of
+from .judges import PANEL_SCALE, Judges, entry, judges_of, stored_name
 from .lifecycle import available, holder
+from .remember import memory
 from .request import InvalidRequest, ScoreRequest
 
 PREFIX = "/imagereward/v1"
+Checkpoint = tuple[str | None, str | None]  # name, hash
 MAX_IMAGES = 64
 MAX_BASE64 = 48 * 2**20  # characters per image
 MAX_PIXELS = 64 * 10**6
 GROUP_PIXELS = 16 * 10**6  # of images that are in memory together
+PATIENCE = 2.0  # seconds that an answer waits for the library to be read
 
 
 # pydantic 1 and 2 and Python 3.10 all read typing's own names, whatever the class body's annotations mode
@@ -169,8 +172,13 @@ def _score(body: ScoreBody | RankBody, prompts: list[str]) -> dict[str, Any]:
     """The answer with the scores, after which the memory policy applies as it does after a generation."""
     judges = _judges(body)
     _check_images(body.images)
+    stored = {name: stored_name(name, host.models_dir()) for name in judges.names}
+    if memory.wanted():
+        memory.prepare(stored.values())
     for name in judges.names:
         _answered(functools.partial(holder.prepare, name))  # may take an hour: the host goes on generating meanwhile
+
+    checkpoints: list[Checkpoint] = []
 
     def work() -> dict[str, list[float]]:
         scores: dict[str, list[float]] = {name: [] for name in judges.names}
@@ -178,6 +186,7 @@ def _score(body: ScoreBody | RankBody, prompts: list[str]) -> dict[str, Any]:
             for some, images in _in_groups(body.images, prompts):
                 for name, found in holder.score_by(judges.names, some, images).items():
                     scores[name] += found
+                checkpoints.extend(map(host.checkpoint_of, images))
                 images.clear()
             return scores
         finally:
@@ -192,7 +201,24 @@ def _score(body: ScoreBody | RankBody, prompts: list[str]) -> dict[str, Any]:
         answer["disagreements"] = [one.disagreement for one in judged]
         answer["standardised_by"] = judges.standardised_by
         answer["constants"] = {name: [found.mean, found.std] for name, found in judges.constants.items()}
+    if memory.wanted():
+        answer.update(_percentiles(stored, by_scorer, checkpoints))
     return answer
+
+
+def _percentiles(
+    stored: Mapping[str, str], by_scorer: Mapping[str, Sequence[float]], checkpoints: Sequence[Checkpoint]
+) -> dict[str, Any]:
+    """`percentiles`: {scorer: for each image where its score stands among the user's own pictures, those of the
+    checkpoint that the image names if there are enough}. Empty where there are too few to say anything.
+    """
+    memory.recorder().flush(PATIENCE)
+    places = {
+        name: [memory.place(stored[name], score, checkpoint) for score, checkpoint in zip(scores, checkpoints)]
+        for name, scores in by_scorer.items()
+    }
+    known = {name: [one and one.as_dict() for one in found] for name, found in places.items() if any(found)}
+    return {"percentiles": known} if known else {}
 
 
 # --- the routes -----------------------------------------------------------------------------------
@@ -258,7 +284,9 @@ def schema() -> dict:
 
 @router.post("/score")
 def score(body: ScoreBody) -> dict:
-    """One score per image, in order. Of a panel the common value, and `by_scorer` each one's own."""
+    """One score per image, in order. Of a panel the common value, and `by_scorer` each one's own. `percentiles` where
+    the library is on and knows enough pictures.
+    """
     return _score(body, _prompts(body))
 
 
