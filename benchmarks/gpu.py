@@ -66,7 +66,7 @@ def run(machine: Machine, names: list[str], out: pathlib.Path, deadline: float) 
             found = SECTIONS[name](machine)
         except Missing as reason:
             found = {"skipped": str(reason)}
-        except Exception as error:  # noqa: BLE001 - one broken section must not cost the others; the reason is the result
+        except Exception as error:  # noqa: BLE001 - one broken section must not cost the others: its result is why
             found = {"failed": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()[-2000:]}
         found["seconds"] = round(time.monotonic() - started, 1)
         result["sections"][name] = found

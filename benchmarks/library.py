@@ -10,11 +10,8 @@ Each time is the fastest of several. Bars: the best 100 in <= 50 ms, the leaderb
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import pathlib
-import platform
-import sqlite3
 import statistics
 import sys
 import tempfile
@@ -27,6 +24,7 @@ import psutil  # noqa: E402
 from PIL import Image, PngImagePlugin  # noqa: E402
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from benchmarks.bars import finish, machine  # noqa: E402
 from imagereward_core.library import (  # noqa: E402
     Features,
     Library,
@@ -173,8 +171,7 @@ def main() -> int:
     args = parser.parse_args()
     before = os.getloadavg()[0]
     report: dict = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} threads, Python {platform.python_version()},"
-        f" SQLite {sqlite3.sqlite_version}",
+        "machine": machine(),
         "rows": args.rows,
     }
     with tempfile.TemporaryDirectory() as name:
@@ -191,17 +188,12 @@ def main() -> int:
         report["add"] = reading(folder / "files.sqlite", folder / "pictures", args.files)
         report["remember"] = remembering(folder / "remember.sqlite", folder / "pictures")
     asked = report["questions_ms"]
-    report["load"] = {"before": before, "after": os.getloadavg()[0]}
-    report["bars"] = {
+    bars = {
         "best 100 in <= 50 ms": asked["best 100"]["wall"] <= 50,
         "leaderboard in <= 2 s": asked["leaderboard of 50 checkpoints"]["wall"] <= 2000,
         "remember in <= 2 ms": max(report["remember"]["median_ms"], report["remember"]["worst_cpu_ms"]) <= 2,
     }
-    text = json.dumps(report, indent=1)
-    print(text)
-    if args.out:
-        args.out.write_text(text + "\n", encoding="utf-8")
-    return 0 if all(report["bars"].values()) else 1
+    return finish(report, bars, before, args.out)
 
 
 if __name__ == "__main__":

@@ -16,12 +16,9 @@ import os
 import pathlib
 import platform
 import statistics
-import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
-import urllib.request
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -32,8 +29,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from imagereward_core.library import Made, Score, images, open_library  # noqa: E402
 from imagereward_core.library.records import Seen  # noqa: E402
+from tests.browser.conftest import served  # noqa: E402
 from tests.browser.test_library_page import HOST  # noqa: E402
-from tests.browser.test_other_origin import free_port  # noqa: E402
 
 SUBJECTS = (
     "a red fox in the snow",
@@ -128,37 +125,21 @@ def measure(page: Any, address: str) -> dict[str, Any]:
 def run(folder: pathlib.Path, gradio: str, chromium: str | None) -> dict[str, Any]:
     from playwright.sync_api import sync_playwright
 
-    venvs = pathlib.Path(os.environ.get("IMAGEREWARD_VENVS", ROOT / ".venvs"))
-    port = free_port()
-    variables = {
-        "GRADIO_ANALYTICS_ENABLED": "False",
-        "NO_PROXY": "127.0.0.1,localhost",
-        "IMAGEREWARD_TORCH": sysconfig.get_paths()["purelib"],
-    }
-    command = [venvs / gradio / "bin" / "python", ROOT / "tests" / "browser" / "library_app.py", str(port), str(folder)]
-    app = subprocess.Popen(command, env={**os.environ, **variables}, stdout=subprocess.DEVNULL)
-    address = f"http://127.0.0.1:{port}/"
-    try:
-        for _ in range(480):
-            try:
-                urllib.request.urlopen(f"{address}generated", timeout=5)
-                break
-            except OSError:
-                time.sleep(0.5)
-        with sync_playwright() as play:
-            browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            page = browser.new_page(viewport={"width": 1280, "height": 900})
-            page.set_default_timeout(120_000)
-            page.route("**/*", lambda route: route.continue_() if "127.0.0.1" in route.request.url else route.abort())
-            scripts = sorted((ROOT / "javascript").glob("imagereward_library*.js"))
-            page.add_init_script(HOST + "\n".join(path.read_text(encoding="utf-8") for path in scripts))
-            try:
-                return measure(page, address)
-            finally:
-                browser.close()
-    finally:
-        app.terminate()
-        app.wait(timeout=30)
+    with (
+        tempfile.TemporaryDirectory() as log,
+        served("library_app.py", gradio, pathlib.Path(log), folder, answers="generated") as address,
+        sync_playwright() as play,
+    ):
+        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(120_000)
+        page.route("**/*", lambda route: route.continue_() if "127.0.0.1" in route.request.url else route.abort())
+        scripts = sorted((ROOT / "javascript").glob("imagereward_library*.js"))
+        page.add_init_script(HOST + "\n".join(path.read_text(encoding="utf-8") for path in scripts))
+        try:
+            return measure(page, address)
+        finally:
+            browser.close()
 
 
 def main() -> None:

@@ -211,7 +211,8 @@ def ours(folder: Path, changes: dict) -> dict:
     import torch
 
     torch.set_num_threads(1)
-    import peft  # noqa: F401  160 MiB of library code that the first update would load: not memory of training, and constant
+    # 160 MiB of library code that the first update would load: not memory of training, and constant
+    import peft  # noqa: F401
 
     from refl.backend import load_backend
     from refl.config import ReFLConfig

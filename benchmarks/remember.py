@@ -14,13 +14,10 @@ processor which other programs had; the worst of the thread's own processor time
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import pathlib
-import platform
 import shutil
 import signal
-import sqlite3
 import statistics
 import subprocess
 import sys
@@ -33,6 +30,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from benchmarks.bars import finish, machine  # noqa: E402
 from benchmarks.library import fill  # noqa: E402
 from imagereward_core.library import find, open_library  # noqa: E402
 from tests.contract.fakehost import FakeHost  # noqa: E402
@@ -223,16 +221,14 @@ def main() -> int:
         folder = pathlib.Path(name)
         (folder / "jobs").mkdir()
         report: dict[str, Any] = {
-            "machine": f"{platform.machine()}, {os.cpu_count()} threads, Python {platform.python_version()},"
-            f" SQLite {sqlite3.sqlite_version}",
+            "machine": machine(),
             "rows": args.rows,
             "job": costs(folder / "jobs", args.jobs, args.rows),
             "embeddings": embeddings(),
             "kill": kills(folder, args.kills),
         }
-    report["load"] = {"before": before, "after": os.getloadavg()[0]}
     cost, extra, kill = report["job"], report["embeddings"], report["kill"]
-    report["bars"] = {
+    bars = {
         "<= 2 ms per picture on the job's thread": max(
             cost["median_ms"] + extra["median_ms"], cost["worst_cpu_ms"] + extra["median_cpu_ms"]
         )
@@ -240,11 +236,7 @@ def main() -> int:
         "every picture with its features": cost["written"] == cost["pictures"] == cost["with_features"],
         "nothing acknowledged lost": kill["lost"] == 0 and kill["integrity_ok"] == kill["killed"],
     }
-    text = json.dumps(report, indent=1)
-    print(text)
-    if args.out:
-        args.out.write_text(text + "\n", encoding="utf-8")
-    return 0 if all(report["bars"].values()) else 1
+    return finish(report, bars, before, args.out)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def worker(kind: str, weights: str, folder: str, threads: int, device: str, prec
     else:
         sys.path.insert(0, str(ROOT))
         import imagereward_core as RM
-        import imagereward_core.scorers.imagereward  # noqa: F401  what load() would import, so that import time is told apart
+        import imagereward_core.scorers.imagereward  # noqa: F401  load() would: its time is told apart from loading
     imported = time.perf_counter()
     before = resident()
     if kind == "reference":

@@ -6,6 +6,7 @@ transformers' own class is not used: what it accepts and how it truncates differ
 
 from __future__ import annotations
 
+import copy
 import functools
 import gzip
 import html
@@ -66,9 +67,7 @@ class ClipTokenizer:
         from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
         self.start, self.end = vocab[START_TEXT], vocab[END_TEXT]
-        self.pad = vocab.get(pad, self.end)
-        self.pad_text, self._cleaned = pad, cleaned
-        self._vocab, self._merges = vocab, merges
+        self._cleaned = cleaned
         model = models.BPE(vocab, list(merges), end_of_word_suffix="</w>", unk_token=END_TEXT, fuse_unk=False)
         self._tokenizer = Tokenizer(model)
         if cleaned is None:
@@ -82,10 +81,17 @@ class ClipTokenizer:
             ]
         )
         self._tokenizer.add_special_tokens([START_TEXT, END_TEXT])
+        self._pad_with(pad)
+
+    def _pad_with(self, pad: str) -> None:
+        number = self._tokenizer.token_to_id(pad)
+        self.pad_text, self.pad = pad, self.end if number is None else number
 
     def padded_with(self, pad: str) -> ClipTokenizer:
-        """The same tokeniser with another padding token."""
-        return ClipTokenizer(self._vocab, self._merges, pad, self._cleaned)
+        """The same tokeniser with another padding token; the two share their vocabulary."""
+        other = copy.copy(self)
+        other._pad_with(pad)
+        return other
 
     def ids(self, prompt: str) -> list[int]:
         """All ids of a prompt, without start and end."""

@@ -161,7 +161,8 @@ MODELS = (
         sources=(
             Source(
                 "sac+logos+ava1-l14-linearMSE.pth",
-                url="https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main/sac%2Blogos%2Bava1-l14-linearMSE.pth",
+                url="https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main/"
+                "sac%2Blogos%2Bava1-l14-linearMSE.pth",
                 about=3_714_759,
                 size=3_714_759,
                 sha256="21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0",
@@ -264,7 +265,8 @@ MODELS = (
         sources=(
             Source(
                 "aesthetic_predictor_v2_5.pth",
-                url="https://github.com/discus0434/aesthetic-predictor-v2-5/raw/main/models/aesthetic_predictor_v2_5.pth",
+                url="https://github.com/discus0434/aesthetic-predictor-v2-5/raw/main/models/"
+                "aesthetic_predictor_v2_5.pth",
                 about=5_300_000,
             ),
             Source(

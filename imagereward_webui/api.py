@@ -10,6 +10,7 @@ import base64
 import binascii
 import functools
 import io
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, HTTPException
@@ -20,14 +21,17 @@ from .core import RM, errors, logger, naming, plain_prompt
 from .core import module as core_module
 from .fields import FIELDS
 from .guard import GuardedRoute
-from .judges import PANEL_SCALE, Judges, entry, judges_of
+from .judges import PANEL_SCALE, Judges, entry, judges_of, stored_name
 from .lifecycle import available, holder
+from .remember import memory
 from .request import InvalidRequest, ScoreRequest
 
 PREFIX = "/imagereward/v1"
+Checkpoint = tuple[str | None, str | None]  # name, hash
 MAX_IMAGES = 64
 MAX_BASE64 = 48 * 2**20  # characters per image
 MAX_PIXELS = 64 * 10**6
+PATIENCE = 2.0  # seconds that an answer waits for the library to be read
 
 
 # pydantic 1 and 2 and Python 3.10 all read typing's own names, whatever the class body's annotations mode
@@ -75,6 +79,14 @@ class Sent(io.BytesIO):
     def __init__(self, data: bytes, position: int):
         super().__init__(data)
         self.name = f"images[{position}]"
+
+    def checkpoint(self) -> Checkpoint:
+        """The checkpoint that made it, as its infotext names it."""
+        from PIL import Image
+
+        self.seek(0)
+        with Image.open(self, formats=core_module("preprocess").formats()) as image:
+            return host.checkpoint_of(image)
 
 
 def sent(text: str, position: int) -> Sent:
@@ -161,6 +173,9 @@ def _score(body: ScoreBody | RankBody, prompts: list[str]) -> dict[str, Any]:
     """The answer with the scores, after which the memory policy applies as it does after a generation."""
     judges = _judges(body)
     images = _images(body.images)
+    stored = {name: stored_name(name, host.models_dir()) for name in judges.names}
+    if memory.wanted():
+        memory.prepare(stored.values())
     for name in judges.names:
         _answered(functools.partial(holder.prepare, name))  # may take an hour: the host goes on generating meanwhile
 
@@ -179,7 +194,24 @@ def _score(body: ScoreBody | RankBody, prompts: list[str]) -> dict[str, Any]:
         answer["disagreements"] = [one.disagreement for one in judged]
         answer["standardised_by"] = judges.standardised_by
         answer["constants"] = {name: [found.mean, found.std] for name, found in judges.constants.items()}
+    if memory.wanted():
+        answer.update(_percentiles(stored, by_scorer, [one.checkpoint() for one in images]))
     return answer
+
+
+def _percentiles(
+    stored: Mapping[str, str], by_scorer: Mapping[str, Sequence[float]], checkpoints: Sequence[Checkpoint]
+) -> dict[str, Any]:
+    """`percentiles`: {scorer: for each image where its score stands among the user's own pictures, those of the
+    checkpoint that the image names if there are enough}. Empty where there are too few to say anything.
+    """
+    memory.recorder().flush(PATIENCE)
+    places = {
+        name: [memory.place(stored[name], score, checkpoint) for score, checkpoint in zip(scores, checkpoints)]
+        for name, scores in by_scorer.items()
+    }
+    known = {name: [one and one.as_dict() for one in found] for name, found in places.items() if any(found)}
+    return {"percentiles": known} if known else {}
 
 
 # --- the routes -----------------------------------------------------------------------------------
@@ -245,7 +277,9 @@ def schema() -> dict:
 
 @router.post("/score")
 def score(body: ScoreBody) -> dict:
-    """One score per image, in order. Of a panel the common value, and `by_scorer` each one's own."""
+    """One score per image, in order. Of a panel the common value, and `by_scorer` each one's own. `percentiles` where
+    the library is on and knows enough pictures.
+    """
     return _score(body, _prompts(body))
 
 

@@ -124,8 +124,7 @@ def meaning_of(stored: Mapping[str, str], by_scorer: Mapping[str, Sequence[float
     """Where an image's scores stand among the user's own pictures, a sentence a scorer, and what to think of it."""
     if not memory.of_one_person():
         return ""
-    settings = host.read_infotext(image)
-    checkpoint = (settings.get("Model") or None, settings.get("Model hash") or None)
+    checkpoint = host.checkpoint_of(image)
     places = {name: memory.place(stored[name], values[0], checkpoint) for name, values in by_scorer.items()}
     return report.meaning_text(Meaning({name: place for name, place in places.items() if place is not None}))
 

@@ -469,5 +469,11 @@ def read_infotext(image: Any) -> dict[str, Any]:
     return paste.parse_generation_parameters(text)
 
 
+def checkpoint_of(image: Any) -> tuple[str | None, str | None]:
+    """(name, hash) of the checkpoint that an image's infotext names, None for what it does not."""
+    settings = read_infotext(image)
+    return settings.get("Model") or None, settings.get("Model hash") or None
+
+
 def log_ready(version: str) -> None:
     logger.debug("ImageReward %s on %s", version, name())

@@ -280,7 +280,7 @@ class Job:
         """
         try:
             grid, text = self.host.build_grid(p, shown)
-        except Exception as error:  # noqa: BLE001 - the host's own code and callbacks run here; images and report must not be lost
+        except Exception as error:  # noqa: BLE001 - the host's code and callbacks: images and report must not be lost
             logger.warning("no grid: %s", error)
             self.notes.append(f"no grid: {error}")
             return

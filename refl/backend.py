@@ -74,7 +74,8 @@ class Backend:
         """Latents [B, 4, h, w] → images [B, 3, H, W], not clamped, 0 and 1 being black and white."""
         if tiny and self.tiny_vae is not None:  # a tiny autoencoder takes latents in the UNet's own scale
             dtype = next(self.tiny_vae.parameters()).dtype
-            return self.tiny_vae.decode(latents.to(dtype), return_dict=False)[0].float() / 2 + 0.5  # type: ignore[operator]
+            images = self.tiny_vae.decode(latents.to(dtype), return_dict=False)[0]  # type: ignore[operator]
+            return images.float() / 2 + 0.5
         return self.family.decode(self.vae, latents, self.latent_scale).float() / 2 + 0.5
 
     def encode_images(self, images: Tensor) -> Tensor:

@@ -201,7 +201,8 @@ def _published_score(net: nn.Module, prompts: Sequence[str], images: Tensor) -> 
     pixels = torch.nn.functional.interpolate(images.float(), (224, 224), mode="bilinear", antialias=True)
     ids = torch.ones(len(prompts), 35, dtype=torch.int64)
     tokens = net.encode_image(pixels.to(next(net.parameters()).dtype))  # type: ignore[operator]
-    return net.blip.text_encoder(ids, torch.ones_like(ids), tokens)[:, 0].float().mean(dim=1)  # type: ignore[union-attr,operator]
+    found = net.blip.text_encoder(ids, torch.ones_like(ids), tokens)  # type: ignore[union-attr,operator]
+    return found[:, 0].float().mean(dim=1)
 
 
 def _emptied(net: nn.Module, dtype: torch.dtype) -> None:

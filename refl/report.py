@@ -28,7 +28,8 @@ STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:980px;margin:2em auto;padding:0 1em;color:#222;background:#fff}
 h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}table{border-collapse:collapse}
 td,th{padding:.25em .8em;text-align:right;border-bottom:1px solid #ddd}
-th:first-child,td:first-child{text-align:left}.curves{display:flex;flex-wrap:wrap;gap:12px}figure{margin:0;width:300px}figcaption{font-size:.85em;color:#555}
+th:first-child,td:first-child{text-align:left}.curves{display:flex;flex-wrap:wrap;gap:12px}
+figure{margin:0;width:300px}figcaption{font-size:.85em;color:#555}
 .wall{display:flex;gap:16px;align-items:flex-start}.wall img{max-width:100%;image-rendering:auto}
 .note{padding:.7em 1em;background:#fff4d6;border-left:4px solid #e0a800}
 pre{font-size:.8em;background:#f6f6f6;padding:1em;overflow:auto}

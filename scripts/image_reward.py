@@ -23,7 +23,7 @@ try:
     # the host makes a script of every Script class it finds in this module's namespace
     ImageRewardAccordion, ImageRewardScript = script.ImageRewardAccordion, script.ImageRewardScript
     ScriptPostprocessingImageReward = extras.ScriptPostprocessingImageReward
-except Exception as error:  # noqa: BLE001 - whatever is broken here, the host must start: say what it is where the user looks
+except Exception as error:  # noqa: BLE001 - whatever is broken here, the host must start: say it where the user looks
     logging.getLogger("imagereward").error("ImageReward could not be loaded:\n%s", traceback.format_exc())
     PROBLEM = (
         f"ImageReward could not be loaded: {type(error).__name__}: {error}. "

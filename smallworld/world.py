@@ -277,11 +277,13 @@ def _reach(corners: list[tuple[float, float]], angles: np.ndarray) -> np.ndarray
 def _fill(item: Placed) -> tuple[int, int, int]:
     one = COLOURS[item.thing.colour]
     other = COLOURS[item.other.colour] if item.other is not None else one
-    return tuple(round((1 - item.share) * a + item.share * b) for a, b in zip(one, other, strict=True))  # type: ignore[return-value]
+    red, green, blue = (round((1 - item.share) * a + item.share * b) for a, b in zip(one, other, strict=True))
+    return red, green, blue
 
 
 def _shade(colour: tuple[int, int, int], rng: np.random.Generator, jitter: int) -> tuple[int, int, int]:
-    return tuple(int(min(255, max(0, c + rng.integers(-jitter, jitter + 1)))) for c in colour)  # type: ignore[return-value]
+    red, green, blue = (int(min(255, max(0, c + rng.integers(-jitter, jitter + 1)))) for c in colour)
+    return red, green, blue
 
 
 def _draw_clutter(pen: ImageDraw.ImageDraw, placed: tuple[Placed, ...], rng: np.random.Generator) -> None:

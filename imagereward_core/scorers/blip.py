@@ -19,7 +19,8 @@ from .loading import requested
 # Parts of BLIP's pre-training checkpoint that have no place here: momentum copies, queues, the captioner, the matching
 # head.
 UNUSED = re.compile(
-    r"(visual_encoder|vision_proj|text_encoder|text_proj)_m\.|text_decoder\.|itm_head\.|(image|text|ptr)_queue$|queue_ptr$|temp$"
+    r"(visual_encoder|vision_proj|text_encoder|text_proj)_m\."
+    r"|text_decoder\.|itm_head\.|(image|text|ptr)_queue$|queue_ptr$|temp$"
 )
 
 

@@ -1,8 +1,10 @@
 """Whether a taste is better than its scorer, told so that it can be believed.
 
 The head's accuracy is cross-fitted: each duel is foretold by a head that has seen no duel of its prompt. The scorer is
-measured on the same duels, and McNemar's exact test says whether the head's advantage is more than chance. Who asks
-again and again finds chance too: each look therefore spends a part of the 5 % of error that are allowed in all (Lan and
+measured on the same duels, and McNemar's exact test says whether the head's advantage is more than chance. A duel that
+only one of the two has right counts by how far apart the two forecasts were, in log odds and without having seen the
+duel: where they hardly differ who is right is nearly a coin's throw, and would hide the duels that tell. Who asks again
+and again finds chance too: each look therefore spends a part of the 5 % of error that are allowed in all (Lan and
 DeMets 1983), and only what a look may spend counts.
 """
 
@@ -21,7 +23,8 @@ READY, NOT_YET = "ready", "not enough yet"
 FEWEST = 30  # clear duels below which nothing is measured
 FOLDS = 10
 ALPHA = 0.05
-HALF = 135  # duels by which half of it may be spent: little before, when there is little to find, nearly all at 300
+# duels by which half of it may be spent, and how fast: hardly any at 100, when little can be found, nearly all at 300
+HALF, STEEPNESS = 150, 6
 WORTH = 0.005  # a look that may spend less waits for more duels
 FAR = 0.08  # mean width of the head's prior from which the duels say that the taste is another than the scorer's
 USEFUL, LITTLE_AFTER = 200, 1000
@@ -43,13 +46,17 @@ class Duels:
 
 @dataclass(frozen=True)
 class Measured:
-    """On `duels` clear duels: how many the head, the scorer, and only one of them have right."""
+    """On `duels` clear duels: how many the head, the scorer, and only one of them have right; `p` of McNemar's test,
+    and by how many standard deviations of chance the head leads in it.
+    """
 
     duels: int
     head_right: int
     scorer_right: int
     head_only: int
     scorer_only: int
+    p: float
+    lead: float
 
     @property
     def accuracy(self) -> float:
@@ -66,11 +73,6 @@ class Measured:
         """The scorer's share."""
         return self.scorer_right / self.duels
 
-    @property
-    def p(self) -> float:
-        """McNemar's exact one-sided P."""
-        return mcnemar(self.head_only, self.scorer_only)
-
 
 def measure(duels: Duels, folds: int = FOLDS, starts: dict[float, np.ndarray] | None = None) -> Measured | None:
     """Cross-fitted accuracies; None below FEWEST clear duels. `starts`: as of `head.fit`, from all duels."""
@@ -78,22 +80,28 @@ def measure(duels: Duels, folds: int = FOLDS, starts: dict[float, np.ndarray] | 
     if len(tested) < FEWEST:
         return None
     fold = _folds(duels, folds)
-    right = np.zeros(len(duels.clear), bool)
+    odds, apart = np.zeros(len(duels.clear)), np.zeros(len(duels.clear))
     for number in range(folds):
         out = fold == number
         if not out[tested].any():
             continue
         guess = dict(starts or {})
         fitted = head.fit(duels.differences[~out], duels.weights[~out], guess)
-        right[out] = fitted.utility(duels.differences[out]) > 0
-    by_scorer = duels.differences[tested, 0] > 0
-    by_head = right[tested]
+        odds[out] = fitted.utility(duels.differences[out])
+        slope = guess.get(head.WIDTHS[0], fitted.mean)[0]  # hardly anything but the score has a say there
+        apart[out] = np.abs(odds[out] - slope * duels.differences[out, 0])
+    odds, apart = odds[tested], apart[tested]
+    by_scorer, by_head = duels.differences[tested, 0] > 0, odds > 0
+    won, lost = (apart[one & ~other] for one, other in ((by_head, by_scorer), (by_scorer, by_head)))
+    chance = math.sqrt((won**2).sum() + (lost**2).sum())
     return Measured(
         len(tested),
         int(by_head.sum()),
         int(by_scorer.sum()),
-        int((by_head & ~by_scorer).sum()),
-        int((by_scorer & ~by_head).sum()),
+        len(won),
+        len(lost),
+        mcnemar(won, lost),
+        float(won.sum() - lost.sum()) / chance if chance else 0.0,
     )
 
 
@@ -107,7 +115,7 @@ def _folds(duels: Duels, folds: int) -> np.ndarray:
 
 def allowed(duels: int) -> float:
     """The error that may have been spent by so many duels, of ALPHA in all."""
-    return ALPHA * duels**5 / (duels**5 + HALF**5)
+    return ALPHA * duels**STEEPNESS / (duels**STEEPNESS + HALF**STEEPNESS)
 
 
 @dataclass(frozen=True)
@@ -141,11 +149,10 @@ def more(count: int, measured: Measured | None, looks: list[Look], width: float)
     if measured is None or measured.head_only <= measured.scorer_only:
         return USEFUL - count if count < USEFUL else None
     spent = sum(look.level for look in looks)
-    advantage = (measured.head_only - measured.scorer_only) / math.sqrt(measured.head_only + measured.scorer_only)
     wanted = count + 10
     while wanted <= count + LITTLE_AFTER:
         level = max(allowed(wanted) - spent, 1e-9)
-        if advantage * math.sqrt(wanted / count) >= NormalDist().inv_cdf(1 - level):
+        if measured.lead * math.sqrt(wanted / count) >= NormalDist().inv_cdf(1 - level):
             return wanted - count
         wanted += 10
     return None

@@ -115,7 +115,8 @@ class Flux(FlowFamily):
 
     def velocity(self, net: nn.Module, x: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
         h, w = x.shape[-2:]
-        guidance = sigma.new_full((len(x),), GUIDANCE) if net.config.guidance_embeds else None  # type: ignore[union-attr]
+        embeds = net.config.guidance_embeds  # type: ignore[union-attr]
+        guidance = sigma.new_full((len(x),), GUIDANCE) if embeds else None
         output = net(
             hidden_states=packed(x),
             timestep=sigma,

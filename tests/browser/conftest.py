@@ -7,13 +7,16 @@ another browser; with IMAGEREWARD_SCREENSHOTS set, pictures of each state are ke
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -73,6 +76,46 @@ def interpreter(name: str) -> Path:
     return python
 
 
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def served(app: str, gradio: str, folder: Path, *arguments: object, answers: str = "") -> Iterator[str]:
+    """The address of what `app`, a script beside this file, serves with a gradio version's interpreter: started with
+    the port and `arguments`, waited for until it answers at the path `answers`, stopped in the end. Its log is put into
+    `folder`; it is shown where the page does not start.
+    """
+    python, port = interpreter(gradio), free_port()
+    environment = {
+        **os.environ,
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "HF_HUB_OFFLINE": "1",
+        "NO_PROXY": "127.0.0.1,localhost",
+        "IMAGEREWARD_TORCH": sysconfig.get_paths()["purelib"],
+    }
+    command = [python, Path(__file__).with_name(app), str(port), *map(str, arguments)]
+    with (folder / "log.txt").open("w+") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        address = f"http://127.0.0.1:{port}/"
+        try:
+            for _ in range(480):
+                if process.poll() is not None:
+                    pytest.fail(f"{app} did not start:\n{(folder / 'log.txt').read_text()[-2000:]}")
+                try:
+                    urllib.request.urlopen(f"{address}{answers}", timeout=5)
+                    break
+                except OSError:
+                    time.sleep(0.5)
+            yield address
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+
 @pytest.fixture(scope="session")
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
@@ -91,31 +134,7 @@ def browser():
 @pytest.fixture(scope="module", params=["gradio3", "gradio4"])
 def page(request, browser, tmp_path_factory):
     """The page of one gradio version with the extension's script and style, as the host would load them."""
-    python = interpreter(request.param)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = (tmp_path_factory.mktemp("app") / "log.txt").open("w+")
-    environment = {
-        **os.environ,
-        "GRADIO_ANALYTICS_ENABLED": "False",
-        "HF_HUB_OFFLINE": "1",
-        "NO_PROXY": "127.0.0.1,localhost",
-    }
-    app = subprocess.Popen(
-        [python, Path(__file__).with_name("gallery_app.py"), str(port)], stdout=log, stderr=log, env=environment
-    )
-    try:
-        address = f"http://127.0.0.1:{port}/"
-        for _ in range(240):
-            if app.poll() is not None:
-                log.seek(0)
-                pytest.fail(f"the page did not start:\n{log.read()[-2000:]}")
-            try:
-                urllib.request.urlopen(address, timeout=5)
-                break
-            except OSError:
-                time.sleep(0.5)
+    with served("gallery_app.py", request.param, tmp_path_factory.mktemp("app")) as address:
         made = browser.new_page(viewport={"width": 1000, "height": 760})
         made.gradio = request.param
         made.failures = []
@@ -128,9 +147,6 @@ def page(request, browser, tmp_path_factory):
             made.add_script_tag(content=script.read_text(encoding="utf-8"))
         yield made
         made.close()
-    finally:
-        app.terminate()
-        app.wait(timeout=20)
 
 
 def keep_screenshot(page, name: str) -> None:

@@ -7,9 +7,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sysconfig
-import time
 import urllib.request
 from pathlib import Path
 
@@ -21,8 +18,7 @@ from imagereward_core.library import Record, Score, open_library, remember_now
 from imagereward_core.library.records import Made
 
 from ..contract.test_library_tab import paint
-from .conftest import ROOT, interpreter, keep_screenshot
-from .test_other_origin import free_port
+from .conftest import ROOT, keep_screenshot, served
 
 pytest.importorskip("torch", reason="needs torch")
 LIBRARY = "#imagereward-library"
@@ -68,33 +64,10 @@ def fill(folder: Path) -> None:
 @pytest.fixture(scope="module", params=["gradio3", "gradio4"])
 def app(request, tmp_path_factory):
     """(gradio, address, the host's folder)"""
-    python, port = interpreter(request.param), free_port()
     folder = tmp_path_factory.mktemp(request.param)
     fill(folder)
-    environment = {
-        **os.environ,
-        "GRADIO_ANALYTICS_ENABLED": "False",
-        "HF_HUB_OFFLINE": "1",
-        "NO_PROXY": "127.0.0.1,localhost",
-        "IMAGEREWARD_TORCH": sysconfig.get_paths()["purelib"],
-    }
-    log = (folder / "log.txt").open("w+")
-    command = [python, Path(__file__).with_name("library_app.py"), str(port), str(folder)]
-    process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-    address = f"http://127.0.0.1:{port}/"
-    try:
-        for _ in range(480):
-            if process.poll() is not None:
-                pytest.fail(f"the page did not start:\n{(folder / 'log.txt').read_text()[-2000:]}")
-            try:
-                urllib.request.urlopen(f"{address}generated", timeout=5)
-                break
-            except OSError:
-                time.sleep(0.5)
+    with served("library_app.py", request.param, folder, folder, answers="generated") as address:
         yield request.param, address, folder
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
 
 
 def opened(browser, address, theme="light", width=1200):

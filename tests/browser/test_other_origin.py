@@ -9,17 +9,13 @@ import io
 import json
 import os
 import shutil
-import socket
-import subprocess
 import threading
-import time
 import urllib.request
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from .conftest import interpreter
+from .conftest import served
 
 V1 = "/imagereward/v1"
 # each as a page would write it; `url` and `png` are given
@@ -66,38 +62,11 @@ def picture() -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module", params=["gradio3", "gradio4"])
 def victim(request, tmp_path_factory):
     """The address of a server with our routes, on the FastAPI of one of the hosts."""
-    python, port = interpreter(request.param), free_port()
-    log = (tmp_path_factory.mktemp("routes") / "log.txt").open("w+")
-    app = subprocess.Popen(
-        [python, Path(__file__).with_name("routes_app.py"), str(port)],
-        stdout=log,
-        stderr=log,
-        env={**os.environ, "NO_PROXY": "127.0.0.1,localhost"},
-    )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            if app.poll() is not None:
-                log.seek(0)
-                pytest.fail(f"the server did not start:\n{log.read()[-2000:]}")
-            try:
-                urllib.request.urlopen(f"{address}/calls", timeout=5)
-                break
-            except OSError:
-                time.sleep(0.25)
-        yield address
-    finally:
-        app.terminate()
-        app.wait(timeout=20)
+    with served("routes_app.py", request.param, tmp_path_factory.mktemp("routes"), answers="calls") as address:
+        yield address.rstrip("/")
 
 
 @pytest.fixture(scope="module")

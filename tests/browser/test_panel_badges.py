@@ -5,7 +5,7 @@ import json
 import pytest
 
 from .conftest import ROOT
-from .test_gallery import GRID, badges, generate
+from .test_gallery import GRID, badges, generate, tell
 
 RESULT = {
     "panel": ["ImageReward-v1.0", "PickScore"],
@@ -19,16 +19,11 @@ def told(page):
     """Generates four pictures, of which the server then says what it is given here."""
     page.add_script_tag(content=(ROOT / "javascript" / "imagereward_panel.js").read_text(encoding="utf-8"))
 
-    def tell(**result):
+    def tell_all(**result):
         generate(page, "second", 4)
-        page.evaluate(
-            "result => { const area = document.querySelector('#generation_info_txt2img textarea');"
-            " const info = JSON.parse(area.value); info.extra_generation_params = {'ImageReward result': result};"
-            " area.value = JSON.stringify(info); window.afterUpdate.forEach(callback => callback()); }",
-            {**RESULT, **result},
-        )
+        tell(page, **{**RESULT, **result})
 
-    return tell
+    return tell_all
 
 
 def attribute(page, name):

@@ -6,17 +6,14 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
-import sysconfig
 import time
 import urllib.request
 from pathlib import Path
 
 import pytest
 
-from .conftest import ROOT, interpreter
-from .test_other_origin import free_port
+from .conftest import ROOT, served
 
 torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("diffusers", reason="needs diffusers")
@@ -63,35 +60,12 @@ def files(tmp_path_factory):
 @pytest.fixture(scope="module", params=["gradio3", "gradio4"])
 def app(request, files, tmp_path_factory):
     """(address, the host's folder) of the page in one gradio version."""
-    python, port = interpreter(request.param), free_port()
     folder = tmp_path_factory.mktemp(request.param) / "host"
     folder.mkdir()
     for part in files.iterdir():
         (folder / part.name).symlink_to(part)
-    log = (folder / "log.txt").open("w+")
-    environment = {
-        **os.environ,
-        "GRADIO_ANALYTICS_ENABLED": "False",
-        "HF_HUB_OFFLINE": "1",
-        "NO_PROXY": "127.0.0.1,localhost",
-        "IMAGEREWARD_TORCH": sysconfig.get_paths()["purelib"],
-    }
-    command = [python, Path(__file__).with_name("refl_app.py"), str(port), str(folder), sys.executable]
-    process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-    address = f"http://127.0.0.1:{port}/"
-    try:
-        for _ in range(480):
-            if process.poll() is not None:
-                pytest.fail(f"the page did not start:\n{(folder / 'log.txt').read_text()[-2000:]}")
-            try:
-                urllib.request.urlopen(f"{address}calls", timeout=5)
-                break
-            except OSError:
-                time.sleep(0.5)
+    with served("refl_app.py", request.param, folder, folder, sys.executable, answers="calls") as address:
         yield request.param, address, folder
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
 
 
 def opened(browser, address, script=None, theme="light", width=1280):

@@ -1,5 +1,7 @@
 """What the WebUI remembers of scored pictures, when it does not, and what it says of their scores."""
 
+import base64
+import io
 import json
 import logging
 import os
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from imagereward_core.library import Record, Score, find, open_library, remember_now
 from imagereward_core.library.features import features_of
@@ -491,6 +494,32 @@ def test_extras_tell_it_in_the_table(run_extras, host, memory, place):  # noqa: 
     prepared(host, memory)
     below = run_extras(IMAGES)[1]
     assert "<td data-value='1.0' title='better than 50 % of your 40 pictures\non pictures of" in below
+
+
+def test_rest_tells_it_where_the_library_is_on(host, memory, place):
+    fastapi, testclient = pytest.importorskip("fastapi"), pytest.importorskip("fastapi.testclient")
+    from .test_rest import picture
+
+    fill(place, 60, "jugg", first=5.0)
+    fill(place, 60, "other", first=-9.0)
+    app = fastapi.FastAPI()
+    for callback in host.callbacks.lists["on_app_started"]:
+        callback(None, app)
+    client = testclient.TestClient(app)
+    body = {"images": [picture(60), picture(45)], "prompt": "a cat"}
+    answer = client.post("/imagereward/v1/score", json=body).json()
+    (found,) = answer["percentiles"].values()
+    assert [one["percent"] for one in found] == [50, 50] and found[0]["pictures"] == 120
+    assert found[0]["sentence"] == "better than 50 % of your 120 pictures"
+    buffer, info = io.BytesIO(), PngInfo()
+    info.add_text("parameters", "a cat\nSteps: 20, Model hash: jugg12, Model: jugg")
+    Image.new("RGB", (8, 8), (60, 0, 0)).save(buffer, "PNG", pnginfo=info)
+    body = {"images": [base64.b64encode(buffer.getvalue()).decode()], "prompt": "a cat"}
+    answer = client.post("/imagereward/v1/score", json=body).json()
+    sentence = answer["percentiles"]["ImageReward-v1.0"][0]["sentence"]
+    assert sentence == "better than 0 % of your 60 pictures with this checkpoint"
+    host.options.data["imagereward_remember"] = False
+    assert set(client.post("/imagereward/v1/score", json=body).json()) == {"scorer", "scores"}
 
 
 def test_percentiles_are_read_anew_as_the_library_grows(host, generate, memory, place):

@@ -8,7 +8,7 @@ from imagereward_core.model.vision import VisionTransformer
 
 try:
     from timm.models.vision_transformer import VisionTransformer as Timm
-except Exception as error:  # noqa: BLE001 - a torchvision that does not match torch raises RuntimeError from timm's import
+except Exception as error:  # noqa: BLE001 - timm's import raises RuntimeError where torchvision does not match torch
     pytest.skip(f"needs timm and a torchvision that matches torch ({type(error).__name__})", allow_module_level=True)
 
 

@@ -449,6 +449,8 @@ def test_a_plain_install_needs_no_token_file(models, monkeypatch):
     assert tokenizer(["a photo of a cat"])[0] == [49406, 320, 1125, 539, 320, 2368, *[49407] * 71]
     second = tokenizer.padded_with("!")
     assert second(["a photo of a cat"])[0] == [49406, 320, 1125, 539, 320, 2368, 49407, *[0] * 70]
+    assert tokenizer.pad == 49407 and second._tokenizer is tokenizer._tokenizer  # its vocabulary is not made twice
+    assert tokenizer.padded_with("no such token").pad == 49407
     known = {
         "A  RED,cat's (house)! 42": [320, 736, 267, 2368, 568, 263, 1212, 7805, 275, 273],
         "émigré ☃ <|endoftext|>": [3459, 3736, 4166, 1741, 481, 49407],

@@ -90,7 +90,32 @@ def test_few_pictures_give_few_directions():
 @pytest.mark.parametrize(("first", "second"), [(0, 0), (5, 0), (12, 7), (7, 12), (400, 350)])
 def test_mcnemar_is_scipys_binomial_test(first, second):
     expected = stats.binomtest(first, first + second, 0.5, alternative="greater").pvalue if first + second else 1.0
-    assert mcnemar(first, second) == pytest.approx(expected, rel=1e-9)
+    assert mcnemar(np.full(first, 0.7), np.full(second, 0.7)) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_with_ranks_as_weights_it_is_scipys_signed_rank_test(seed):
+    ranks = np.random.default_rng(seed).permutation(np.arange(1.0, 26))  # 25 divides the steps: nothing is rounded
+    signs = np.where(np.random.default_rng(seed + 10).random(25) < 0.6, 1, -1)
+    expected = stats.wilcoxon(signs * ranks, alternative="greater", mode="exact").pvalue
+    assert mcnemar(ranks[signs > 0], ranks[signs < 0]) == pytest.approx(expected, rel=1e-9)
+
+
+def test_whatever_the_weights_a_coin_is_rarely_taken_for_more():
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(2000):
+        weights, heads = rng.exponential(size=40), rng.random(40) < 0.5
+        found.append(mcnemar(weights[heads], weights[~heads]))
+    for level in (0.01, 0.05, 0.2):
+        assert np.mean(np.array(found) <= level) == pytest.approx(level, abs=3.5 * (level * (1 - level) / 2000) ** 0.5)
+
+
+def test_what_a_head_is_sure_of_counts_more():
+    """The same number right alone: more than chance where the head is right when it is sure, not where when unsure."""
+    sure, unsure = np.full(14, 2.0), np.full(10, 0.2)
+    assert mcnemar(sure, unsure) < 0.01 < 0.25 < mcnemar(np.full(14, 1.0), np.full(10, 1.0))
+    assert mcnemar(unsure, sure) > 0.99
 
 
 @pytest.mark.parametrize(("right", "count"), [(0, 10), (10, 10), (131, 212)])
@@ -146,13 +171,13 @@ def test_all_looks_together_spend_at_most_the_error_that_is_allowed():
 
 
 def test_ready_is_said_once_a_look_passed_and_only_while_it_is_ahead():
-    ahead = verdict.Measured(200, 140, 110, 50, 20)
-    behind = verdict.Measured(300, 150, 160, 20, 30)
+    ahead = verdict.Measured(200, 140, 110, 50, 20, 0.0003, 3.6)
+    behind = verdict.Measured(300, 150, 160, 20, 30, 0.94, -1.4)
     passed, failed = verdict.Look(200, 0.001, 0.03), verdict.Look(200, 0.04, 0.03)
     assert verdict.state(ahead, [passed], 0.2) == verdict.READY and verdict.more(200, ahead, [passed], 0.2) == 0
     assert verdict.state(ahead, [failed], 0.2) == verdict.NOT_YET
     assert verdict.state(behind, [passed], 0.2) == verdict.NOT_YET
     assert verdict.more(300, behind, [failed], 0.2) is None
     assert verdict.state(ahead, [passed], 0.04) == verdict.NOT_YET  # luck: the head is the scorer, nearly
-    nearly = verdict.Measured(100, 60, 50, 25, 15)
+    nearly = verdict.Measured(100, 60, 50, 25, 15, 0.08, 1.6)
     assert 10 <= verdict.more(100, nearly, [verdict.Look(100, 0.08, 0.018)], 0.2) <= 300
