@@ -58,7 +58,7 @@ class FlowSchedule(Schedule):
         end = self.config.get("shift_terminal")
         if end and steps > 1:  # stretched so that the last step begins at this level
             wanted = 1 - (1 - wanted) * (1 - float(end)) / (1 - wanted[-1])
-        return (self.sigmas[None] - wanted[:, None]).abs().argmin(dim=1)
+        return nearest(self.sigmas, wanted)
 
     def levels(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         sigma = self._sigma(t).to(like.device, torch.float32).view(-1, 1, 1, 1)
@@ -83,6 +83,11 @@ class FlowSchedule(Schedule):
 
     def velocity(self, x: Tensor, output: Tensor, t: Tensor) -> Tensor:
         return output
+
+
+def nearest(levels: Tensor, wanted: Tensor) -> Tensor:
+    """The numbers of the levels that are closest to those wanted."""
+    return (levels[None] - wanted[:, None]).abs().argmin(dim=1)
 
 
 def shifted(level: Tensor, shift: float) -> Tensor:

@@ -17,11 +17,19 @@ FAMILIES = {
     "sdxl": "Stable Diffusion XL",
     "sd3": "Stable Diffusion 3",
     "flux": "FLUX.1",
+    "flux2": "FLUX.2 [klein]",
     "z-image": "Z-Image",
     "lumina2": "Lumina 2",
     "qwen-image": "Qwen-Image",
 }
-FLOWS = ("sd3", "flux", "z-image", "lumina2", "qwen-image")  # their text encoders and VAE may lie in other files
+FLOWS = (
+    "sd3",
+    "flux",
+    "flux2",
+    "z-image",
+    "lumina2",
+    "qwen-image",
+)  # their text encoders and VAE may lie in other files
 INCOMPLETE = ("unet-file", "unet", "diffusers-unet")
 
 _known: dict[str, tuple[tuple[int, int], str, str]] = {}  # path: (its size and time, family, why not)

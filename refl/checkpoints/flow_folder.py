@@ -46,7 +46,7 @@ class FlowFolder(Checkpoint):
             )
         self.family = found
         modules.require((found.network, found.autoencoder), found.since, f"{path}, a {found.name} model,")
-        refuse_few_step(path.resolve().name, "", path)
+        refuse_few_step(path.resolve().name, "", path, "is_distilled" if index.get("is_distilled") else "")
         self.vae_config = read_json(path / "vae" / "config.json") if (path / "vae" / "config.json").is_file() else None
         self.scheduler = read_scheduler(path)
         self.predictions, self.zero_snr = list[Claim](), list[Claim]()

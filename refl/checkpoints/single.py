@@ -168,9 +168,9 @@ def _incomplete(state: Mapping[str, Tensor], kind: kinds.Kind) -> str:
     )
 
 
-def refuse_few_step(name: str, title: str, path: Path) -> None:
-    """CheckpointError for a model that was distilled to few steps, as its name says."""
-    named = kinds.few_step(name, title)
+def refuse_few_step(name: str, title: str, path: Path, told: str = "") -> None:
+    """CheckpointError for a model that was distilled to few steps, as its name says, or its configuration (`told`)."""
+    named = kinds.few_step(name, title) or told
     if named:
         raise CheckpointError(
             f"{path} is a few-step model ({named}): its denoising in 1 to 8 steps does not survive this training."

@@ -74,6 +74,16 @@ NETWORKS = {
         "num_layers": 2,
         "axes_dims_rope": [4, 6, 6],
     },
+    "flux2": {
+        **JOINT,
+        "joint_attention_dim": 96,
+        "in_channels": 128,
+        "num_layers": 1,
+        "num_single_layers": 1,
+        "timestep_guidance_channels": 16,
+        "axes_dims_rope": [4, 4, 4, 4],
+        "guidance_embeds": False,
+    },
     "flux": {
         **JOINT,
         "patch_size": 1,
@@ -171,7 +181,11 @@ def write(root: Path, key: str, seed: int = 0) -> Path:
         if name.endswith("_pad_token"):  # diffusers leaves them as the memory was
             torch.nn.init.normal_(parameter)
     net.save_pretrained(folder / "transformer")
-    getattr(diffusers, family.autoencoder)(**VAES.get(key, KL)).save_pretrained(folder / "vae")
+    vae = getattr(diffusers, family.autoencoder)(**VAES.get(key, KL))
+    if hasattr(vae, "bn"):  # statistics of latents, as training leaves them
+        vae.bn.running_mean.normal_()
+        vae.bn.running_var.uniform_(0.5, 2)
+    vae.save_pretrained(folder / "vae")
     scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler", **SHARPER.get(key, family.scheduler)}
     (folder / "scheduler").mkdir()
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
@@ -198,10 +212,10 @@ def _needs(name: str):
     return transformers
 
 
-def _language(folder: Path, config: str, model: str, **more) -> None:
+def _language(folder: Path, config: str, model: str, layers: int = 2, **more) -> None:
     transformers = _needs(model)
     count = words_tokenizer(folder / "tokenizer", chat=True)
-    sizes = {"vocab_size": count, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
+    sizes = {"vocab_size": count, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": layers}
     sizes |= {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16, "pad_token_id": 0, "eos_token_id": 1}
     made = getattr(transformers, config)(**sizes, bos_token_id=1, **more)
     getattr(transformers, model)(made).save_pretrained(folder / "text_encoder")
@@ -220,10 +234,12 @@ def _qwen_vl(folder: Path) -> None:
     transformers.Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder / "text_encoder")
 
 
-VAES: dict[str, dict] = {"qwen-image": QWEN_VAE}
+KLEIN_VAE = {name: value for name, value in KL.items() if not name.endswith("factor")} | {"latent_channels": 32}
+VAES: dict[str, dict] = {"qwen-image": QWEN_VAE, "flux2": KLEIN_VAE}
 TEXT = {
     "sd3": _sd3,
     "flux": _flux,
+    "flux2": lambda folder: _language(folder, "Qwen3Config", "Qwen3ForCausalLM", layers=28),
     "z-image": lambda folder: _language(folder, "Qwen3Config", "Qwen3Model"),
     "lumina2": lambda folder: _language(folder, "Gemma2Config", "Gemma2Model"),
     "qwen-image": _qwen_vl,

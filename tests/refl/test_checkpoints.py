@@ -416,7 +416,7 @@ def test_probe_tells_what_the_shipped_model_predicts():
 
 def test_every_family_answers_for_itself():
     assert set(UNETS) == {"sd1", "sd2", "sdxl"}
-    assert set(FLOWS) == {"sd3", "flux", "z-image", "lumina2", "qwen-image"} and {**UNETS, **FLOWS} == FAMILIES
+    assert set(FLOWS) == {"sd3", "flux", "flux2", "z-image", "lumina2", "qwen-image"} and {**UNETS, **FLOWS} == FAMILIES
     for key, kind in FAMILIES.items():
         assert kind.key == key and kind is family(key) and kind.licence
     for key, kind in UNETS.items():
