@@ -2,6 +2,9 @@
 
 import json
 
+import pytest
+
+from imagereward_core.hashing import file_digest
 from tests.conftest import ROOT
 
 DOC = (ROOT / "docs/findings.md").read_text(encoding="utf-8")
@@ -64,3 +67,16 @@ def test_length_of_the_output():
             cells += [f"{item['inflation']:.3f}", f"{item['eps_mse'] / base['eps_mse']:.2f} ×"]
         cells += [f"{base['judges']['oracle']:.2f} → {later[-1]['judges']['oracle']:.2f}"]
         assert f"| {' | '.join(cells)} |" in DOC
+
+
+def test_a_flow_matching_model():
+    pytest.importorskip("torch")
+    from benchmarks.flow_small_world import SOUND, row
+    from refl.resolved import FLOW_INFLATION
+
+    found = json.loads((ROOT / "docs/refl/refl_tiny_flow.json").read_text(encoding="utf-8"))
+    assert found["tiny-flow"] == file_digest(ROOT / "smallworld/weights/tiny-flow.safetensors")[:10]
+    for run in found["runs"]:
+        assert row(f"{run['name']}, seed {run['seed']}", run, run["evaluations"]) in DOC
+        length = max(item["inflation"] for item in run["evaluations"])
+        assert (length <= FLOW_INFLATION) == (run["name"] == SOUND)  # the rule would end the control, and no sound run
