@@ -133,7 +133,7 @@ class Settings:
     max_inflation: float | None = option(
         None,
         "stop when the network's output, as velocity, is longer or shorter than the base model's by this factor;"
-        " default 1.015, flow-matching models 1.03",
+        " default 1.015, flow-matching models 1.035",
     )
     # what is tuned
     tune: str = option("lora", "what is trained", choices=("lora", "full"))
