@@ -233,16 +233,30 @@ def main() -> None:
                     "runs": runs,
                 }
                 target.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-                print(name, seed, facts, *result_lines(runs, name, seed), flush=True)
+                print(*(row(run) for run in runs if (run["name"], run["seed"]) == (name, seed)), flush=True)
 
 
-def result_lines(runs: list[dict[str, Any]], name: str, seed: int) -> list[str]:
-    """What a run has changed, for the terminal."""
-    run = next(run for run in runs if (run["name"], run["seed"]) == (name, seed))
-    return [
-        f"{key} {run[key]['before']:.4f} to {run[key]['after']:.4f} {run[key]['change 95 %']}"
-        for key in ("area", "every attribute right", "clutter")
-    ]
+def row(run: dict[str, Any]) -> str:
+    """A run as a row of the table in docs/findings.md."""
+    cells = [f"{run['name']}, seed {run['seed']}", f"{run['winners larger by']:+.2%}"]
+    for key, digits, scale in (("area", 4, run["area"]["before"]), ("every attribute right", 3, 1.0)):
+        found = run[key]
+        low, high = (value / scale for value in found["change 95 %"])
+        cells += [
+            f"{found['before']:.{digits}f} → {found['after']:.{digits}f}",
+            f"{found['change'] / scale:+.1%} ({low:+.1%} to {high:+.1%})",
+        ]
+    cells.append(f"{max(item['pick_accuracy'] for item in run['evaluations']):.0%}")
+    return f"| {' | '.join(cells)} |".replace("-", "−").replace("%", " %")
+
+
+def over_row(name: str, found: dict[str, Any]) -> str:
+    """A line of :func:`less_controls` as a row of the table there."""
+    low, high = found["change 95 %"]
+    seeds = " and ".join(map(str, found["seeds"]))
+    return f"| {name} | {seeds} | {found['change']:+.1%} ({low:+.1%} to {high:+.1%}) |".replace("-", "−").replace(
+        "%", " %"
+    )
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ from smallworld.train_reward import random_head  # noqa: E402
 from smallworld.world import Scene, single_scenes  # noqa: E402
 
 SOUND, CONTROL = "refl+", "control"
-MAX_INFLATION = 2.0  # the default, found on tiny-sd, ends a sound run; what it should be is read from these runs
+MAX_INFLATION = 2.0  # only recorded: the limit of flow-matching models is read from these runs
 MEASURES = ("reward", "every attribute right", "size", "clutter")
 
 

@@ -48,13 +48,17 @@ NOT_NEGATIVE = (
 
 @dataclass(frozen=True)
 class Usual:
-    """What a family's users sample with: pixels of a side, and CFG scale. Each of `families` has one."""
+    """What a family's users sample with, pixels of a side and CFG scale, and how much longer or shorter its network's
+    output may become. Each of `families` has one.
+    """
 
     resolution: int = 512
     guidance: float = 7.0
+    max_inflation: float = 1.015
 
 
 USUAL_SD, USUAL_SDXL = Usual(), Usual(1024, 5.0)
+FLOW_INFLATION = 1.035  # of flow-matching models; both limits were found on the small world, see docs/findings.md
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class ResolvedConfig(Settings):
     snr_gamma: float = 0.0
     mixed_precision: str = "no"
     eval_guidance_scale: float = USUAL_SD.guidance
+    max_inflation: float = USUAL_SD.max_inflation
     anchor_measured: bool = False
 
     def decided(self) -> dict[str, Any]:
@@ -143,6 +148,7 @@ def _defaults(asked: Settings, usual: Usual, device_type: str) -> dict[str, Any]
         "seed": 0,
         "resolution": usual.resolution,
         "learning_rate": 1e-5 if asked.tune == "full" else 1e-4,
+        "max_inflation": usual.max_inflation,
         "mixed_precision": "bf16" if device_type == "cuda" else "no",
         "max_train_samples": ALL,
         "snr_gamma": 0.0,
@@ -165,7 +171,7 @@ def _check_asked(config: Settings) -> None:
             raise ConfigError(f"{name} must not be negative, found {value}")
     if not 1 <= config.draft_steps <= 5:
         raise ConfigError(f"draft_steps must lie between 1 and 5, found {config.draft_steps}")
-    if not config.max_inflation >= 1:
+    if config.max_inflation is not None and not config.max_inflation >= 1:
         raise ConfigError(f"max_inflation must be at least 1, found {config.max_inflation}")
     if not 0 <= config.ema_decay < 1:
         raise ConfigError(f"ema_decay must lie in [0, 1), found {config.ema_decay}")

@@ -132,8 +132,10 @@ class Settings:
     )
     min_diversity: float = option(0.7, "stop when seed diversity falls below this share of the base model's")
     max_eps_mse: float = option(1.75, "stop when the denoising error exceeds this multiple of the base model's")
-    max_inflation: float = option(
-        1.015, "stop when the network's output, as velocity, is longer or shorter than the base model's by this factor"
+    max_inflation: float | None = option(
+        None,
+        "stop when the network's output, as velocity, is longer or shorter than the base model's by this factor;"
+        " default 1.015, flow-matching models 1.035",
     )
     # what is tuned
     tune: str = option("lora", "what is trained", choices=("lora", "full"))

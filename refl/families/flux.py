@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..conditioning import Conditioning
 from ..errors import CheckpointError
-from ..resolved import Usual
+from ..resolved import FLOW_INFLATION, Usual
 from ..text_models import TextModel
 from .base import PromptEncoder
 from .flow import JOINT, KL_VAE, Encoding, FlowFamily, packed, unpacked
@@ -140,7 +140,7 @@ FAMILY = Flux(
     latent_channels=16,
     text=("text_encoder", "text_encoder_2"),
     tokens_of_text=T5_TOKENS,
-    usual=Usual(1024, 1.0),
+    usual=Usual(1024, 1.0, FLOW_INFLATION),
     attention=JOINT,
     feed_forward=("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2", "proj_mlp"),
     lora_metadata={"ss_base_model_version": "flux1", "modelspec.architecture": "flux-1-dev/lora"},

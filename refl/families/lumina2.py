@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..conditioning import Conditioning
-from ..resolved import Usual
+from ..resolved import FLOW_INFLATION, Usual
 from ..text_models import TextModel
 from .base import PromptEncoder
 from .flow import ATTENTION, KL_VAE, Encoding, OneLanguageModel
@@ -116,7 +116,7 @@ FAMILY = Lumina2(
     latent_channels=16,
     text=("text_encoder",),
     tokens_of_text=TOKENS,
-    usual=Usual(1024, 4.0),
+    usual=Usual(1024, 4.0, FLOW_INFLATION),
     attention=ATTENTION,
     feed_forward=("feed_forward.linear_1", "feed_forward.linear_2", "feed_forward.linear_3"),
     rules_for_hosts=RULES,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..conditioning import Conditioning
 from ..errors import CheckpointError
-from ..resolved import Usual
+from ..resolved import FLOW_INFLATION, Usual
 from ..text_models import TextModel
 from .base import PromptEncoder
 from .flow import JOINT, Encoding, FlowFamily, last_block, packed, unpacked
@@ -122,7 +122,7 @@ FAMILY = QwenImage(
     latent_channels=16,
     text=("text_encoder",),
     tokens_of_text=256,
-    usual=Usual(1328, 4.0),
+    usual=Usual(1328, 4.0, FLOW_INFLATION),
     attention=JOINT,
     feed_forward=("img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2"),
     lora_metadata={"ss_base_model_version": "qwen-image", "modelspec.architecture": "qwen-image/lora"},

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..conditioning import Conditioning
 from ..errors import CheckpointError
-from ..resolved import Usual
+from ..resolved import FLOW_INFLATION, Usual
 from ..text_models import TextModel
 from .base import PromptEncoder
 from .flow import KL_VAE, Encoding, FlowFamily, last_block
@@ -156,7 +156,7 @@ FAMILY = SD3(
     latent_channels=16,
     text=("text_encoder", "text_encoder_2", "text_encoder_3"),
     tokens_of_text=CLIP_TOKENS + T5_TOKENS,
-    usual=Usual(1024, 4.5),
+    usual=Usual(1024, 4.5, FLOW_INFLATION),
     feed_forward=("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
     rules_for_hosts=RULES,
     lora_metadata={"ss_base_model_version": "sd3", "modelspec.architecture": "stable-diffusion-3-medium/lora"},

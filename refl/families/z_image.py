@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..conditioning import Conditioning
-from ..resolved import Usual
+from ..resolved import FLOW_INFLATION, Usual
 from ..text_models import TextModel
 from .base import PromptEncoder
 from .flow import ATTENTION, KL_VAE, Encoding, OneLanguageModel
@@ -87,7 +87,7 @@ FAMILY = ZImage(
     latent_channels=16,
     text=("text_encoder",),
     tokens_of_text=TOKENS,
-    usual=Usual(1024, 4.0),
+    usual=Usual(1024, 4.0, FLOW_INFLATION),
     attention=ATTENTION,
     feed_forward=("feed_forward.w1", "feed_forward.w2", "feed_forward.w3"),
     lora_metadata={"ss_base_model_version": "zimage", "modelspec.architecture": "z-image/lora"},

@@ -15,7 +15,7 @@ from refl.config import PRESETS, ReFLConfig, load_config
 from refl.errors import ConfigError
 from refl.families import FAMILIES
 from refl.options import UNUSED_REFERENCE_FLAGS, add_options, config_from_argv
-from refl.resolved import Usual, resolve
+from refl.resolved import FLOW_INFLATION, Usual, resolve
 
 # Every flag of the reference's ReFL script.
 REFERENCE_FLAGS = [
@@ -253,6 +253,16 @@ ALTERNATIVES = [
     {"tune": "full", "max_train_samples": 5, "snr_gamma": 5.0, "clip_skip": 2, "seed": 7, "lora_rank": 3},
     {"guidance_scale": 1.0, "num_inference_steps": 3},
 ]
+
+
+def test_how_long_a_networks_output_may_become_depends_on_what_it_predicts():
+    found = {key: resolve(ReFLConfig(), family.usual).max_inflation for key, family in FAMILIES.items()}
+    flow = {key for key, family in FAMILIES.items() if family.prediction == "flow"}
+    assert flow and {found[key] for key in flow} == {FLOW_INFLATION}
+    assert {found[key] for key in FAMILIES.keys() - flow} == {1.015}
+    assert resolve(ReFLConfig(max_inflation=1.3), FAMILIES["sd3"].usual).max_inflation == 1.3
+    with pytest.raises(ConfigError, match="max_inflation must be at least 1"):
+        ReFLConfig(max_inflation=0.9).resolved()
 
 
 def test_what_is_left_open_is_the_familys_usual():

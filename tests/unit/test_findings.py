@@ -2,6 +2,9 @@
 
 import json
 
+import pytest
+
+from imagereward_core.hashing import file_digest
 from tests.conftest import ROOT
 
 DOC = (ROOT / "docs/findings.md").read_text(encoding="utf-8")
@@ -33,26 +36,18 @@ def test_speed_against_the_reference():
         )
 
 
-def shares(name, runs, key, digits):
-    """Cells of a paired change: before and after, change and interval in per cent of `before` or in points."""
-    found = runs[key]
-    scale = found["before"] if name == "relative" else 1.0
-    low, high = (value / scale for value in found["change 95 %"])
-    change = f"{found['change'] / scale:+.1%} ({low:+.1%} to {high:+.1%})".replace("-", "−").replace("%", " %")
-    return f"{found['before']:.{digits}f} → {found['after']:.{digits}f} | {change}"
+@pytest.mark.parametrize("name", ["dpo_small_world", "dpo_tiny_flow"])
+def test_learning_from_picks(name):
+    pytest.importorskip("torch")
+    from benchmarks.dpo_small_world import less_controls, over_row, row
 
-
-def test_learning_from_picks():
-    found = json.loads((ROOT / "docs/refl/dpo_small_world.json").read_text(encoding="utf-8"))
+    found = json.loads((ROOT / f"docs/refl/{name}.json").read_text(encoding="utf-8"))
     for run in found["runs"]:
-        accuracy = max(item["pick_accuracy"] for item in run["evaluations"])
-        cells = [
-            f"{run['name']}, seed {run['seed']}",
-            shares("relative", run, "area", 4),
-            shares("points", run, "every attribute right", 3),
-            f"{accuracy:.0%}".replace("%", " %"),
-        ]
-        assert f"| {' | '.join(cells)} |" in DOC
+        assert row(run) in DOC
+    assert less_controls(found["runs"]).keys() == found["area over all seeds"].keys()
+    if name == "dpo_small_world":
+        for what, values in found["area over all seeds"].items():
+            assert over_row(what, values) in DOC
 
 
 def test_length_of_the_output():
@@ -64,3 +59,16 @@ def test_length_of_the_output():
             cells += [f"{item['inflation']:.3f}", f"{item['eps_mse'] / base['eps_mse']:.2f} ×"]
         cells += [f"{base['judges']['oracle']:.2f} → {later[-1]['judges']['oracle']:.2f}"]
         assert f"| {' | '.join(cells)} |" in DOC
+
+
+def test_a_flow_matching_model():
+    pytest.importorskip("torch")
+    from benchmarks.flow_small_world import SOUND, row
+    from refl.resolved import FLOW_INFLATION
+
+    found = json.loads((ROOT / "docs/refl/refl_tiny_flow.json").read_text(encoding="utf-8"))
+    assert found["tiny-flow"] == file_digest(ROOT / "smallworld/weights/tiny-flow.safetensors")[:10]
+    for run in found["runs"]:
+        assert row(f"{run['name']}, seed {run['seed']}", run, run["evaluations"]) in DOC
+        length = max(item["inflation"] for item in run["evaluations"])
+        assert (length <= FLOW_INFLATION) == (run["name"] == SOUND)  # the rule would end the control, and no sound run
