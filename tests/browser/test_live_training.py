@@ -4,8 +4,7 @@ IMAGEREWARD_TEST_HOST=http://… names the WebUI. It needs --api, a checkpoint t
 and a reward model that is on its machine. IMAGEREWARD_TEST_TRAINING=quick presses *quick try* and *Start*, and nothing
 else before the run is under way; IMAGEREWARD_TEST_TRAINING=two fills in two updates at 64 pixels, for a checkpoint of
 full size on a CPU. IMAGEREWARD_TEST_LISTED=NAME trains a tiny model of another family that the WebUI need only list,
-given the start of its title (IMAGEREWARD_TEST_LISTED_SIDE: its pictures' side, 32 pixels unless told). Screenshots of
-each step come into IMAGEREWARD_SCREENSHOTS.
+given the start of its title. Screenshots of each step come into IMAGEREWARD_SCREENSHOTS.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ LISTED = os.environ.get("IMAGEREWARD_TEST_LISTED", "")
 ID = "#imagereward_refl_"
 MINUTES = 60_000  # in milliseconds
 TWO_UPDATES = {"steps": "2", "held_out": "2", "resolution": "64"}
-SMALL = {"steps": "60", "held_out": "2", "resolution": os.environ.get("IMAGEREWARD_TEST_LISTED_SIDE", "32")}
+SMALL = {**TWO_UPDATES, "steps": "20"}
 
 pytestmark = pytest.mark.skipif(not HOST, reason="needs IMAGEREWARD_TEST_HOST")
 
@@ -143,7 +142,7 @@ def test_a_model_of_another_family_that_the_host_need_only_list(page):
     show_tab(page)
     comes_to(page, "paused, update")
     page.click(f"{ID}resume")
-    comes_to(page, "finished, update 60")
+    comes_to(page, "finished, update 20")
     says(page, r"After \d+ updates: reward .* ±", "verdict")
     page.wait_for_selector(f"{ID}gallery img")
     keep_screenshot(page, "listed-4-finished")
