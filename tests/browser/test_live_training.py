@@ -23,7 +23,6 @@ LISTED = os.environ.get("IMAGEREWARD_TEST_LISTED", "")
 ID = "#imagereward_refl_"
 MINUTES = 60_000  # in milliseconds
 TWO_UPDATES = {"steps": "2", "held_out": "2", "resolution": "64"}
-SMALL = {**TWO_UPDATES, "steps": "20"}
 
 pytestmark = pytest.mark.skipif(not HOST, reason="needs IMAGEREWARD_TEST_HOST")
 
@@ -130,7 +129,7 @@ def test_a_model_of_another_family_that_the_host_need_only_list(page):
     page.fill(f"{ID}checkpoint input", LISTED)
     page.click(f"{ID}checkpoint ul.options li:has-text('{LISTED}')")
     says(page, "64 prompts", "count")
-    fill_in(page, SMALL)
+    fill_in(page, TWO_UPDATES)
     keep_screenshot(page, "listed-1-chosen")
     page.click(f"{ID}start")
     says(page, "Run .* is started", "said")
@@ -142,7 +141,7 @@ def test_a_model_of_another_family_that_the_host_need_only_list(page):
     show_tab(page)
     comes_to(page, "paused, update")
     page.click(f"{ID}resume")
-    comes_to(page, "finished, update 20")
+    comes_to(page, "finished, update 2")
     says(page, r"After \d+ updates: reward .* ±", "verdict")
     page.wait_for_selector(f"{ID}gallery img")
     keep_screenshot(page, "listed-4-finished")
