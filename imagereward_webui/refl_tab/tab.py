@@ -58,6 +58,12 @@ def boot_html(boot: str) -> str:
     )
 
 
+def _listed(name: str, text: str | None, shown: str | None) -> Update:
+    """The list of a field with its marks; its value only where another is shown."""
+    value = {} if text == shown else {"value": text}
+    return gr.update(choices=form_page.marked_choices(name), **value)
+
+
 class Actions:
     """What happens when a button is pressed. Every function returns updates and raises nothing the user could mend."""
 
@@ -190,9 +196,11 @@ class Actions:
 
     # --- the page --------------------------------------------------------------------------------------------------
 
-    def tick(self, memory: str, chosen: str | None, far: str) -> list[Update]:
+    def tick(
+        self, memory: str, chosen: str | None, far: str, title: str | None = None, reward: str | None = None
+    ) -> list[Update]:
         """The heartbeat's look: at the first of a page, also at what the host has selected by now, and into the files
-        of checkpoints and scorers.
+        of checkpoints and scorers. title, reward: what the form's lists show.
         """
         memory, *updates = self.runs.refresh(memory, chosen)
         before, memory = looked(memory)
@@ -200,13 +208,31 @@ class Actions:
         missing = bool(found["missing"]) and not found["installing"]
         choice: list[Update] = [gr.update()] * 9
         if not before:  # a button may have been pressed before: the memory alone does not tell
-            selected = refl_host.selected_checkpoint()
-            lists = {name: gr.update(choices=form_page.marked_choices(name)) for name in form_page.SCORERS[1:]}
-            reward = gr.update(
-                choices=form_page.marked_choices("reward"), value=form_page.shown("reward", rewards.default())
-            )
-            choice = [self._checkpoints(selected), *self.chosen(far, selected), reward, *lists.values()]
+            choice = self._first_look(far, title, reward)
         return [*choice, view.libraries(found), gr.update(visible=missing), memory, *updates]
+
+    def _first_look(self, far: str, title: str | None, reward: str | None) -> list[Update]:
+        """Marks in the lists, and what the host has selected. Its answer may take seconds to reach the page: what was
+        chosen by hand before it stays, and a field that has its value already is not sent one.
+        """
+        built = {name: self.form.widgets[name].value for name in ("checkpoint", "reward")}
+        by_hand = bool(title) and title != built["checkpoint"]
+        wanted = form_page.meant("checkpoint", title) if by_hand else refl_host.selected_checkpoint()
+        text = form_page.shown("checkpoint", wanted) if wanted else None
+        follows = [gr.update()] * 5 if by_hand else self.chosen(far, wanted)
+        numbers = [self.form.widgets[name].value for name in ("guidance", "steps", "learning_rate", "held_out")]
+        follows[1:] = [
+            gr.update() if update.get("value", value) == value else update
+            for update, value in zip(follows[1:], numbers)
+        ]
+        kept = reward if reward and reward != built["reward"] else rewards.default()
+        scored = form_page.shown("reward", form_page.meant("reward", kept))
+        return [
+            _listed("checkpoint", text, title),
+            *follows,
+            _listed("reward", scored, reward),
+            *(gr.update(choices=form_page.marked_choices(name)) for name in form_page.SCORERS[1:]),
+        ]
 
     def install_libraries(self) -> list[Update]:
         """Start filling the folder of libraries."""
@@ -244,7 +270,7 @@ class Actions:
         runs.clone.click(self.clone, runs.runs, [form.said, *form.inputs], **QUIET)
         runs.tick.click(
             self.tick,
-            [*here, form.far],
+            [*here, form.far, checkpoint, widgets["reward"]],
             [checkpoint, *follows, *scorers, self.libraries, self.install, *runs.outputs],
             **QUIET,
             **host.pressed_anew(),

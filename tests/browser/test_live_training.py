@@ -5,8 +5,8 @@ and a reward model that is on its machine. IMAGEREWARD_TEST_TRAINING=quick press
 else before the run is under way; IMAGEREWARD_TEST_TRAINING=two fills in two updates at 64 pixels, for a checkpoint of
 full size on a CPU; IMAGEREWARD_TEST_TRAINING=picks makes twelve duels in the library, whose pictures the round of
 `test_live_library` left, and learns 30 updates from them. IMAGEREWARD_TEST_LISTED=NAME trains a tiny model of another
-family that the WebUI need only list, given the start of its title (IMAGEREWARD_TEST_LISTED_SIDE: its pictures' side, 32
-pixels unless told). Screenshots of each step come into IMAGEREWARD_SCREENSHOTS.
+family that the WebUI need only list, given the start of its title. Screenshots of each step come into
+IMAGEREWARD_SCREENSHOTS.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ LISTED = os.environ.get("IMAGEREWARD_TEST_LISTED", "")
 ID = "#imagereward_refl_"
 TASTE = "live-picks"
 TWO_UPDATES = {"steps": "2", "held_out": "2", "resolution": "64"}
-SMALL = {"steps": "60", "held_out": "2", "resolution": os.environ.get("IMAGEREWARD_TEST_LISTED_SIDE", "32")}
 
 pytestmark = pytest.mark.skipif(not live.HOST, reason="needs IMAGEREWARD_TEST_HOST")
 
@@ -158,7 +157,7 @@ def test_a_model_of_another_family_that_the_host_need_only_list(page):
     page.fill(f"{ID}checkpoint input", LISTED)
     page.click(f"{ID}checkpoint ul.options li:has-text('{LISTED}')")
     says(page, "64 prompts", "count")
-    fill_in(page, SMALL)
+    fill_in(page, TWO_UPDATES)
     keep_screenshot(page, "listed-1-chosen")
     page.click(f"{ID}start")
     says(page, "Run .* is started", "said")
@@ -171,7 +170,7 @@ def test_a_model_of_another_family_that_the_host_need_only_list(page):
     show_tab(page)
     comes_to(page, "paused, update")
     page.click(f"{ID}resume")
-    comes_to(page, "finished, update 60")
+    comes_to(page, "finished, update 2")
     says(page, r"After \d+ updates: reward .* ±", "verdict")
     page.wait_for_selector(f"{ID}gallery img")
     keep_screenshot(page, "listed-4-finished")

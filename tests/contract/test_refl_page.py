@@ -471,6 +471,27 @@ def test_the_first_look_of_a_page_marks_and_preselects(actions, tmp_path):
     assert len(first) == len(later) and all(update == {"__type__": "update"} for update in later[:9])
 
 
+def test_what_is_chosen_before_the_first_look_stays(actions, tmp_path):
+    """On a slow machine the first look's answer comes seconds after the page: it put the host's checkpoint back in
+    silence, and *Start* trained another one than was chosen.
+    """
+    actions, host = actions
+    for name in "ab":
+        write_checkpoint(tmp_path / f"{name}.safetensors", ["cond_stage_model.x"])
+    both = [checkpoint(f"{name} [1]", tmp_path / f"{name}.safetensors", name) for name in "ab"]
+    host_with(sys.modules["modules.sd_models"], *both)
+    host.options.data["sd_model_checkpoint"] = "a"
+    widgets = actions.form.widgets
+    widgets["checkpoint"].value = "a [1]"  # the page was made with what the host had selected
+    untouched = actions.tick("", None, "normal", "a [1]", widgets["reward"].value)
+    assert untouched[0]["choices"] == ["a [1]", "b [1]"] and "value" not in untouched[0]
+    chosen = actions.tick("", None, "normal", "b [1]", "CLIP")
+    assert "value" not in chosen[0] and all(update == {"__type__": "update"} for update in chosen[1:6])
+    assert chosen[6].get("value", "CLIP").startswith("CLIP")  # with the mark of what must be fetched
+    host.options.data["sd_model_checkpoint"] = "b"  # changed since the page was made
+    assert actions.tick("", None, "normal", "a [1]", None)[0]["value"] == "b [1]"
+
+
 def test_a_button_pressed_before_the_first_look_does_not_prevent_it(actions, tmp_path):
     actions, host = actions
     write_checkpoint(tmp_path / "a.safetensors", ["lora_unet_a.lora_up.weight"])
