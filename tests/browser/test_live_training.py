@@ -138,10 +138,19 @@ def test_twelve_duels_teach_and_the_dial_says_at_which_strength(page):
     comes_to(page, "update 1 of 30")
     keep_screenshot(page, "picks-2-under-way")
     comes_to(page, "finished, update 30 of 30", minutes=60)
+    dialled(page)
+
+
+def dialled(page):
+    """The dial of the run that is shown, and its LoRA in use at the strength that it recommends, if it does."""
     page.wait_for_selector(f"{ID}dial h4:has-text('Alignment dial')")
-    page.locator(f"{ID}dial").scroll_into_view_if_needed()
+    page.locator(f"{ID}dial").first.scroll_into_view_if_needed()
     keep_screenshot(page, "picks-3-dial")
     recommended = page.locator(f"{ID}dial button.recommended")
-    strength = recommended.get_attribute("data-strength")
-    assert used(page, f"{ID}dial button.recommended").endswith(f":{strength}>")
+    if recommended.count():
+        strength = recommended.get_attribute("data-strength")
+        assert used(page, f"{ID}dial button.recommended").endswith(f":{strength}>")
+    else:  # so few duels need not make it better on prompts that were held out
+        says(page, "At no strength is it better than the base model", "dial")
+        assert used(page).endswith(":1>")
     assert page.ours == []
