@@ -19,7 +19,8 @@
     const cells = new Map();  // position in the list → element
     const thumbnails = new Map();  // id → address
     const loading = new Set(), failed = new Set();
-    let box, space, columns = 1, frame = 0, quiet = 0, describing = false, asked = 0;
+    let box, space, columns = 1, frame = 0, quiet = 0, describing = false;
+    let asked = 0, drawn = 0;  // the newest question, and the one whose answer is seen
 
     // --- the question ---------------------------------------------------------------------------------------------
 
@@ -34,6 +35,7 @@
         if (turn !== asked) {
             return;  // another question was asked meanwhile
         }
+        drawn = turn;
         grid.ids = found.ids;
         grid.places = new Map(found.ids.map((id, index) => [id, index]));
         grid.by = found.by;
@@ -231,7 +233,7 @@
             }
         }
         describing = true;
-        const turn = asked;
+        const turn = drawn;
         try {
             await learn(missing.slice(0, 2 * AT_ONCE), turn);
         } finally {
@@ -240,9 +242,9 @@
         await describe();  // the window may have moved on
     }
 
-    async function learn(ids, turn = asked) {
+    async function learn(ids, turn = drawn) {
         const {pictures} = await lib.json("/described", {ids: ids.join(","), by: grid.by});
-        if (turn !== asked) {
+        if (turn !== drawn) {
             return;
         }
         for (const id of ids) {

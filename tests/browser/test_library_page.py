@@ -147,6 +147,31 @@ def test_order_filters_and_a_long_scroll(page, app):
     keep_screenshot(page, f"{gradio}-library-filters")
 
 
+def test_what_is_said_of_pictures_belongs_to_the_order_that_is_seen(page):
+    """A slow server: what was asked of the pictures in the old order comes after the list in the new one."""
+    page.evaluate(
+        """async () => {
+            const lib = window.imagerewardLibrary, json = lib.json;
+            const wait = (ms) => new Promise((done) => setTimeout(done, ms));
+            lib.json = async (path, body) => {
+                if (path.startsWith("/pictures?by=B")) await wait(500);
+                const answer = await json(path, body);
+                if (path === "/described" && body.by === "date") await wait(1000);
+                return answer;
+            };
+            await lib.grid.show();  // what its pictures are is asked a moment later
+            lib.part("by").value = "B";
+            lib.part("by").dispatchEvent(new Event("change"));
+        }"""
+    )
+    page.wait_for_function("window.imagerewardLibrary.grid.by === 'B'")
+    page.wait_for_timeout(1500)
+    assert names(page, 1) == ["001.png"]
+    first = page.locator(f"{CELL}[aria-posinset='1']")
+    assert first.locator(".imagereward-library-score").inner_text() == "-1.000"
+    assert first.locator(".imagereward-library-percent").inner_text() == "98 %"
+
+
 def test_many_by_keys_moved_and_undone(page, app):
     """Click, Shift, Ctrl and keys; keep, stars, move below the output folder; everything taken back."""
     gradio, _, folder = app
