@@ -166,7 +166,9 @@ def test_a_model_of_another_family_that_the_host_need_only_list(page):
     page.fill(f"{ID}checkpoint input", LISTED)
     page.click(f"{ID}checkpoint ul.options li:has-text('{LISTED}')")
     says(page, "64 prompts", "count")
-    fill_in(page, TWO_UPDATES)
+    fill_in(page, {**TWO_UPDATES, "guidance": "1"})
+    page.click(f"{ID}preset input")  # many samples at once: of a tiny model they cost hardly more than one
+    page.click(f"{ID}preset ul.options li:has-text('24 GB')")
     keep_screenshot(page, "listed-1-chosen")
     page.click(f"{ID}start")
     says(page, "Run .* is started", "said")
