@@ -12,18 +12,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 QUICK = 1.702  # x · σ(1.702 x), OpenAI's stand-in for GELU
+DEVICES = ("cpu", "cuda")  # others' backends (DirectML and the like) may lack an operation's form in place
+
+
+def _is_kept(x: Tensor) -> bool:
+    """Whether a tensor must stay as it is."""
+    return torch.is_grad_enabled() or x.device.type not in DEVICES
 
 
 def gelu(x: Tensor, approximate: str = "none") -> Tensor:
     """GELU of a tensor that the caller does not use again."""
-    if torch.is_grad_enabled():
+    if _is_kept(x):
         return F.gelu(x, approximate=approximate)
     return torch.ops.aten.gelu_(x, approximate=approximate)
 
 
 def quick_gelu(x: Tensor) -> Tensor:
     """x · σ(1.702 x) of a tensor that the caller does not use again."""
-    if torch.is_grad_enabled():
+    if _is_kept(x):
         return x * torch.sigmoid(QUICK * x)
     return x.mul_(torch.mul(x, QUICK).sigmoid_())
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from imagereward_core.config import TextConfig, VisionConfig
+from imagereward_core.model import activations
 from imagereward_core.model.activations import in_place, use_in_place
 from imagereward_core.model.text import Intermediate
 from imagereward_core.model.vision import Mlp
@@ -41,6 +42,15 @@ def test_values_are_the_plain_functions(name, dtype):
     in_place(name)(layer * 1).sum().backward()
     PLAIN[name](other).sum().backward()
     assert torch.equal(layer.grad, other.grad)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_backends_that_may_lack_the_form_in_place_get_the_plain_one(name, monkeypatch):
+    monkeypatch.setattr(activations, "DEVICES", ("another",))
+    x = torch.linspace(-3, 3, 7)
+    with torch.no_grad():
+        made = in_place(name)(x)
+    assert torch.equal(x, torch.linspace(-3, 3, 7)) and torch.equal(made, PLAIN[name](x))
 
 
 def test_what_is_not_known_is_left_alone():
