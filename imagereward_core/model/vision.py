@@ -37,9 +37,8 @@ class Attention(nn.Module):
 
 
 class Bf16Attention(Attention):
-    """Products in bf16 on a CPU that multiplies it natively, in half the time of torch's fused fp32 attention (its
-    matrix products come from MKL, which is slow on processors that are not Intel's). Too coarse for fp32 scores, fine
-    beside int8.
+    """Products in bf16 by oneDNN, on a CPU that multiplies it natively: torch's fused attention has them from MKL,
+    which is slow on processors that are not Intel's. Too coarse for fp32 scores, fine beside int8.
     """
 
     def attend(self, qkv: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from .modulelike import ModuleLike
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 Progress = Callable[[int, int], None]
 BATCH = 8  # images of a forward
-CPU_BATCH = 4  # ViT-L's widest activations of eight images exceed what malloc keeps: 36,000 page faults an image, 8 %
+CPU_BATCH = 4  # as fast as eight, with half the activations, which malloc then keeps (benchmarks/forward.py)
 
 
 def pick_device(device: Any = None) -> torch.device:

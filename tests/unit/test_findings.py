@@ -72,3 +72,28 @@ def test_a_flow_matching_model():
         assert row(f"{run['name']}, seed {run['seed']}", run, run["evaluations"]) in DOC
         length = max(item["inflation"] for item in run["evaluations"])
         assert (length <= FLOW_INFLATION) == (run["name"] == SOUND)  # the rule would end the control, and no sound run
+
+
+def test_memory_by_size():
+    """Every row of the table is a row of the file, and the other way round."""
+    rows = json.loads((ROOT / "benchmarks/results/refl_memory.json").read_text(encoding="utf-8"))["rows"]
+    shown = DOC.partition("| size, resolution |")[2].partition("\n\n")[0].splitlines()[2:]
+    found = []
+    for row in rows:
+        figures = " | ".join(f"{row['gib'][form]:.1f}" for form in ("bf16", "8 bit", "nf4"))
+        cards = ", ".join(str(row["smallest_card_gb"][form] or "–") for form in ("bf16", "8 bit", "nf4"))
+        found.append(f"| {row['model']}, {row['resolution']} | {row['algorithm']} | {figures} | {cards} |")
+    assert shown == found
+
+
+def test_where_a_forward_on_the_cpu_goes():
+    figures = json.loads((ROOT / "benchmarks/results/forward.json").read_text(encoding="utf-8"))
+    for batch, cost in figures["batches"].items():
+        faults = f"{cost['page_faults_per_image']:,}"
+        cells = (batch, f"{cost['processor_s_per_image']:.3f}", f"{cost['share_of_gemm']:.2f}", faults)
+        assert f"| {' | '.join(cells)} |" in DOC
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"at {100 * figures['batches']['4']['share_of_gemm']:.0f} % of one thread's" in readme
+    parts = figures["ms_per_image_of_parts_at_batch_4"]
+    for name, said in (("attention", "attention {} ms"), ("gelu_if_it_were_not_fused", "GELU by itself would cost {}")):
+        assert said.format(f"{parts[name]:.0f}") in " ".join(DOC.split())

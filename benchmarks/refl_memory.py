@@ -1,0 +1,125 @@
+"""The memory that one update needs, for each family at its published sizes: estimated on tensors without data.
+
+    python benchmarks/refl_memory.py [--out benchmarks/results/refl_memory.json]
+
+No weight is read and no GPU is needed: refl.memory runs the real update on fake tensors. Everything else is as a run
+on a GPU would decide it: bf16, LoRA of the default rank, gradient checkpointing, one sample at once, no text encoders.
+`bf16` is what the trainer does. The columns with a base in 8 bit or nf4 are arithmetic on top, for what bitsandbytes
+would store: the linear layers of the blocks in one byte, or in 4.127 bits, a weight, and the largest of them once in
+bf16 while it is used. The trainer has no such base, so they say what it would save, and no more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+GIB = 2**30
+ALGORITHMS = ("refl+", "dpo")
+CARDS = (8, 12, 16, 24)  # GB; what a desktop shows on itself is not taken off
+PER_WEIGHT = {"8 bit": 1.0, "nf4": 4.127 / 8}  # bytes; nf4 with its scales quantised once more (Dettmers et al. 2023)
+SIZES: dict[str, tuple[str, dict]] = {  # name: (family, what differs from the family's own sizes)
+    "SD 1.5": ("sd1", {}),
+    "SD 2.1": ("sd2", {}),
+    "SDXL": ("sdxl", {}),
+    "SD 3.5 medium": (
+        "sd3",
+        {"num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536, "qk_norm": "rms_norm",
+         "dual_attention_layers": list(range(13)), "pos_embed_max_size": 384},
+    ),
+    "SD 3.5 large": (
+        "sd3",
+        {"num_layers": 38, "num_attention_heads": 38, "caption_projection_dim": 2432, "qk_norm": "rms_norm",
+         "dual_attention_layers": []},
+    ),
+    "FLUX.1 dev": ("flux", {}),
+    "FLUX.2 klein 4B": ("flux2", {}),
+    "FLUX.2 klein 9B": (
+        "flux2", {"num_layers": 8, "num_single_layers": 24, "num_attention_heads": 32, "joint_attention_dim": 12288}
+    ),
+    "Lumina 2": ("lumina2", {}),
+    "Z-Image": ("z-image", {}),
+    "Qwen-Image": ("qwen-image", {}),
+}  # fmt: skip
+
+
+def quantisable(net) -> tuple[int, int]:
+    """(weights in linear layers inside a network's blocks, those of the largest)."""
+    from torch import nn
+
+    blocks = [part for part in net.modules() if isinstance(part, nn.ModuleList)]
+    linear = {id(part): part for block in blocks for part in block.modules() if isinstance(part, nn.Linear)}
+    counts = [part.weight.numel() for part in linear.values()]
+    return sum(counts), max(counts)
+
+
+def row(name: str, algorithm: str) -> dict:
+    """One size's figures."""
+    from refl.checkpoints.modules import empty
+    from refl.families import family
+    from refl.memory import estimate
+    from refl.resolved import resolve
+    from refl.settings import Settings
+
+    key, changes = SIZES[name]
+    kind = family(key)
+    sizes = {**kind.unet, **changes}
+    learned = {"picks": "library"} if algorithm == "dpo" else {}
+    settings = Settings(
+        algorithm=algorithm, train_batch_size=1, mixed_precision="bf16", gradient_checkpointing=True, **learned
+    )
+    config = resolve(settings, kind.usual, "cuda")
+    found = estimate(config, kind, sizes)
+    net = empty(kind.network, sizes)
+    weights = sum(part.numel() for part in net.parameters())
+    linear, largest = quantisable(net)
+    totals = {"bf16": found.total}
+    for form, bytes_each in PER_WEIGHT.items():
+        totals[form] = found.total - round(linear * (2 - bytes_each)) + 2 * largest
+    return {
+        "model": name,
+        "family": kind.name,
+        "resolution": config.resolution,
+        "algorithm": algorithm,
+        "network_weights": weights,
+        "of_these_linear_in_blocks": linear,
+        "gib": {form: round(total / GIB, 2) for form, total in totals.items()},
+        "smallest_card_gb": {form: smallest(total) for form, total in totals.items()},
+    }
+
+
+def smallest(total: int) -> int | None:
+    """The smallest of CARDS that it fits; None for none."""
+    return next((card for card in CARDS if total <= card * GIB), None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", choices=list(SIZES), default=list(SIZES))
+    parser.add_argument("--out", help="written after every row; rows that it has, of the same versions, are kept")
+    args = parser.parse_args()
+    import diffusers
+    import torch
+
+    report: dict = {"torch": torch.__version__, "diffusers": diffusers.__version__, "rows": []}
+    out = pathlib.Path(args.out) if args.out else None
+    if out is not None and out.is_file():
+        before = json.loads(out.read_text())
+        report["rows"] = before["rows"] if {**before, "rows": []} == report else []
+    known = {(found["model"], found["algorithm"]) for found in report["rows"]}
+    for algorithm in ALGORITHMS:
+        for name in args.only:
+            if (name, algorithm) in known:
+                continue
+            report["rows"].append(row(name, algorithm))
+            print(json.dumps(report["rows"][-1]), flush=True)
+            if out is not None:
+                out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
