@@ -1,5 +1,5 @@
-// Scores on gallery thumbnails: read from the infotexts, shown as badges. The bar below the gallery and the order and choice
-// of what is seen have files of their own (imagereward_bar.js, imagereward_order.js).
+// Scores on gallery thumbnails: read from the infotexts, shown as badges. The bar below the gallery and the order and
+// choice of what is seen have files of their own (imagereward_bar.js, imagereward_order.js).
 //
 // Gradio owns the gallery: its buttons are reused between runs and never moved here. Each thumbnail is known by its
 // image's address; a badge is one extra child that takes no clicks. Every update compares before it writes, so that the
@@ -11,9 +11,9 @@
     const LISTS = [".grid-container button.thumbnail-item", ".thumbnails button.thumbnail-item"];
     const NUMBER = "(-?\\d+(?:\\.\\d+)?)";
     const SCHEMA = "imagereward/v1/schema";
-    const gallery = window.imagerewardGallery = window.imagerewardGallery || {};
+    const gallery = (window.imagerewardGallery = window.imagerewardGallery || {});
     const states = {};
-    let scorers = null;  // what the server says of every scorer: its key in infotexts, and what its numbers mean
+    let scorers = null; // what the server says of every scorer: its key in infotexts, and what its numbers mean
 
     function option(name, fallback) {
         const value = typeof opts === "object" && opts ? opts["imagereward_" + name] : undefined;
@@ -24,29 +24,37 @@
         return text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
     }
 
-    // Asked once, without the browser's password prompt; a server that does not answer leaves us what infotexts say themselves.
+    // Asked once, without the browser's password prompt; a server that does not answer leaves us what infotexts say
+    // themselves.
     function askForScorers() {
         if (scorers) return;
         scorers = [];
-        fetch(SCHEMA, {credentials: "omit"}).then((answer) => (answer.ok ? answer.json() : {})).then((schema) => {
-            scorers = (Array.isArray(schema.scorers) ? schema.scorers : []).concat(schema.panel || []);
-            Object.values(states).forEach((state) => { state.key = null; });
-            update();
-        }).catch(() => {});
+        fetch(SCHEMA, {credentials: "omit"})
+            .then((answer) => (answer.ok ? answer.json() : {}))
+            .then((schema) => {
+                scorers = (Array.isArray(schema.scorers) ? schema.scorers : []).concat(schema.panel || []);
+                Object.values(states).forEach((state) => {
+                    state.key = null;
+                });
+                update();
+            })
+            .catch(() => {});
     }
 
     function keysOf(scorer) {
         return [scorer.key].concat(scorer.former_keys || []);
     }
 
-    // --- which image has which score --------------------------------------------------------------------------------
+    // --- which image has which score -------------------------------------------------------------------------------
 
-    // {key, score} in an infotext's settings line, or null. Any scorer's key counts; the prompt above does not. A score whose
-    // model is named beside it is one, whoever the scorer is.
+    // {key, score} in an infotext's settings line, or null. Any scorer's key counts; the prompt above does not. A score
+    // whose model is named beside it is one, whoever the scorer is.
     function foundInInfotext(text) {
         const keys = [option("key", "ImageReward"), "ImageReward"].concat(...(scorers || []).map(keysOf));
         const line = String(text).split("\n").pop();
-        const known = line.match(new RegExp("(?:^|, )(" + keys.map(escapeForRegExp).join("|") + "): " + NUMBER + "(?=,|$)"));
+        const known = line.match(
+            new RegExp("(?:^|, )(" + keys.map(escapeForRegExp).join("|") + "): " + NUMBER + "(?=,|$)"),
+        );
         const found = known || line.match(new RegExp("(?:^|, )([\\w][\\w /-]*): " + NUMBER + ", \\1 model: "));
         return found ? {key: found[1], score: Number(found[2])} : null;
     }
@@ -77,12 +85,16 @@
         return Array.isArray(scores) && scores.length === count ? scores : null;
     }
 
-    // What each score means, in words, by gallery position; where the upscale button replaced an image, its score is another's.
+    // What each score means, in words, by gallery position; where the upscale button replaced an image, its score is
+    // another's.
     function meaningsByPosition(info, scores) {
         const result = resultOf(info);
-        const meanings = Array.isArray(result.meanings) && result.meanings.length === scores.length ? result.meanings : [];
+        const meanings =
+            Array.isArray(result.meanings) && result.meanings.length === scores.length ? result.meanings : [];
         const near = 0.51 * Math.pow(10, -option("decimals", 4));
-        return scores.map((score, i) => (score !== null && meanings[i] && Math.abs(score - result.scores[i]) <= near ? meanings[i] : null));
+        return scores.map((score, i) =>
+            score !== null && meanings[i] && Math.abs(score - result.scores[i]) <= near ? meanings[i] : null,
+        );
     }
 
     // How many masks the host puts after each inpainted image.
@@ -105,16 +117,17 @@
         return texts.map((_, k) => (k < first ? k : first + (k - first) * step));
     }
 
-    // One score or null per gallery position. Infotexts are the truth where each position has one (the upscale button replaces
-    // one of them and nothing else); with masks in between, the server says which position has which score.
+    // One score or null per gallery position. Infotexts are the truth where each position has one (the upscale button
+    // replaces one of them and nothing else); with masks in between, the server says which position has which score.
     function scoresByPosition(info, count) {
-        const ranked = resultOf(info).ranks && resultOf(info).scores;  // a panel's ranks stand in no infotext
+        const ranked = resultOf(info).ranks && resultOf(info).scores; // a panel's ranks stand in no infotext
         if (Array.isArray(ranked) && ranked.length === count) return ranked;
         const first = info.index_of_first_image || 0;
         const texts = (info.infotexts || []).slice(0, count);
         const own = texts.slice(first);
         if (own.length > 1 && own.every((text) => text === own[0])) {
-            // Loopback gives every image the text of its first one: unless the server tells, better no score than a wrong one
+            // Loopback gives every image the text of its first one: unless the server tells, better no score than a
+            // wrong one
             return told(info, count) || Array(count).fill(null);
         }
         if (texts.length !== count && told(info, count)) {
@@ -135,7 +148,7 @@
         }
     }
 
-    // --- badges -----------------------------------------------------------------------------------------------------
+    // --- badges ----------------------------------------------------------------------------------------------------
 
     function rgb(hex) {
         const value = parseInt(String(hex).replace("#", "").slice(0, 6), 16) || 0;
@@ -145,9 +158,15 @@
     // From the low over the middle to the high colour over [low, high], with a text colour that can be read on it.
     function colours(score, low, high) {
         const share = high > low ? Math.min(1, Math.max(0, (score - low) / (high - low))) : 1;
-        const stops = [option("colour_low", "#b3261e"), option("colour_middle", "#8a6100"), option("colour_high", "#146c2e")].map(rgb);
+        const stops = [
+            option("colour_low", "#b3261e"),
+            option("colour_middle", "#8a6100"),
+            option("colour_high", "#146c2e"),
+        ].map(rgb);
         const half = share < 0.5 ? 0 : 1;
-        const mixed = stops[half].map((channel, i) => Math.round(channel + (stops[half + 1][i] - channel) * (2 * share - half)));
+        const mixed = stops[half].map((channel, i) =>
+            Math.round(channel + (stops[half + 1][i] - channel) * (2 * share - half)),
+        );
         const bright = 0.299 * mixed[0] + 0.587 * mixed[1] + 0.114 * mixed[2] > 150;
         return {background: "rgb(" + mixed.join(",") + ")", text: bright ? "#000" : "#fff"};
     }
@@ -222,7 +241,12 @@
     // What a screen reader says of a thumbnail beside its number.
     function description(state, score, below) {
         if (score === null) return null;
-        return "score " + score.toFixed(2) + (isBest(state, score) ? ", the best" : "") + (below ? ", below the threshold" : "");
+        return (
+            "score " +
+            score.toFixed(2) +
+            (isBest(state, score) ? ", the best" : "") +
+            (below ? ", below the threshold" : "")
+        );
     }
 
     function paintBadges(state) {
@@ -246,10 +270,20 @@
         gallery.paintBar(tab, state);
     }
 
-    // --- the update ---------------------------------------------------------------------------------------------------
+    // --- the update ------------------------------------------------------------------------------------------------
 
     function newState(tab) {
-        return {tab: tab, threshold: null, hide: false, sort: false, pinned: false, known: [], scores: new Map(), range: [-2, 2], count: 0};
+        return {
+            tab: tab,
+            threshold: null,
+            hide: false,
+            sort: false,
+            pinned: false,
+            known: [],
+            scores: new Map(),
+            range: [-2, 2],
+            count: 0,
+        };
     }
 
     // What tells one job from another: the upscale button changes the infotexts of a job, and not these.
@@ -316,8 +350,21 @@
     }
     // for the files beside this one, for tests and for other extensions: what is on screen, by image address
     Object.assign(gallery, {
-        LISTS: LISTS, states: states, update: update, paint: paint, paintBadges: paintBadges, newState: newState, option: option, reaches: reaches, isBest: isBest, scoreOf: scoreOf,
-        masksEach: masksEach, setBadge: setBadge, setClass: setClass, setAttribute: setAttribute,
-        scoreInInfotext: scoreInInfotext, scoresByPosition: scoresByPosition,
+        LISTS: LISTS,
+        states: states,
+        update: update,
+        paint: paint,
+        paintBadges: paintBadges,
+        newState: newState,
+        option: option,
+        reaches: reaches,
+        isBest: isBest,
+        scoreOf: scoreOf,
+        masksEach: masksEach,
+        setBadge: setBadge,
+        setClass: setClass,
+        setAttribute: setAttribute,
+        scoreInInfotext: scoreInInfotext,
+        scoresByPosition: scoresByPosition,
     });
 })();

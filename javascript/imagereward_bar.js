@@ -3,7 +3,7 @@
 (function () {
     "use strict";
 
-    const gallery = window.imagerewardGallery = window.imagerewardGallery || {};
+    const gallery = (window.imagerewardGallery = window.imagerewardGallery || {});
     const KEEP = "Keep best first, threshold and hide for the next job; otherwise each job starts without them.";
 
     function make(tag, properties, ...children) {
@@ -27,23 +27,52 @@
             set(values);
             say(state, emptiness(state) || said + ", " + standing(state));
         };
-        const [sort, sortLabel] = checkbox("sort", tab, "best first", (on) => {
-            changed({sort: on}, on ? "best first" : "in the order made");
-            if (on) gallery.selectFirst(state);
-        }, "Order what is shown here by score. Nothing is generated.");
-        const [hide, hideLabel] = checkbox("hide", tab, "hide the others", (on) => changed({hide: on}, on ? "the others are hidden" : "all are shown"), "Not only dimmed: arrow keys, Save and Zip pass them over, too.");
+        const [sort, sortLabel] = checkbox(
+            "sort",
+            tab,
+            "best first",
+            (on) => {
+                changed({sort: on}, on ? "best first" : "in the order made");
+                if (on) gallery.selectFirst(state);
+            },
+            "Order what is shown here by score. Nothing is generated.",
+        );
+        const [hide, hideLabel] = checkbox(
+            "hide",
+            tab,
+            "hide the others",
+            (on) => changed({hide: on}, on ? "the others are hidden" : "all are shown"),
+            "Not only dimmed: arrow keys, Save and Zip pass them over, too.",
+        );
         const [pin, pinLabel] = checkbox("pin", tab, "keep for the next job", (on) => set({pinned: on}), KEEP);
         const slider = make("input", {type: "range", id: "imagereward-threshold-" + tab, step: "0.01"});
         const at = make("span", {className: "imagereward-at"});
         slider.setAttribute("aria-label", "Threshold: score at least");
-        slider.addEventListener("input", () => set({threshold: Number(slider.value) <= Number(slider.min) ? null : Number(slider.value)}));
-        const reset = make("button", {type: "button", id: "imagereward-reset-" + tab, textContent: "Reset", title: "Show every image, in the order they were made."});
+        slider.addEventListener("input", () =>
+            set({threshold: Number(slider.value) <= Number(slider.min) ? null : Number(slider.value)}),
+        );
+        const reset = make("button", {
+            type: "button",
+            id: "imagereward-reset-" + tab,
+            textContent: "Reset",
+            title: "Show every image, in the order they were made.",
+        });
         reset.addEventListener("click", () => {
             changed({threshold: null, hide: false, sort: false}, "reset");
-            sort.focus();  // the button is disabled now, and the keyboard's place would be lost with it
+            sort.focus(); // the button is disabled now, and the keyboard's place would be lost with it
         });
         const count = make("span", {id: "imagereward-count-" + tab, className: "imagereward-count"});
-        const root = make("div", {id: "imagereward-bar-" + tab, className: "imagereward-bar"}, sortLabel, at, slider, hideLabel, pinLabel, reset, count);
+        const root = make(
+            "div",
+            {id: "imagereward-bar-" + tab, className: "imagereward-bar"},
+            sortLabel,
+            at,
+            slider,
+            hideLabel,
+            pinLabel,
+            reset,
+            count,
+        );
         root.setAttribute("role", "group");
         root.setAttribute("aria-label", "ImageReward: what the gallery shows");
         return {root: root, sort: sort, hide: hide, pin: pin, slider: slider, at: at, reset: reset, count: count};
@@ -61,8 +90,15 @@
     function emptiness(state) {
         if (state.empty) return state.empty;
         if (!state.count || state.seen.some((position) => position >= state.first)) return "";
-        return "Nothing to see: the best of " + state.count + " has " + state.best.toFixed(2) + ", and the threshold is "
-            + state.threshold.toFixed(2) + ". Lower it, or press Reset.";
+        return (
+            "Nothing to see: the best of " +
+            state.count +
+            " has " +
+            state.best.toFixed(2) +
+            ", and the threshold is " +
+            state.threshold.toFixed(2) +
+            ". Lower it, or press Reset."
+        );
     }
 
     function write(element, text) {
@@ -82,7 +118,7 @@
 
     // A job is done, or another gallery came: what of it is said once.
     function newResult(tab, state) {
-        const text = state.count ? (state.summary || standing(state) + ", best " + state.best.toFixed(2)) : state.empty;
+        const text = state.count ? state.summary || standing(state) + ", best " + state.best.toFixed(2) : state.empty;
         say(state, text ? "ImageReward: " + text : "");
     }
 
@@ -92,7 +128,8 @@
             if (state.note) state.note.remove();
             return;
         }
-        state.note = state.note || make("div", {id: "imagereward-empty-" + tab, className: "imagereward-bar imagereward-empty"});
+        state.note =
+            state.note || make("div", {id: "imagereward-empty-" + tab, className: "imagereward-bar imagereward-empty"});
         write(state.note, text);
         if (!state.note.isConnected) state.gallery.insertAdjacentElement("afterend", state.note);
     }
@@ -110,8 +147,13 @@
         const value = state.threshold === null ? low : String(Math.max(Number(low), state.threshold));
         if (Number(slider.value) !== Number(value)) slider.value = value;
         const share = ((100 * (Number(slider.value) - low)) / (high - low)).toFixed(1) + "%";
-        if (slider.style.getPropertyValue("--imagereward-share") !== share) slider.style.setProperty("--imagereward-share", share);
-        gallery.setAttribute(slider, "aria-valuetext", (state.threshold === null ? "any score" : state.threshold.toFixed(2)) + ", " + standing(state));
+        if (slider.style.getPropertyValue("--imagereward-share") !== share)
+            slider.style.setProperty("--imagereward-share", share);
+        gallery.setAttribute(
+            slider,
+            "aria-valuetext",
+            (state.threshold === null ? "any score" : state.threshold.toFixed(2)) + ", " + standing(state),
+        );
     }
 
     function paintBar(tab, state) {
@@ -124,7 +166,11 @@
         const {root, sort, hide, pin, at, reset, count} = state.bar;
         if (!root.isConnected) state.gallery.insertAdjacentElement("afterend", root);
         showSlider(state);
-        for (const [box, value] of [[sort, state.sort], [hide, state.hide], [pin, state.pinned]]) {
+        for (const [box, value] of [
+            [sort, state.sort],
+            [hide, state.hide],
+            [pin, state.pinned],
+        ]) {
             if (box.checked !== value) box.checked = value;
         }
         const untouched = state.threshold === null && !state.hide && !state.sort;

@@ -1,15 +1,17 @@
-// The Extras tab: scores on its gallery's thumbnails, and the table of scores, which the server sends best first, sorted by
-// whichever column is pressed.
+// The Extras tab: scores on its gallery's thumbnails, and the table of scores, which the server sends best first,
+// sorted by whichever column is pressed.
 (function () {
     "use strict";
 
-    const gallery = window.imagerewardGallery = window.imagerewardGallery || {};
+    const gallery = (window.imagerewardGallery = window.imagerewardGallery || {});
     const TABLE = "#html_info_x_extras .imagereward-table";
 
     function read(root, images) {
         try {
             const {scores, low, high, meanings} = JSON.parse(root.dataset.gallery);
-            return scores.length === images.length ? {scores: scores, range: [low, high], meanings: meanings || []} : null;
+            return scores.length === images.length
+                ? {scores: scores, range: [low, high], meanings: meanings || []}
+                : null;
         } catch (error) {
             return null;
         }
@@ -23,7 +25,8 @@
             state.gallery = root;
             root.addEventListener("load", () => gallery.paintBadges(state), true);
         }
-        const list = gallery.LISTS.map((one) => root.querySelectorAll(one + " img")).find((found) => found.length) || [];
+        const list =
+            gallery.LISTS.map((one) => root.querySelectorAll(one + " img")).find((found) => found.length) || [];
         const images = Array.from(list);
         const table = gradioApp().querySelector(TABLE);
         const found = table && gallery.option("badges", true) ? read(table, images) : null;
@@ -37,7 +40,7 @@
         gallery.say(state, table ? table.querySelector(".imagereward-summary").textContent : "");
     }
 
-    // --- the table ----------------------------------------------------------------------------------------------------
+    // --- the table -------------------------------------------------------------------------------------------------
 
     // What a cell is sorted by: a number where there is one, else its text. Rows without a score stay last.
     function value(row, column) {
@@ -46,7 +49,8 @@
     }
 
     function compare(a, b) {
-        if (typeof a === typeof b) return typeof a === "number" ? a - b : a.localeCompare(b, undefined, {numeric: true});
+        if (typeof a === typeof b)
+            return typeof a === "number" ? a - b : a.localeCompare(b, undefined, {numeric: true});
         return null;
     }
 
@@ -55,7 +59,11 @@
         const headers = Array.from(table.tHead.rows[0].cells);
         const column = headers.indexOf(header);
         const turn = {ascending: "descending", descending: "ascending"}[header.getAttribute("aria-sort")];
-        const direction = turn || (table.tBodies[0].querySelector("td[data-value]:nth-child(" + (column + 1) + ")") ? "descending" : "ascending");
+        const direction =
+            turn ||
+            (table.tBodies[0].querySelector("td[data-value]:nth-child(" + (column + 1) + ")")
+                ? "descending"
+                : "ascending");
         headers.forEach((one) => one.setAttribute("aria-sort", one === header ? direction : "none"));
         const sign = direction === "ascending" ? 1 : -1;
         const rows = Array.from(table.tBodies[0].rows);

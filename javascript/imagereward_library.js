@@ -6,8 +6,9 @@
 (function () {
     "use strict";
 
-    const lib = window.imagerewardLibrary = window.imagerewardLibrary || {};
-    const POLL_MS = 700, PLACE = "imagereward-library";
+    const lib = (window.imagerewardLibrary = window.imagerewardLibrary || {});
+    const POLL_MS = 700,
+        PLACE = "imagereward-library";
     let polling = false;
     lib.parts = lib.parts || {};
     lib.state = null;
@@ -20,7 +21,8 @@
     };
 
     // An element with our class of that name.
-    lib.named = (tag, name, props, ...children) => lib.make(tag, {className: `${PLACE}-${name}`, ...props}, ...children);
+    lib.named = (tag, name, props, ...children) =>
+        lib.make(tag, {className: `${PLACE}-${name}`, ...props}, ...children);
 
     lib.part = (name) => lib.root.querySelector(`.${PLACE}-${name}`);
 
@@ -30,13 +32,17 @@
             headers["Content-Type"] = "application/json";
         }
         const answer = await fetch(lib.root.dataset.prefix.replace(/^\//, "") + path, {
-            method: body === undefined ? "GET" : "POST", headers, body: body === undefined ? undefined : JSON.stringify(body),
+            method: body === undefined ? "GET" : "POST",
+            headers,
+            body: body === undefined ? undefined : JSON.stringify(body),
         });
         if (!answer.ok) {
             let detail = answer.statusText;
             try {
                 detail = (await answer.json()).detail || detail;
-            } catch (error) { /* not JSON: the status line says enough */ }
+            } catch (error) {
+                /* not JSON: the status line says enough */
+            }
             throw new Error(typeof detail === "string" ? detail : JSON.stringify(detail));
         }
         return answer;
@@ -67,10 +73,14 @@
 
     // A button that cannot be pressed while something is under way in the background.
     lib.working = function (text, action, title) {
-        const node = lib.button(text, async () => {
-            await action();
-            await lib.refresh();
-        }, title);
+        const node = lib.button(
+            text,
+            async () => {
+                await action();
+                await lib.refresh();
+            },
+            title,
+        );
         node.dataset.work = "1";
         return node;
     };
@@ -80,8 +90,12 @@
     // New options for a select; what was chosen stays chosen if it is still there.
     lib.options = function (select, options) {
         const chosen = select.value;
-        const same = select.options.length === options.length
-            && options.every((option, i) => option.value === select.options[i].value && option.textContent === select.options[i].textContent);
+        const same =
+            select.options.length === options.length &&
+            options.every(
+                (option, i) =>
+                    option.value === select.options[i].value && option.textContent === select.options[i].textContent,
+            );
         if (same) {
             return;
         }
@@ -110,7 +124,7 @@
     const count = (number, word) => `${number.toLocaleString("en")} ${word}${number === 1 ? "" : "s"}`;
     lib.pictures = (number) => count(number, "picture");
 
-    // --- what is under way ------------------------------------------------------------------------------------------
+    // --- what is under way -----------------------------------------------------------------------------------------
 
     function drawWork() {
         const {what, running, done, total, error, said} = lib.state.work;
@@ -157,7 +171,9 @@
     lib.refresh = async function () {
         lib.state = await lib.json("/state");
         const {there, pictures, place} = lib.state;
-        lib.part("place").textContent = there ? `${lib.pictures(pictures)} in ${place}` : `No library yet: it will be kept in ${place}, on this machine only.`;
+        lib.part("place").textContent = there
+            ? `${lib.pictures(pictures)} in ${place}`
+            : `No library yet: it will be kept in ${place}, on this machine only.`;
         lib.part("forget").hidden = !there;
         for (const part of Object.values(lib.parts)) {
             (part.refreshed || (() => {}))();
@@ -170,7 +186,12 @@
 
     async function forget() {
         const {place} = lib.state;
-        if (!window.confirm(`Delete the library ${place}?\n\nScores, marks, stars, duels and tastes are forgotten. The pictures stay where they are.`)) {
+        if (
+            !window.confirm(
+                `Delete the library ${place}?\n\n` +
+                    "Scores, marks, stars, duels and tastes are forgotten. The pictures stay where they are.",
+            )
+        ) {
             return;
         }
         await lib.json("/forget", {});
@@ -181,7 +202,7 @@
         lib.say("The library was deleted. Your pictures are where they were.");
     }
 
-    // --- the page ---------------------------------------------------------------------------------------------------
+    // --- the page --------------------------------------------------------------------------------------------------
 
     // The parts of the page, one of which is seen.
     function pages() {
@@ -193,8 +214,13 @@
                 page.hidden = other !== name;
             }
         };
-        for (const [name, text] of [["pictures", "Pictures"], ["leaderboard", "Leaderboard"]]) {
-            const elements = Object.values(lib.parts).filter((part) => part.page === name).flatMap((part) => part.build());
+        for (const [name, text] of [
+            ["pictures", "Pictures"],
+            ["leaderboard", "Leaderboard"],
+        ]) {
+            const elements = Object.values(lib.parts)
+                .filter((part) => part.page === name)
+                .flatMap((part) => part.build());
             const page = lib.named("div", `page-${name}`, {role: "tabpanel"}, ...elements);
             const tab = lib.button(text, async () => {
                 choose(name);
@@ -212,12 +238,22 @@
     }
 
     function build() {
-        const forgetting = lib.working("Delete the library …", forget, "forgets scores, marks, stars, duels and tastes; no picture is deleted");
+        const forgetting = lib.working(
+            "Delete the library …",
+            forget,
+            "forgets scores, marks, stars, duels and tastes; no picture is deleted",
+        );
         forgetting.classList.add(`${PLACE}-forget`);
         lib.root.replaceChildren(
-            lib.named("div", "bar", {}, lib.named("span", "place"),
-                lib.working("Read my pictures", () => lib.json("/read", {}), "reads what is new in the known folders"), forgetting,
-                lib.named("span", "work", {role: "status"})),
+            lib.named(
+                "div",
+                "bar",
+                {},
+                lib.named("span", "place"),
+                lib.working("Read my pictures", () => lib.json("/read", {}), "reads what is new in the known folders"),
+                forgetting,
+                lib.named("span", "work", {role: "status"}),
+            ),
             ...pages(),
         );
     }
@@ -225,7 +261,7 @@
     // What jobs made meanwhile is there when the tab is opened.
     async function seen() {
         if (lib.state.work.running) {
-            return;  // everything is read anew when that is done
+            return; // everything is read anew when that is done
         }
         const {there, pictures} = lib.state;
         await lib.refresh();

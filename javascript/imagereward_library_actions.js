@@ -2,7 +2,7 @@
 (function () {
     "use strict";
 
-    const lib = window.imagerewardLibrary = window.imagerewardLibrary || {};
+    const lib = (window.imagerewardLibrary = window.imagerewardLibrary || {});
 
     async function judge(ids, change) {
         if (!ids.length) {
@@ -83,32 +83,72 @@
             return node;
         };
         const group = (...nodes) => lib.named("span", "group", {}, ...nodes);
-        const stars = needs(lib.named("select", "set-stars", {title: "stars for the chosen pictures"},
-            lib.option("", "stars …"), lib.option("0", "no stars"),
-            ...[1, 2, 3, 4, 5].map((n) => lib.option(n, "★".repeat(n)))));
-        stars.addEventListener("change", lib.guarded(async () => {
-            const number = stars.value;
-            stars.value = "";
-            await judge(lib.grid.selection(), {stars: Number(number)});
-        }));
-        const moving = needs(lib.button("Move", move, "moves the files, and the texts beside them; never onto another file"));
+        const stars = needs(
+            lib.named(
+                "select",
+                "set-stars",
+                {title: "stars for the chosen pictures"},
+                lib.option("", "stars …"),
+                lib.option("0", "no stars"),
+                ...[1, 2, 3, 4, 5].map((n) => lib.option(n, "★".repeat(n))),
+            ),
+        );
+        stars.addEventListener(
+            "change",
+            lib.guarded(async () => {
+                const number = stars.value;
+                stars.value = "";
+                await judge(lib.grid.selection(), {stars: Number(number)});
+            }),
+        );
+        const moving = needs(
+            lib.button("Move", move, "moves the files, and the texts beside them; never onto another file"),
+        );
         const undo = lib.button("Undo", takeBack, "Ctrl+Z");
         undo.classList.add("imagereward-library-take-back");
         undo.hidden = true;
-        return lib.named("div", "bar imagereward-library-actions", {},
+        return lib.named(
+            "div",
+            "bar imagereward-library-actions",
+            {},
             lib.named("span", "chosen"),
             needs(lib.button("Keep", () => judge(lib.grid.selection(), {mark: "keep"}), "K")),
             needs(lib.button("Reject", () => judge(lib.grid.selection(), {mark: "reject"}), "X")),
             needs(lib.button("No mark", () => judge(lib.grid.selection(), {mark: ""}))),
             stars,
-            group(needs(lib.named("select", "move-root", {title: "known folder"})), "/",
-                needs(lib.named("input", "move-name", {placeholder: "folder below it", title: "is made if there is none"})), moving),
-            group(lib.named("select", "scoring", {title: "a scorer, or a taste"}),
-                lib.working("Score", scoreThem, "the chosen pictures, or all that are shown, where it has not scored them yet")),
+            group(
+                needs(lib.named("select", "move-root", {title: "known folder"})),
+                "/",
+                needs(
+                    lib.named("input", "move-name", {
+                        placeholder: "folder below it",
+                        title: "is made if there is none",
+                    }),
+                ),
+                moving,
+            ),
+            group(
+                lib.named("select", "scoring", {title: "a scorer, or a taste"}),
+                lib.working(
+                    "Score",
+                    scoreThem,
+                    "the chosen pictures, or all that are shown, where it has not scored them yet",
+                ),
+            ),
             lib.button("CSV", exported("csv"), "a table of the chosen pictures, or of all that are shown"),
             lib.button("JSONL", exported("jsonl"), "the same as JSON lines"),
-            needs(lib.button("txt2img", () => lib.view.toTxt2img(lib.grid.selection()[0]), "prompt and settings into txt2img"), "one"),
-            needs(lib.button("PNG Info", () => lib.view.toPngInfo(lib.grid.selection()[0]), "the file into PNG Info"), "one"),
+            needs(
+                lib.button(
+                    "txt2img",
+                    () => lib.view.toTxt2img(lib.grid.selection()[0]),
+                    "prompt and settings into txt2img",
+                ),
+                "one",
+            ),
+            needs(
+                lib.button("PNG Info", () => lib.view.toPngInfo(lib.grid.selection()[0]), "the file into PNG Info"),
+                "one",
+            ),
             lib.button("All", lib.grid.chooseAll, "Ctrl+A"),
             needs(lib.button("None", lib.grid.chooseNone, "Esc")),
             undo,
@@ -117,8 +157,14 @@
 
     function refreshed() {
         const {roots, loadable} = lib.state;
-        lib.options(lib.part("scoring"), loadable.map((name) => lib.option(name, name)));
-        lib.options(lib.part("move-root"), roots.map((one) => lib.option(one.path, one.name)));
+        lib.options(
+            lib.part("scoring"),
+            loadable.map((name) => lib.option(name, name)),
+        );
+        lib.options(
+            lib.part("move-root"),
+            roots.map((one) => lib.option(one.path, one.name)),
+        );
         drawChosen();
     }
 

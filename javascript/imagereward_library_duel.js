@@ -2,10 +2,10 @@
 (function () {
     "use strict";
 
-    const lib = window.imagerewardLibrary = window.imagerewardLibrary || {};
+    const lib = (window.imagerewardLibrary = window.imagerewardLibrary || {});
     lib.parts = lib.parts || {};
     let duel = null;
-    let chosenFor = null;  // the taste whose scorer was chosen in the list
+    let chosenFor = null; // the taste whose scorer was chosen in the list
 
     // Whether the pair that is seen may be decided.
     function ready(is) {
@@ -28,18 +28,19 @@
         ready(true);
     }
 
-    const decide = (index, verdict) => lib.guarded(async () => {
-        if (!duel || !duel.box.dataset.ready) {
-            return; // the next pair is not drawn yet: a key that is held down must not decide unseen pictures
-        }
-        ready(false);
-        const [winner, loser] = [duel.pair[index].id, duel.pair[1 - index].id];
-        const kept = await lib.json("/duel", {winner, loser, verdict, taste: duel.taste});
-        duel.kept.push(kept.id);
-        count(kept.duels);
-        lib.say("");
-        await nextPair();
-    })();
+    const decide = (index, verdict) =>
+        lib.guarded(async () => {
+            if (!duel || !duel.box.dataset.ready) {
+                return; // the next pair is not drawn yet: a key that is held down must not decide unseen pictures
+            }
+            ready(false);
+            const [winner, loser] = [duel.pair[index].id, duel.pair[1 - index].id];
+            const kept = await lib.json("/duel", {winner, loser, verdict, taste: duel.taste});
+            duel.kept.push(kept.id);
+            count(kept.duels);
+            lib.say("");
+            await nextPair();
+        })();
 
     async function undo() {
         const id = duel.kept.pop();
@@ -60,8 +61,12 @@
 
     function keys(event) {
         const actions = {
-            ArrowLeft: () => decide(0, "win"), ArrowRight: () => decide(1, "win"), ArrowUp: () => decide(0, "both"),
-            ArrowDown: () => decide(0, "neither"), Backspace: lib.guarded(undo), Escape: () => endDuel(""),
+            ArrowLeft: () => decide(0, "win"),
+            ArrowRight: () => decide(1, "win"),
+            ArrowUp: () => decide(0, "both"),
+            ArrowDown: () => decide(0, "neither"),
+            Backspace: lib.guarded(undo),
+            Escape: () => endDuel(""),
         };
         if (actions[event.key] && !event.repeat && !event.ctrlKey && !event.metaKey && !event.altKey) {
             event.preventDefault();
@@ -86,10 +91,19 @@
     async function beginDuel() {
         const taste = lib.part("taste").value.trim();
         const from = await source();
-        const bar = lib.named("div", "bar", {}, lib.named("span", "count"),
-            lib.button("← this one", () => decide(0, "win")), lib.button("both ↑", () => decide(0, "both")),
-            lib.button("neither ↓", () => decide(0, "neither")), lib.button("this one →", () => decide(1, "win")),
-            lib.button("Undo ⌫", undo), lib.button("Done Esc", () => endDuel("")), lib.named("span", "say"));
+        const bar = lib.named(
+            "div",
+            "bar",
+            {},
+            lib.named("span", "count"),
+            lib.button("← this one", () => decide(0, "win")),
+            lib.button("both ↑", () => decide(0, "both")),
+            lib.button("neither ↓", () => decide(0, "neither")),
+            lib.button("this one →", () => decide(1, "win")),
+            lib.button("Undo ⌫", undo),
+            lib.button("Done Esc", () => endDuel("")),
+            lib.named("span", "say"),
+        );
         const box = lib.named("div", "duel", {}, lib.named("p", "prompt"), lib.named("div", "two"), bar);
         duel = {taste, from, box, kept: [], pair: null};
         lib.root.append(box);
@@ -126,7 +140,10 @@
             lines.push(taste.state + (taste.state !== "ready" && taste.more ? `, about ${taste.more} more` : ""));
         }
         if (taste.accuracy !== null && taste.accuracy !== undefined) {
-            lines.push(`foretells ${percent(taste.accuracy)} (${percent(taste.interval[0])} to ${percent(taste.interval[1])}) of duels it was not shown, ${taste.base.name} alone ${percent(taste.scorer_accuracy)}`);
+            lines.push(
+                `foretells ${percent(taste.accuracy)} (${taste.interval.map(percent).join(" to ")}) of duels ` +
+                    `it was not shown, ${taste.base.name} alone ${percent(taste.scorer_accuracy)}`,
+            );
         }
         if (taste.fitted && taste.fitted !== taste.duels) {
             lines.push(`learnt from ${taste.fitted} of them`);
@@ -138,25 +155,50 @@
         const taste = lib.named("input", "taste", {value: "my-taste", title: "name of the taste"});
         taste.addEventListener("change", () => lib.guarded(lib.refresh)());
         const heading = lib.make("summary", {}, "Duels and taste · ", lib.named("span", "state"));
-        return [lib.make("details", {className: "imagereward-library-tastes"}, heading,
-            lib.named("div", "bar", {}, lib.make("label", {}, "Taste", taste),
-                lib.make("label", {}, "between pictures of", lib.named("select", "duel-from", {}, lib.option("grid", "what is shown below"))),
-                lib.button("Duel", beginDuel, "two pictures of one prompt: ← and → choose"),
-                lib.make("label", {}, "learn on", lib.named("select", "base")),
-                lib.working("Learn", () => lib.json("/fit", {taste: taste.value.trim(), scorer: lib.part("base").value}))))];
+        return [
+            lib.make(
+                "details",
+                {className: "imagereward-library-tastes"},
+                heading,
+                lib.named(
+                    "div",
+                    "bar",
+                    {},
+                    lib.make("label", {}, "Taste", taste),
+                    lib.make(
+                        "label",
+                        {},
+                        "between pictures of",
+                        lib.named("select", "duel-from", {}, lib.option("grid", "what is shown below")),
+                    ),
+                    lib.button("Duel", beginDuel, "two pictures of one prompt: ← and → choose"),
+                    lib.make("label", {}, "learn on", lib.named("select", "base")),
+                    lib.working("Learn", () =>
+                        lib.json("/fit", {taste: taste.value.trim(), scorer: lib.part("base").value}),
+                    ),
+                ),
+            ),
+        ];
     }
 
     function refreshed() {
         const {loadable, tastes, folders, last_job} = lib.state;
         const bases = loadable.filter((name) => !tastes.some((taste) => taste.name === name));
-        lib.options(lib.part("base"), bases.map((name) => lib.option(name, name)));
+        lib.options(
+            lib.part("base"),
+            bases.map((name) => lib.option(name, name)),
+        );
         const taste = tastes.find((one) => one.name === lib.part("taste").value.trim());
         if (taste && taste.learnt_on && chosenFor !== taste.name) {
-            lib.part("base").value = taste.learnt_on;  // as it was learnt last time
+            lib.part("base").value = taste.learnt_on; // as it was learnt last time
             chosenFor = taste.name;
         }
         const last = last_job > 1 ? [lib.option("last", `the last job (${last_job})`)] : [];
-        lib.options(lib.part("duel-from"), [lib.option("grid", "what is shown below"), ...last, ...folders.map((one) => lib.option(`folder:${one.path}`, `folder ${one.name}`))]);
+        lib.options(lib.part("duel-from"), [
+            lib.option("grid", "what is shown below"),
+            ...last,
+            ...folders.map((one) => lib.option(`folder:${one.path}`, `folder ${one.name}`)),
+        ]);
         lib.part("state").textContent = verdict();
     }
 

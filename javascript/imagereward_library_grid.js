@@ -6,21 +6,39 @@
 (function () {
     "use strict";
 
-    const lib = window.imagerewardLibrary = window.imagerewardLibrary || {};
+    const lib = (window.imagerewardLibrary = window.imagerewardLibrary || {});
     lib.parts = lib.parts || {};
-    const CELL = 148, GAP = 8, HEIGHT = 232;  // pixels, as in style.css
-    const AROUND = 2;  // rows beyond the window that exist
-    const AT_ONCE = 150, LOADING = 6;  // pictures described by one request, thumbnails loaded at a time
-    const KNOWN = 4000, KEPT = 900;  // descriptions and thumbnails kept in memory
-    const QUIET_MS = 70;  // of no scrolling, before anything is asked for
-    const grid = lib.grid = {
-        ids: [], places: new Map(), by: "", total: 0, known: new Map(), chosen: new Set(), cursor: -1, anchor: -1,
-    };
-    const cells = new Map();  // position in the list → element
-    const thumbnails = new Map();  // id → address
-    const loading = new Set(), failed = new Set();
-    let box, space, columns = 1, frame = 0, quiet = 0, describing = false;
-    let asked = 0, drawn = 0;  // the newest question, and the one whose answer is seen
+    const CELL = 148,
+        GAP = 8,
+        HEIGHT = 232; // pixels, as in style.css
+    const AROUND = 2; // rows beyond the window that exist
+    const AT_ONCE = 150,
+        LOADING = 6; // pictures described by one request, thumbnails loaded at a time
+    const KNOWN = 4000,
+        KEPT = 900; // descriptions and thumbnails kept in memory
+    const QUIET_MS = 70; // of no scrolling, before anything is asked for
+    const grid = (lib.grid = {
+        ids: [],
+        places: new Map(),
+        by: "",
+        total: 0,
+        known: new Map(),
+        chosen: new Set(),
+        cursor: -1,
+        anchor: -1,
+    });
+    const cells = new Map(); // position in the list → element
+    const thumbnails = new Map(); // id → address
+    const loading = new Set(),
+        failed = new Set();
+    let box,
+        space,
+        columns = 1,
+        frame = 0,
+        quiet = 0,
+        describing = false;
+    let asked = 0,
+        drawn = 0; // the newest question, and the one whose answer is seen
 
     // --- the question ---------------------------------------------------------------------------------------------
 
@@ -29,11 +47,15 @@
         const value = (name) => lib.part(name).value;
         const by = value("by");
         const query = new URLSearchParams({
-            by, order: value("order"), where: lib.filters.question(), folder: lib.filters.folder(), least: value("least") || 0,
+            by,
+            order: value("order"),
+            where: lib.filters.question(),
+            folder: lib.filters.folder(),
+            least: value("least") || 0,
         });
         const found = await lib.json(`/pictures?${query}`);
         if (turn !== asked) {
-            return;  // another question was asked meanwhile
+            return; // another question was asked meanwhile
         }
         drawn = turn;
         grid.ids = found.ids;
@@ -49,7 +71,8 @@
         layout();
         const lacking = found.total - found.ids.length;
         const scored = by !== "date" && by !== "stars";
-        const without = lacking && scored ? ` · ${lib.pictures(lacking)} not scored by ${found.by}, or below the percentile` : "";
+        const without =
+            lacking && scored ? ` · ${lib.pictures(lacking)} not scored by ${found.by}, or below the percentile` : "";
         const told = found.caveat ? ` · ${found.caveat}` : "";
         lib.part("found").textContent = `${lib.pictures(found.ids.length)}${without}${told}`;
         lib.say(found.ids.length || !lib.state.pictures ? "" : "no picture answers this question");
@@ -96,7 +119,7 @@
     function draw() {
         frame = 0;
         if (!box.clientWidth) {
-            return;  // another tab of the host is shown
+            return; // another tab of the host is shown
         }
         const [first, last] = inWindow(AROUND);
         const free = [];
@@ -137,9 +160,18 @@
         const tick = lib.named("span", "tick", {textContent: "✓"});
         tick.setAttribute("aria-hidden", "true");
         const stars = [1, 2, 3, 4, 5].map((number) => small(number, "☆", `${number} star${number === 1 ? "" : "s"}`));
-        const caption = lib.make("figcaption", {},
+        const caption = lib.make(
+            "figcaption",
+            {},
             lib.make("div", {}, lib.named("span", "score"), lib.named("span", "percent")),
-            lib.make("div", {}, small("keep", "✓", "keep"), small("reject", "✗", "reject"), lib.named("span", "stars", {}, ...stars)));
+            lib.make(
+                "div",
+                {},
+                small("keep", "✓", "keep"),
+                small("reject", "✗", "reject"),
+                lib.named("span", "stars", {}, ...stars),
+            ),
+        );
         const cell = lib.make("figure", {}, lib.make("img", {alt: "", draggable: false}), tick, caption);
         cell.setAttribute("role", "option");
         return cell;
@@ -194,7 +226,8 @@
         const told = [picture.name, number, picture.mark, picture.stars ? `${picture.stars} stars` : ""];
         cell.setAttribute("aria-label", told.filter(Boolean).join(", "));
         cell.querySelector(".imagereward-library-score").textContent = number;
-        cell.querySelector(".imagereward-library-percent").textContent = picture.percent === null ? "" : `${picture.percent} %`;
+        cell.querySelector(".imagereward-library-percent").textContent =
+            picture.percent === null ? "" : `${picture.percent} %`;
         for (const button of cell.querySelectorAll("button")) {
             const act = button.dataset.act;
             if (act === "keep" || act === "reject") {
@@ -212,8 +245,10 @@
             return;
         }
         const stars = Number(act);
-        const change = act === "keep" || act === "reject" ? {mark: picture.mark === act ? "" : act}
-            : {stars: picture.stars === stars ? 0 : stars};
+        const change =
+            act === "keep" || act === "reject"
+                ? {mark: picture.mark === act ? "" : act}
+                : {stars: picture.stars === stars ? 0 : stars};
         lib.guarded(() => lib.actions.judge([id], change))();
     }
 
@@ -239,7 +274,7 @@
         } finally {
             describing = false;
         }
-        await describe();  // the window may have moved on
+        await describe(); // the window may have moved on
     }
 
     async function learn(ids, turn = drawn) {
@@ -372,8 +407,14 @@
         const last = grid.ids.length - 1;
         const at = Math.max(grid.cursor, 0);
         const to = {
-            ArrowLeft: at - 1, ArrowRight: grid.cursor < 0 ? 0 : at + 1, ArrowUp: at - columns, ArrowDown: at + columns,
-            PageUp: at - rows * columns, PageDown: at + rows * columns, Home: 0, End: last,
+            ArrowLeft: at - 1,
+            ArrowRight: grid.cursor < 0 ? 0 : at + 1,
+            ArrowUp: at - columns,
+            ArrowDown: at + columns,
+            PageUp: at - rows * columns,
+            PageDown: at + rows * columns,
+            Home: 0,
+            End: last,
         }[key];
         return to === undefined ? undefined : Math.min(last, Math.max(0, to));
     }
@@ -401,11 +442,15 @@
             action = lib.actions.takeBack;
         } else if (!command) {
             const starred = event.key.length === 1 && "012345".includes(event.key);
-            action = {
-                " ": () => grid.cursor >= 0 && choose(grid.cursor, {toggle: true}),
-                Enter: () => grid.cursor >= 0 && lib.view.open(grid.cursor),
-                Escape: grid.chooseNone, k: () => lib.actions.toggleMark("keep"), x: () => lib.actions.toggleMark("reject"),
-            }[event.key] || (starred ? () => lib.actions.judge(grid.selection(), {stars: Number(event.key)}) : null);
+            action =
+                {
+                    " ": () => grid.cursor >= 0 && choose(grid.cursor, {toggle: true}),
+                    Enter: () => grid.cursor >= 0 && lib.view.open(grid.cursor),
+                    Escape: grid.chooseNone,
+                    k: () => lib.actions.toggleMark("keep"),
+                    x: () => lib.actions.toggleMark("reject"),
+                }[event.key] ||
+                (starred ? () => lib.actions.judge(grid.selection(), {stars: Number(event.key)}) : null);
         }
         if (action) {
             event.preventDefault();
@@ -468,10 +513,13 @@
     }
 
     lib.parts.grid = {
-        page: "pictures", build, refreshed, started,
+        page: "pictures",
+        build,
+        refreshed,
+        started,
         grown: async () => {
             if (!grid.chosen.size) {
-                await show();  // else the user is in the middle of something
+                await show(); // else the user is in the middle of something
             }
         },
         emptied: async () => {

@@ -1,16 +1,18 @@
-// What of a gallery is seen, and in which order: best first and hidden images. The gallery's own list stays as it is, since
-// the host knows images by their place in it; so every way through it is led along what is seen: arrow keys, the large
-// view, the lightbox, "send to", Save and Zip.
+// What of a gallery is seen, and in which order: best first and hidden images. The gallery's own list stays as it is,
+// since the host knows images by their place in it; so every way through it is led along what is seen: arrow keys, the
+// large view, the lightbox, "send to", Save and Zip.
 (function () {
     "use strict";
 
-    const gallery = window.imagerewardGallery = window.imagerewardGallery || {};
-    const SEEN = /,\s*"imagereward_seen":\s*"[\d: ]*"\s*}\s*$/;  // the last entry of the text that Save and Zip are given
+    const gallery = (window.imagerewardGallery = window.imagerewardGallery || {});
+    // the last entry of the text that Save and Zip are given
+    const SEEN = /,\s*"imagereward_seen":\s*"[\d: ]*"\s*}\s*$/;
     const THUMBNAILS = ".thumbnails button.thumbnail-item";
 
-    // --- what is seen -------------------------------------------------------------------------------------------------
+    // --- what is seen ----------------------------------------------------------------------------------------------
 
-    // Which image each position belongs to: masks to the one before them; grids, and what other scripts appended, to none.
+    // Which image each position belongs to: masks to the one before them; grids, and what other scripts appended, to
+    // none.
     function group(state) {
         const count = state.byPosition.length;
         const mains = state.texts.slice(state.first);
@@ -35,7 +37,10 @@
         const part = (i) => (i < state.first ? 0 : state.mains.has(state.leads[i]) ? 1 : 2);
         const value = (i) => (state.byPosition[state.leads[i]] === null ? -Infinity : state.byPosition[state.leads[i]]);
         const better = (a, b) => (value(a) === value(b) ? 0 : value(b) - value(a));
-        return all.sort((a, b) => part(a) - part(b) || (part(a) === 1 ? better(a, b) : 0) || state.leads[a] - state.leads[b] || a - b);
+        return all.sort(
+            (a, b) =>
+                part(a) - part(b) || (part(a) === 1 ? better(a, b) : 0) || state.leads[a] - state.leads[b] || a - b,
+        );
     }
 
     function isArranged(state) {
@@ -84,7 +89,7 @@
         if (selected(state) >= 0 && best !== undefined) thumbnails(state)[best].click();
     }
 
-    // --- Save and Zip -------------------------------------------------------------------------------------------------
+    // --- Save and Zip ----------------------------------------------------------------------------------------------
 
     function withoutSeen(text) {
         return text.replace(SEEN, "}");
@@ -96,18 +101,22 @@
         const plain = withoutSeen(state.textarea.value);
         const entries = state.seen.map((position) => position + ":" + state.texts.indexOf(state.leads[position]));
         const known = entries.filter((entry) => !entry.endsWith(":-1"));
-        const text = isArranged(state) ? plain.replace(/}\s*$/, ', "imagereward_seen": "' + known.join(" ") + '"}') : plain;
+        const text = isArranged(state)
+            ? plain.replace(/}\s*$/, ', "imagereward_seen": "' + known.join(" ") + '"}')
+            : plain;
         if (state.textarea.value !== text) {
             state.textarea.value = text;
             state.textarea.dispatchEvent(new Event("input", {bubbles: true}));
         }
     }
 
-    // --- ways through the gallery ---------------------------------------------------------------------------------------
+    // --- ways through the gallery ----------------------------------------------------------------------------------
 
     // The gallery that is on screen, if it is arranged in any way.
     function visibleState() {
-        return Object.values(gallery.states).find((state) => state.seen && state.gallery.isConnected && state.gallery.offsetParent !== null);
+        return Object.values(gallery.states).find(
+            (state) => state.seen && state.gallery.isConnected && state.gallery.offsetParent !== null,
+        );
     }
 
     function lightbox() {
@@ -126,7 +135,8 @@
         const image = document.getElementById("modalImage");
         if (lightbox() && image) {
             image.src = button.querySelector("img").src;
-            if (image.style.display === "none") lightbox().style.setProperty("background-image", "url(" + image.src + ")");
+            if (image.style.display === "none")
+                lightbox().style.setProperty("background-image", "url(" + image.src + ")");
             setTimeout(() => lightbox() && lightbox().focus(), 10);
         }
     }
@@ -145,7 +155,13 @@
     }
 
     function onKey(event) {
-        if (!["ArrowLeft", "ArrowRight", "Home", "End"].includes(event.key) || event.altKey || event.ctrlKey || event.metaKey) return;
+        if (
+            !["ArrowLeft", "ArrowRight", "Home", "End"].includes(event.key) ||
+            event.altKey ||
+            event.ctrlKey ||
+            event.metaKey
+        )
+            return;
         const state = visibleState();
         const inLightbox = lightbox() !== null && lightbox().contains(event.target);
         if (!state || !(inLightbox || state.gallery.contains(event.target))) return;
@@ -168,15 +184,21 @@
         if (arrow) {
             stop(event);
             step(state, arrow.classList.contains("modalPrev") ? "ArrowLeft" : "ArrowRight");
-        } else if (target.matches("[data-testid='detailed-image']") && state.gallery.contains(target) && !opensLightbox()) {
-            stop(event);  // gradio's own: the left half goes back, the right half goes on
+        } else if (
+            target.matches("[data-testid='detailed-image']") &&
+            state.gallery.contains(target) &&
+            !opensLightbox()
+        ) {
+            stop(event); // gradio's own: the left half goes back, the right half goes on
             const box = target.getBoundingClientRect();
             step(state, event.clientX - box.left < box.width / 2 ? "ArrowLeft" : "ArrowRight");
         }
     }
 
     function opensLightbox() {
-        return Boolean(typeof opts === "object" && opts && opts.js_modal_lightbox && document.getElementById("lightboxModal"));
+        return Boolean(
+            typeof opts === "object" && opts && opts.js_modal_lightbox && document.getElementById("lightboxModal"),
+        );
     }
 
     // Without an image chosen, the host's "send to" buttons take the gallery's first: here, the first that is seen.
@@ -185,13 +207,18 @@
         if (typeof original !== "function" || original.imagereward) return;
         window.extract_image_from_gallery = (images) => {
             const state = visibleState();
-            const first = state && isArranged(state) && selected(state) < 0 ? state.seen.find((i) => i >= state.first) : undefined;
-            return first !== undefined && Array.isArray(images) && first < images.length ? [images[first]] : original(images);
+            const first =
+                state && isArranged(state) && selected(state) < 0
+                    ? state.seen.find((i) => i >= state.first)
+                    : undefined;
+            return first !== undefined && Array.isArray(images) && first < images.length
+                ? [images[first]]
+                : original(images);
         };
         window.extract_image_from_gallery.imagereward = true;
     }
 
-    // --- the lightbox ---------------------------------------------------------------------------------------------------
+    // --- the lightbox ----------------------------------------------------------------------------------------------
 
     function paintLightbox() {
         leadSending();
@@ -200,13 +227,24 @@
         if (!modal || !image) return;
         const state = Object.values(gallery.states).find((one) => one.scores.has(image.src));
         const score = state ? gallery.scoreOf(state, image) : null;
-        gallery.setBadge(modal, score, score !== null && gallery.isBest(state, score), score === null ? null : state.range);
+        gallery.setBadge(
+            modal,
+            score,
+            score !== null && gallery.isBest(state, score),
+            score === null ? null : state.range,
+        );
         const badge = modal.querySelector(":scope > .imagereward-badge");
         if (badge) gallery.setAttribute(badge, "role", "status");
     }
 
     document.addEventListener("keydown", onKey, true);
     document.addEventListener("click", onClick, true);
-    document.addEventListener("load", (event) => { if (event.target.id === "modalImage") paintLightbox(); }, true);
+    document.addEventListener(
+        "load",
+        (event) => {
+            if (event.target.id === "modalImage") paintLightbox();
+        },
+        true,
+    );
     Object.assign(gallery, {group: group, arrange: arrange, selectFirst: selectFirst, withoutSeen: withoutSeen});
 })();

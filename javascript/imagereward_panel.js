@@ -1,7 +1,7 @@
 // A panel's disagreement on the badges of the gallery: "0.43 ±0.21", and in words where the pointer rests.
 //
-// Badges are made by image_reward.js; here they only get an attribute, which the style sheet shows. The server says of each
-// gallery position how much the scorers disagree, and what each one's own value is.
+// Badges are made by image_reward.js; here they only get an attribute, which the style sheet shows. The server says of
+// each gallery position how much the scorers disagree, and what each one's own value is.
 (function () {
     "use strict";
 

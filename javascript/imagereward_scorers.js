@@ -1,11 +1,11 @@
-// The lists of scorers: beside each name what it still has to download; below the list, for one that is not on this machine,
-// buttons that fetch it, with progress and Interrupt. The server says in its HTML what is here and how large the rest is
-// (imagereward_webui/scorer_list.py).
+// The lists of scorers: beside each name what it still has to download; below the list, for one that is not on this
+// machine, buttons that fetch it, with progress and Interrupt. The server says in its HTML what is here and how large
+// the rest is (imagereward_webui/scorer_list.py).
 (function () {
     "use strict";
 
     const ROOT = ".imagereward-fetch";
-    const STATUS = "[id$='_status']";  // the element below a list is named after it
+    const STATUS = "[id$='_status']"; // the element below a list is named after it
     const POLL_MS = 700;
 
     function part(root, selector) {
@@ -32,7 +32,8 @@
         return Math.round(bytes / 1e6) + " MB";
     }
 
-    // The text is read out by screen readers, so it changes with what happens and not with every byte; the bar has the rest.
+    // The text is read out by screen readers, so it changes with what happens and not with every byte; the bar has the
+    // rest.
     function show(root, state) {
         const name = root.dataset.scorer;
         const mine = state.scorer === name;
@@ -44,7 +45,9 @@
         if (running) {
             if (state.total) bar.value = state.done / state.total;
             else bar.removeAttribute("value");
-            const share = state.total ? Math.floor((100 * state.done) / state.total) + " % of " + megabytes(state.total) : megabytes(state.done);
+            const share = state.total
+                ? Math.floor((100 * state.done) / state.total) + " % of " + megabytes(state.total)
+                : megabytes(state.done);
             part(root, "small").textContent = share;
             write(root, "Downloading " + name + ".");
         } else {
@@ -55,7 +58,8 @@
 
     function ended(name, state) {
         if (state.outcome === "done") return "✓ " + name + " is on this machine now.";
-        if (state.outcome === "interrupted") return "Interrupted: what arrived of " + name + " is kept, and the next try goes on from there.";
+        if (state.outcome === "interrupted")
+            return "Interrupted: what arrived of " + name + " is kept, and the next try goes on from there.";
         return "⚠ " + name + " could not be downloaded: " + state.error;
     }
 
@@ -80,7 +84,7 @@
             await ask(root, starting ? "" : "/interrupt", starting ? {scorer: root.dataset.scorer} : {});
             await follow(root);
             const next = part(root, "button:not([hidden])");
-            if (starting && next) next.focus();  // the pressed button is hidden now: the keyboard goes on at Interrupt
+            if (starting && next) next.focus(); // the pressed button is hidden now: the keyboard goes on at Interrupt
         } catch (error) {
             write(root, "⚠ " + error.message);
         } finally {
@@ -88,15 +92,21 @@
         }
     });
 
-    // --- sizes in the list ------------------------------------------------------------------------------------------------
+    // --- sizes in the list -----------------------------------------------------------------------------------------
 
     // The list below which `known` stands. Gradio draws its entries when it is opened, by names alone.
     function watchList(known) {
         const list = gradioApp().querySelector("#" + CSS.escape(known.closest(STATUS).id.replace(/_status$/, "")));
         if (!list || list.imagerewardSizes) return;
-        list.imagerewardSizes = () => writeSizes(list, gradioApp().querySelector("#" + CSS.escape(list.id + "_status") + " .imagereward-sizes"));
-        new MutationObserver(list.imagerewardSizes).observe(list, {childList: true, subtree: true, attributes: true, attributeFilter: ["aria-label"]});
-        list.imagerewardSizes();  // it may be open already
+        list.imagerewardSizes = () =>
+            writeSizes(list, gradioApp().querySelector("#" + CSS.escape(list.id + "_status") + " .imagereward-sizes"));
+        new MutationObserver(list.imagerewardSizes).observe(list, {
+            childList: true,
+            subtree: true,
+            attributes: true,
+            attributeFilter: ["aria-label"],
+        });
+        list.imagerewardSizes(); // it may be open already
     }
 
     function writeSizes(list, known) {
@@ -119,11 +129,15 @@
     }
 
     function update() {
-        gradioApp().querySelectorAll(STATUS + " .imagereward-sizes").forEach(watchList);
-        gradioApp().querySelectorAll(ROOT + "[data-running='1']:not([data-followed])").forEach((root) => {
-            root.dataset.followed = "1";
-            follow(root);
-        });
+        gradioApp()
+            .querySelectorAll(STATUS + " .imagereward-sizes")
+            .forEach(watchList);
+        gradioApp()
+            .querySelectorAll(ROOT + "[data-running='1']:not([data-followed])")
+            .forEach((root) => {
+                root.dataset.followed = "1";
+                follow(root);
+            });
     }
 
     if (typeof onAfterUiUpdate === "function") {
