@@ -130,6 +130,17 @@ def parameters(node: ast.AST | None) -> list[str]:
     return names + (["**"] if node.args.kwarg else [])
 
 
+def inherited(real: Host, module: str, node: ast.AST) -> list[str]:
+    """Fields that a dataclass without an __init__ of its own has from its bases in the same host."""
+    found: list[str] = []
+    if isinstance(node, ast.ClassDef) and not any(getattr(child, "name", "") == "__init__" for child in node.body):
+        for base in node.bases:
+            above = real.definition(f"modules.{module}", base.id) if isinstance(base, ast.Name) else None
+            if isinstance(above, ast.ClassDef):
+                found += [*inherited(real, module, above), *parameters(above)]
+    return found
+
+
 # --- our side -------------------------------------------------------------------------------------
 
 
@@ -287,7 +298,7 @@ def test_our_calls_fit_the_hosts_signatures(real):
         node = real.definition(f"modules.{module}", name)
         if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             continue
-        known = parameters(node)
+        known = [*inherited(real, module, node), *parameters(node)]
         unknown = [keyword for keyword in keywords if keyword not in known and "**" not in known]
         if unknown or count > len(known):
             wrong.append(f"{place}: {name}({', '.join(known)}) is called with {count} and {', '.join(unknown)}")
