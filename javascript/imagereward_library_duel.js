@@ -79,7 +79,7 @@
     async function source() {
         const from = lib.part("duel-from").value;
         if (from === "grid") {
-            return {where: lib.grid.question(), folder: lib.grid.folder()};
+            return {where: lib.filters.question(), folder: lib.filters.folder()};
         }
         const what = from === "last" ? {last: true} : {folder: from.slice("folder:".length)};
         await lib.json("/read", what);

@@ -151,9 +151,9 @@
         lib.guarded(async () => {
             const id = lib.grid.ids[index];
             if (what.mark !== undefined) {
-                await lib.grid.toggleMark(what.mark);
+                await lib.actions.toggleMark(what.mark);
             } else {
-                await lib.grid.judge([id], what);
+                await lib.actions.judge([id], what);
             }
             const picture = lib.grid.known.get(id);
             box.querySelector(".imagereward-library-about").replaceChildren(...(picture ? [described(picture)] : []));
