@@ -22,14 +22,8 @@ FAMILIES = {
     "lumina2": "Lumina 2",
     "qwen-image": "Qwen-Image",
 }
-FLOWS = (
-    "sd3",
-    "flux",
-    "flux2",
-    "z-image",
-    "lumina2",
-    "qwen-image",
-)  # their text encoders and VAE may lie in other files
+# their text encoders and VAE may lie in other files
+FLOWS = ("sd3", "flux", "flux2", "z-image", "lumina2", "qwen-image")
 INCOMPLETE = ("unet-file", "unet", "diffusers-unet")
 
 _known: dict[str, tuple[tuple[int, int], str, str]] = {}  # path: (its size and time, family, why not)

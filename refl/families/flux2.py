@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..conditioning import Conditioning
 from ..errors import CheckpointError
 from ..flow import FlowSchedule, nearest, shifted
-from ..resolved import Usual
+from ..resolved import FLOW_INFLATION, Usual
 from ..text_models import TextModel
 from .base import PromptEncoder
 from .flow import JOINT, KL_VAE, Encoding, FlowFamily
@@ -174,7 +174,7 @@ FAMILY = Klein(
     latent_channels=128,
     text=("text_encoder",),
     tokens_of_text=TOKENS,
-    usual=Usual(1024, 4.0),
+    usual=Usual(1024, 4.0, FLOW_INFLATION),
     patch=1,
     attention=(*JOINT, "to_qkv_mlp_proj", "attn.to_out"),
     feed_forward=("ff.linear_in", "ff.linear_out", "ff_context.linear_in", "ff_context.linear_out"),

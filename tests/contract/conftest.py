@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from imagereward_core.preprocess import open_image
+
 from .fakehost import FakeHost
 
 TITLE = "ImageReward - generate human preference scores"
@@ -23,8 +25,6 @@ class RedScorer:
     def score_pairs(self, prompts, images):
         if self.failure is not None:
             raise self.failure
-        from imagereward_core.preprocess import open_image
-
         images = [open_image(image) for image in images]
         self.calls += [(prompt, image.size) for prompt, image in zip(prompts, images)]
         return [(image.convert("RGB").getpixel((0, 0))[0] - 50) / 10 for image in images]

@@ -38,6 +38,8 @@ def rescored(path, job):
     """Whether the command line would compute this file's score again."""
 
     class Scorer:
+        batch_size = 4
+
         def features_key(self):
             return ()
 

@@ -138,7 +138,7 @@ def test_new_checkpoints_go_to_the_first_of_neos_folders(page, tmp_path):  # noq
     ("name", "tensors", "why"),
     [
         ("x.safetensors", ["lora_unet_a.lora_up.weight"], "a LoRA"),
-        ("x.safetensors", ["double_stream_modulation_img.x"], "a FLUX.2 model"),
+        ("x.safetensors", ["double_stream_blocks.0.x"], "a HiDream model"),
         ("x.safetensors", ["edm_mean", "conditioner.embedders.0.x"], "Playground v2.5"),
         ("x.safetensors", ["t_block.1.weight"], "a PixArt model"),
         ("x.safetensors", ["model.diffusion_model.out.0.weight"], "no text encoder"),
