@@ -2,10 +2,10 @@
 
 IMAGEREWARD_TEST_HOST=http://… names the WebUI. It needs --api, a checkpoint that is selected, the training libraries,
 and a reward model that is on its machine. IMAGEREWARD_TEST_TRAINING=quick presses *quick try* and *Start*, and nothing
-else before the run is under way; IMAGEREWARD_TEST_TRAINING=two fills in two updates at 64 pixels, for a checkpoint of
-full size on a CPU; IMAGEREWARD_TEST_TRAINING=picks makes twelve duels in the library, whose pictures the round of
-`test_live_library` left, and learns 30 updates from them. IMAGEREWARD_TEST_LISTED=NAME trains a tiny model of another
-family that the WebUI need only list, given the start of its title. Screenshots of each step come into
+else before the run is under way; IMAGEREWARD_TEST_TRAINING=two fills in two updates at 64 pixels without guidance, for
+a checkpoint of full size on a CPU; IMAGEREWARD_TEST_TRAINING=picks makes twelve duels in the library, whose pictures
+the round of `test_live_library` left, and learns 30 updates from them. IMAGEREWARD_TEST_LISTED=NAME trains a tiny model
+of another family that the WebUI need only list, given the start of its title. Screenshots of each step come into
 IMAGEREWARD_SCREENSHOTS.
 """
 
@@ -24,7 +24,7 @@ HOW = os.environ.get("IMAGEREWARD_TEST_TRAINING", "")
 LISTED = os.environ.get("IMAGEREWARD_TEST_LISTED", "")
 ID = "#imagereward_refl_"
 TASTE = time.strftime("picks-%m%d-%H%M%S")  # of its own: twelve duels and no others
-TWO_UPDATES = {"steps": "2", "held_out": "2", "resolution": "64"}
+TWO_UPDATES = {"steps": "2", "held_out": "2", "resolution": "64", "guidance": "1"}
 
 pytestmark = pytest.mark.skipif(not live.HOST, reason="needs IMAGEREWARD_TEST_HOST")
 
@@ -66,6 +66,15 @@ def fill_in(page, values):
         page.locator(f"{ID}{name} input").blur()
 
 
+def fill_in_two_updates(page):
+    """Two updates as cheap as they get: without guidance, and many samples at once, which so small cost less than each
+    by itself.
+    """
+    fill_in(page, TWO_UPDATES)
+    page.click(f"{ID}preset input")
+    page.click(f"{ID}preset ul.options li:has-text('24 GB')")
+
+
 def used(page, button=f"{ID}use"):
     """The run's LoRA goes into the prompt at a press, and makes another picture. Returns the prompt."""
     live.show_tab(page, "txt2img")
@@ -92,7 +101,7 @@ def test_start_pause_resume_finish_and_the_lora_in_use(page):
     if HOW == "quick":
         page.click(f"{ID}far label:has-text('quick try')")
     else:
-        fill_in(page, TWO_UPDATES)
+        fill_in_two_updates(page)
     keep_screenshot(page, "2-chosen")
     page.click(f"{ID}start")
     says(page, "Run .* is started", "said")
@@ -166,9 +175,7 @@ def test_a_model_of_another_family_that_the_host_need_only_list(page):
     page.fill(f"{ID}checkpoint input", LISTED)
     page.click(f"{ID}checkpoint ul.options li:has-text('{LISTED}')")
     says(page, "64 prompts", "count")
-    fill_in(page, {**TWO_UPDATES, "guidance": "1"})
-    page.click(f"{ID}preset input")  # many samples at once: of a tiny model they cost hardly more than one
-    page.click(f"{ID}preset ul.options li:has-text('24 GB')")
+    fill_in_two_updates(page)
     keep_screenshot(page, "listed-1-chosen")
     page.click(f"{ID}start")
     says(page, "Run .* is started", "said")
