@@ -11,7 +11,8 @@ import torch
 from safetensors import safe_open
 
 from refl import Trainer, lora
-from refl.dial import STRENGTHS, recommend
+from refl.dial import STRENGTHS, Dial, recommend
+from refl.metrics import MIXED
 from refl.runfiles import read_events, read_json
 
 from .test_algorithm import make_engine
@@ -34,6 +35,23 @@ def test_the_largest_gain_before_something_falls():
     assert recommend(base, marks(0.1, 0.2, 0.3, 0.9, falls_at=0.5)) == 0.25  # not what comes after the fall
     assert recommend(base, marks(-0.1, -0.2)) is None
     assert recommend(base, marks(0.2, 0.2)) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("gains", "told"),
+    [
+        ((0.3, 0.2, 0.4), "Use it at strength 1."),
+        ((0.3, -0.4, 0.4), "Use it at strength 1 if at all: its gain there may be chance (+0.1 ± 0.3)."),
+    ],
+)
+def test_a_gain_within_its_error_is_no_advice(gains, told):
+    base = evaluation()
+    found = dataclasses.replace(
+        evaluation(10, reward=sum(gains) / 3), scores={**base.scores, MIXED: [base.reward + gain for gain in gains]}
+    )
+    dial = Dial(((0.0, base, ""), (1.0, found, "")), 1.0)
+    assert dial.advice == told and dial.metadata()["refl.strength"] == "1"
+    assert dial.rows()[1]["change"][0] == pytest.approx(sum(gains) / 3)
 
 
 def test_strength_is_linear_in_the_weights(models):
