@@ -246,7 +246,7 @@ FIELDS: tuple[Field, ...] = (
         "Held-out prompts",
         "int",
         16,
-        low=1,
+        low=2,  # of one, nothing can be told from chance: the trainer refuses it
         high=500,
         help="never trained on; drawn with the same seeds every 10 updates, to see what changed",
         group=STOP,
