@@ -9,7 +9,8 @@
     const lib = (window.imagerewardLibrary = window.imagerewardLibrary || {});
     const POLL_MS = 700,
         PLACE = "imagereward-library";
-    let polling = false;
+    let polling = false,
+        told = null; // number of the last work that the parts were told of
     lib.parts = lib.parts || {};
     lib.state = null;
     lib.root = null;
@@ -137,13 +138,12 @@
         }
     }
 
-    // Ask how far it is until it is done; then everything is read anew.
+    // Ask how far it is until it is done; then everything is read anew, by which the parts learn of it.
     async function poll() {
         if (polling) {
             return;
         }
         polling = true;
-        const what = lib.state.work.what;
         try {
             while (lib.state.work.running) {
                 await new Promise((done) => setTimeout(done, POLL_MS));
@@ -154,8 +154,19 @@
             polling = false;
         }
         await lib.refresh();
-        for (const part of Object.values(lib.parts)) {
-            await (part.done || (() => {}))(what);
+    }
+
+    // Tell the parts once of each work that ended, also of one that was over before anybody asked how far it is.
+    async function tell() {
+        const {what, number, running} = lib.state.work;
+        if (told === null) {
+            told = running ? number - 1 : number; // the page is new: what ended before it is seen anyway
+        }
+        if (!running && told !== number) {
+            told = number;
+            for (const part of Object.values(lib.parts)) {
+                await (part.done || (() => {}))(what);
+            }
         }
     }
 
@@ -182,6 +193,7 @@
         if (lib.state.work.running) {
             lib.guarded(poll)();
         }
+        await tell();
     };
 
     async function forget() {

@@ -9,6 +9,7 @@ from typing import Any
 from ..core import ImageRewardError, logger
 
 Progress = Callable[[int, int], None]
+NOTHING_YET: dict[str, Any] = {"done": 0, "total": 0, "error": "", "said": ""}
 
 
 class Busy(ImageRewardError):
@@ -21,19 +22,20 @@ class Work:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._state: dict[str, Any] = {"what": "", "running": False, "done": 0, "total": 0, "error": "", "said": ""}
+        self._state: dict[str, Any] = {"number": 0, "what": "", "running": False, **NOTHING_YET}
 
     def start(self, what: str, action: Callable[[Progress], str]) -> None:
         """Begin; `action` is given what reports its progress, and returns what is said at the end. Raises Busy."""
         with self._lock:
             if self._state["running"]:
                 raise Busy(f"{self._state['what']} is under way: wait until it is done")
-            self._state = {"what": what, "running": True, "done": 0, "total": 0, "error": "", "said": ""}
+            number = self._state["number"] + 1
+            self._state = {"number": number, "what": what, "running": True, **NOTHING_YET}
             self._thread = threading.Thread(target=self._run, args=(action,), name="imagereward-tab", daemon=True)
             self._thread.start()
 
     def state(self) -> dict[str, Any]:
-        """How far it is, or how the last one ended."""
+        """How far it is, or how the last one ended; `number` tells one from the next."""
         with self._lock:
             return dict(self._state)
 

@@ -77,6 +77,19 @@ def drawn(page, selector, count):
     )
 
 
+def test_work_that_is_over_before_the_page_asks(page, monkeypatch):
+    opened, api = page
+    start = api.work.start
+
+    def at_once(what, action):
+        start(what, action)
+        api.work.wait()
+
+    monkeypatch.setattr(api.work, "start", at_once)
+    opened.click("text=Read my pictures")
+    drawn(opened, ".imagereward-library-grid img", 6)
+
+
 def test_from_nothing_to_a_taste(page, tab, tmp_path):  # noqa: F811
     opened, api = page
     opened.wait_for_selector("text=No library yet: it will be kept in")
