@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from imagereward_core.runs.measures import dial_verdict
+
 from . import lora
 from .backend import Backend
 from .evaluate import Evaluator
-from .metrics import MIXED, Evaluation, StopRule, paired_change
+from .metrics import Evaluation, StopRule, changes
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
-BEYOND_CHANCE = 2.0  # standard errors, as of the stop rule
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,11 @@ class Dial:
             {
                 "strength": strength,
                 **{name: found.summary()[name] for name in names},
-                "change": [value if math.isfinite(value) else None for value in self.change(found)],
+                "changes": changes(self.marks[0][1], found),
                 "verdict": verdict,
             }
             for strength, found, verdict in self.marks
         ]
-
-    def change(self, found: Evaluation) -> tuple[float, float]:
-        """The reward's paired change since the base model, and its standard error."""
-        return paired_change(self.marks[0][1].scores[MIXED], found.scores[MIXED])
 
     def metadata(self) -> dict[str, str]:
         """What a LoRA file says of it."""
@@ -51,12 +47,7 @@ class Dial:
     @property
     def advice(self) -> str:
         """In a sentence."""
-        if self.use is None:
-            return "At no strength is it better than the base model on held-out prompts."
-        gain, error = next(self.change(found) for strength, found, _ in self.marks if strength == self.use)
-        if gain > BEYOND_CHANCE * error:
-            return f"Use it at strength {self.use:g}."
-        return f"Use it at strength {self.use:g} if at all: its gain there may be chance ({gain:+.2g} ± {error:.1g})."
+        return dial_verdict(self.rows(), self.use).text
 
 
 def recommend(base: Evaluation, found: Sequence[tuple[float, Evaluation, str]]) -> float | None:

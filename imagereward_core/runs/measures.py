@@ -129,6 +129,21 @@ def verdict(evaluations: Sequence[Event]) -> Verdict | None:
     return Verdict(f"{measured}: still sound.", True)
 
 
+def dial_verdict(marks: Sequence[Event], use: float | None) -> Verdict:
+    """At which strength to use a LoRA, and whether its gain there exceeds two standard errors of the paired difference.
+
+    marks, use: as in `by_strength`; the first mark is the untrained model.
+    """
+    if use is None:
+        return Verdict("At no strength is it better than the base model on held-out prompts.", None)
+    now = next((mark for mark in marks if mark.get("strength") == use), None)
+    for name, value, error in _changes(marks[0], now) if now else ():
+        if name == REWARD and value < 2 * error:
+            told = f"its gain there may be chance ({value:+.2g} ± {error:.1g})"
+            return Verdict(f"Use it at strength {use:g} if at all: {told}.", None)
+    return Verdict(f"Use it at strength {use:g}: the largest gain before a judge or diversity falls.", True)
+
+
 def changes_in_words(base: Event, now: Event) -> str:
     """How far reward and judges have moved since the untrained model: "reward +0.12 ± 0.04, CLIP -0.001"."""
     return ", ".join(

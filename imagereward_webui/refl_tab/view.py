@@ -153,25 +153,14 @@ def dial(events: Sequence[Mapping[str, Any]], name: str) -> str:
         return ""
     use = told.get("use") if _finite(told.get("use")) else None
     drawn = drawing.figures(measures.by_strength(marks, use))
-    if use is None:
-        advice = note("At no strength is it better than the base model on held-out prompts.", "warning")
-    else:
-        advice = _at_strength(use, next((mark.get("change") for mark in marks if mark["strength"] == use), None))
+    advice = measures.dial_verdict(marks, use)
     buttons = "".join(_strength(mark, use) for mark in marks if mark["strength"] > 0) if name else ""
     return (
         f'<section class="imagereward-refl-dial" data-lora="{text(name)}">'
-        f"<h4>Alignment dial</h4>{advice}"
+        f"<h4>Alignment dial</h4>{note(advice.text, 'good' if advice.sound else 'warning')}"
         f'<div class="imagereward-refl-strengths">{buttons}</div>'
         f'<div class="imagereward-refl-curves">{drawn}</div></section>'
     )
-
-
-def _at_strength(use: float, change: Any) -> str:
-    """What to do with the strength that is recommended; its gain and standard error say whether it may be chance."""
-    if isinstance(change, list) and len(change) == 2 and all(map(_finite, change)) and change[0] <= 2 * change[1]:
-        told = f"its gain there may be chance ({change[0]:+.2g} ± {change[1]:.1g})"
-        return note(f"Use it at strength {use:g} if at all: {told}.", "warning")
-    return note(f"Use it at strength {use:g}: the largest gain before a judge or diversity falls.", "good")
 
 
 def _strength(mark: Mapping[str, Any], use: float | None) -> str:

@@ -22,17 +22,8 @@ from .names import count, rename, rule
 CLIP_TOKENS, T5_TOKENS = 77, 512
 GUIDANCE = 3.5  # what a distilled model is told; its users' default
 DOUBLE, SINGLE, EMBED = "transformer_blocks.N", "single_transformer_blocks.N", "time_text_embed"
-RULES = (
-    rule("time_in.in_layer", f"{EMBED}.timestep_embedder.linear_1"),
-    rule("time_in.out_layer", f"{EMBED}.timestep_embedder.linear_2"),
-    rule("vector_in.in_layer", f"{EMBED}.text_embedder.linear_1"),
-    rule("vector_in.out_layer", f"{EMBED}.text_embedder.linear_2"),
-    rule("guidance_in.in_layer", f"{EMBED}.guidance_embedder.linear_1"),
-    rule("guidance_in.out_layer", f"{EMBED}.guidance_embedder.linear_2"),
-    rule("txt_in", "context_embedder"),
-    rule("img_in", "x_embedder"),
-    rule("double_blocks.N.img_mod.lin", f"{DOUBLE}.norm1.linear"),
-    rule("double_blocks.N.txt_mod.lin", f"{DOUBLE}.norm1_context.linear"),
+# what FLUX.1 and FLUX.2 call alike
+ATTENTION = (
     rule("double_blocks.N.img_attn.qkv", *(f"{DOUBLE}.attn.{part}" for part in ("to_q", "to_k", "to_v"))),
     rule(
         "double_blocks.N.txt_attn.qkv",
@@ -44,6 +35,21 @@ RULES = (
     rule("double_blocks.N.txt_attn.norm.key_norm", f"{DOUBLE}.attn.norm_added_k"),
     rule("double_blocks.N.img_attn.proj", f"{DOUBLE}.attn.to_out.0"),
     rule("double_blocks.N.txt_attn.proj", f"{DOUBLE}.attn.to_add_out"),
+    rule("single_blocks.N.norm.query_norm", f"{SINGLE}.attn.norm_q"),
+    rule("single_blocks.N.norm.key_norm", f"{SINGLE}.attn.norm_k"),
+)
+RULES = (
+    *ATTENTION,
+    rule("time_in.in_layer", f"{EMBED}.timestep_embedder.linear_1"),
+    rule("time_in.out_layer", f"{EMBED}.timestep_embedder.linear_2"),
+    rule("vector_in.in_layer", f"{EMBED}.text_embedder.linear_1"),
+    rule("vector_in.out_layer", f"{EMBED}.text_embedder.linear_2"),
+    rule("guidance_in.in_layer", f"{EMBED}.guidance_embedder.linear_1"),
+    rule("guidance_in.out_layer", f"{EMBED}.guidance_embedder.linear_2"),
+    rule("txt_in", "context_embedder"),
+    rule("img_in", "x_embedder"),
+    rule("double_blocks.N.img_mod.lin", f"{DOUBLE}.norm1.linear"),
+    rule("double_blocks.N.txt_mod.lin", f"{DOUBLE}.norm1_context.linear"),
     rule("double_blocks.N.img_mlp.0", f"{DOUBLE}.ff.net.0.proj"),
     rule("double_blocks.N.img_mlp.2", f"{DOUBLE}.ff.net.2"),
     rule("double_blocks.N.txt_mlp.0", f"{DOUBLE}.ff_context.net.0.proj"),
@@ -55,8 +61,6 @@ RULES = (
         rest=True,
     ),
     rule("single_blocks.N.linear2", f"{SINGLE}.proj_out"),
-    rule("single_blocks.N.norm.query_norm", f"{SINGLE}.attn.norm_q"),
-    rule("single_blocks.N.norm.key_norm", f"{SINGLE}.attn.norm_k"),
     rule("final_layer.linear", "proj_out"),
     rule("final_layer.adaLN_modulation.1", "norm_out.linear", swapped=True),
 )

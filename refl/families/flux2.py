@@ -20,13 +20,15 @@ from ..resolved import FLOW_INFLATION, Usual
 from ..text_models import TextModel
 from .base import PromptEncoder
 from .flow import JOINT, KL_VAE, Encoding, FlowFamily
+from .flux import ATTENTION, DOUBLE, SINGLE
 from .names import count, rename, rule
 
 TOKENS, LAYERS = 512, (9, 18, 27)
 FOLDED = 2  # cells of the autoencoder on a latent's side
 STEPS = 50  # of the model's own sampling: the levels that training draws from are those of so many steps
-DOUBLE, SINGLE, EMBED = "transformer_blocks.N", "single_transformer_blocks.N", "time_guidance_embed"
+EMBED = "time_guidance_embed"
 RULES = (
+    *ATTENTION,
     rule("img_in", "x_embedder"),
     rule("txt_in", "context_embedder"),
     rule("time_in.in_layer", f"{EMBED}.timestep_embedder.linear_1"),
@@ -34,25 +36,12 @@ RULES = (
     rule("double_stream_modulation_img.lin", "double_stream_modulation_img.linear"),
     rule("double_stream_modulation_txt.lin", "double_stream_modulation_txt.linear"),
     rule("single_stream_modulation.lin", "single_stream_modulation.linear"),
-    rule("double_blocks.N.img_attn.qkv", *(f"{DOUBLE}.attn.{part}" for part in ("to_q", "to_k", "to_v"))),
-    rule(
-        "double_blocks.N.txt_attn.qkv",
-        *(f"{DOUBLE}.attn.{part}" for part in ("add_q_proj", "add_k_proj", "add_v_proj")),
-    ),
-    rule("double_blocks.N.img_attn.norm.query_norm", f"{DOUBLE}.attn.norm_q"),
-    rule("double_blocks.N.img_attn.norm.key_norm", f"{DOUBLE}.attn.norm_k"),
-    rule("double_blocks.N.txt_attn.norm.query_norm", f"{DOUBLE}.attn.norm_added_q"),
-    rule("double_blocks.N.txt_attn.norm.key_norm", f"{DOUBLE}.attn.norm_added_k"),
-    rule("double_blocks.N.img_attn.proj", f"{DOUBLE}.attn.to_out.0"),
-    rule("double_blocks.N.txt_attn.proj", f"{DOUBLE}.attn.to_add_out"),
     rule("double_blocks.N.img_mlp.0", f"{DOUBLE}.ff.linear_in"),
     rule("double_blocks.N.img_mlp.2", f"{DOUBLE}.ff.linear_out"),
     rule("double_blocks.N.txt_mlp.0", f"{DOUBLE}.ff_context.linear_in"),
     rule("double_blocks.N.txt_mlp.2", f"{DOUBLE}.ff_context.linear_out"),
     rule("single_blocks.N.linear1", f"{SINGLE}.attn.to_qkv_mlp_proj"),
     rule("single_blocks.N.linear2", f"{SINGLE}.attn.to_out"),
-    rule("single_blocks.N.norm.query_norm", f"{SINGLE}.attn.norm_q"),
-    rule("single_blocks.N.norm.key_norm", f"{SINGLE}.attn.norm_k"),
     rule("final_layer.linear", "proj_out"),
     rule("final_layer.adaLN_modulation.1", "norm_out.linear", swapped=True),
 )

@@ -149,6 +149,14 @@ def page(request, browser, tmp_path_factory):
         made.close()
 
 
+def described(page, count):
+    """Wait until so many pictures of the library's grid are described."""
+    page.wait_for_function(
+        "([cell, count]) => [...document.querySelectorAll(cell)].filter((one) => one.ariaLabel).length >= count",
+        arg=[".imagereward-library-grid figure", count],
+    )
+
+
 def keep_screenshot(page, name: str) -> None:
     """A picture of the page, where IMAGEREWARD_SCREENSHOTS asks for them."""
     if folder := os.environ.get("IMAGEREWARD_SCREENSHOTS"):

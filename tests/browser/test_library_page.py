@@ -18,7 +18,7 @@ from imagereward_core.library import Record, Score, open_library, remember_now
 from imagereward_core.library.records import Made
 
 from ..contract.test_library_tab import paint
-from .conftest import ROOT, keep_screenshot, served
+from .conftest import ROOT, described, keep_screenshot, served
 
 pytest.importorskip("torch", reason="needs torch")
 LIBRARY = "#imagereward-library"
@@ -97,10 +97,7 @@ def page(app, browser):
 
 def names(page, count):
     """Names of the first pictures, once they are described."""
-    page.wait_for_function(
-        "([cell, count]) => [...document.querySelectorAll(cell)].filter((one) => one.ariaLabel).length >= count",
-        arg=[CELL, count],
-    )
+    described(page, count)
     labels = page.eval_on_selector_all(
         CELL,
         "all => all.sort((a, b) => a.offsetTop - b.offsetTop || a.offsetLeft - b.offsetLeft).map(a => a.ariaLabel)",

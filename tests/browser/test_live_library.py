@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from . import live
-from .conftest import keep_screenshot
+from .conftest import described, keep_screenshot
 from .live import LIB, READY, duel, duel_box, show_library
 
 NOTED = os.environ.get("IMAGEREWARD_TEST_LIBRARY", "")
@@ -72,10 +72,7 @@ def options(page, name):
 
 def shown_scores(page, count):
     """Scores of the grid's first pictures in order, once they are described."""
-    page.wait_for_function(
-        "([cell, count]) => [...document.querySelectorAll(cell)].filter((one) => one.ariaLabel).length >= count",
-        arg=[CELL, count],
-    )
+    described(page, count)
     texts = page.eval_on_selector_all(
         CELL,
         f"""all => all.sort((a, b) => a.ariaPosInSet - b.ariaPosInSet)

@@ -51,8 +51,12 @@ def test_the_dial_has_a_button_for_each_strength(page):  # noqa: F811
     ("events", "words", "buttons"),
     [
         (dial(None), "At no strength", 3),
-        (dial(1, [{**mark, "change": [0.02, 0.03]} for mark in MARKS]), "1 if at all: its gain there may be chance", 3),
-        (dial(1, [{**mark, "change": [0.3, 0.03]} for mark in MARKS]), "1: the largest gain", 3),
+        (
+            dial(1, [{**mark, "changes": {"reward": [0.02, 0.03]}} for mark in MARKS]),
+            "1 if at all: its gain there may be chance",
+            3,
+        ),
+        (dial(1, [{**mark, "changes": {"reward": [0.3, 0.03]}} for mark in MARKS]), "1: the largest gain", 3),
         ("", "", 0),
         (dial(1, "none"), "", 0),
         (dial(1, [3, {"strength": "x"}]), "", 0),

@@ -48,8 +48,10 @@ def ours(key: str, targets: str) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     plain = as_in_a_file(net.state_dict(), rules_of(key), FILES.get(key, ""))
     lora.inject(net, RANK, float(RANK), targets, 0, family)
     torch.manual_seed(0)
-    drawn = {name: torch.randn(one.shape) for name, one in net.named_parameters() if ".lora_" in name}
-    net.load_state_dict(drawn, strict=False, assign=True)
+    for module in net.modules():
+        for name, one in list(module.named_parameters(recurse=False)):
+            if one.requires_grad:  # the adapters; the rest stays without values
+                setattr(module, name, torch.nn.Parameter(torch.randn(one.shape)))
     return net, plain, lora.file_state(net, family, torch.float32)
 
 

@@ -40,7 +40,7 @@ def test_the_largest_gain_before_something_falls():
 @pytest.mark.parametrize(
     ("gains", "told"),
     [
-        ((0.3, 0.2, 0.4), "Use it at strength 1."),
+        ((0.3, 0.2, 0.4), "Use it at strength 1: the largest gain before a judge or diversity falls."),
         ((0.3, -0.4, 0.4), "Use it at strength 1 if at all: its gain there may be chance (+0.1 ± 0.3)."),
     ],
 )
@@ -51,7 +51,7 @@ def test_a_gain_within_its_error_is_no_advice(gains, told):
     )
     dial = Dial(((0.0, base, ""), (1.0, found, "")), 1.0)
     assert dial.advice == told and dial.metadata()["refl.strength"] == "1"
-    assert dial.rows()[1]["change"][0] == pytest.approx(sum(gains) / 3)
+    assert dial.rows()[1]["changes"]["reward"][0] == pytest.approx(sum(gains) / 3)
 
 
 def test_strength_is_linear_in_the_weights(models):
