@@ -15,6 +15,7 @@ from ..core import ConfigError, ImageRewardError
 from ..core import module as core_module
 from ..judges import stored_name
 from ..lifecycle import available
+from . import host as library_host
 from .pictures import library_place
 from .scoring import score
 from .work import Progress
@@ -36,7 +37,7 @@ class Maker:
         paths: list[str] = []
         stopped = False
         for settings in self.wanted:
-            made = host.generate(settings)
+            made = library_host.generate(settings)
             if made is None:
                 stopped = True
                 break
@@ -68,15 +69,15 @@ def _loadable(scorer: str) -> str:
 
 
 def _settings(generation: Mapping[str, Any]) -> dict[str, Any]:
-    """A plan's line as `host.generate` takes it. Raises ConfigError for a checkpoint or sampler that is not here."""
+    """A plan's line as `generate` takes it. Raises ConfigError for a checkpoint or sampler that is not here."""
     settings = dict(generation)
     named, digest = settings.pop("checkpoint", None), settings.pop("checkpoint_hash", None)
     if named or digest:
-        title = host.checkpoint_title(named or "", digest or "")
+        title = library_host.checkpoint_title(named or "", digest or "")
         if not title:
             raise ConfigError(f"this WebUI has no checkpoint {named or digest}")
         settings["checkpoint"] = title
-    if settings.get("sampler") and not host.has_sampler(settings["sampler"]):
+    if settings.get("sampler") and not library_host.has_sampler(settings["sampler"]):
         raise ConfigError(f"this WebUI has no sampler {settings['sampler']!r}")
     for side in ("width", "height"):
         settings[side] = max(64, settings[side] // 8 * 8)  # hosts make multiples of 8
