@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from imagereward_core import process_group
 from imagereward_core.errors import ConfigError
 
 from .sharding import fsdp_plugin, shard_on_cpu
@@ -51,6 +52,7 @@ def make_accelerator(config: TrainConfig) -> Any:
         )
     except ValueError as error:
         raise ConfigError(f"precision {config.precision} cannot be used here: {error}") from error
+    process_group.close_at_exit()
     if sharding is not None and accelerator.device.type == "cpu" and accelerator.num_processes > 1:
         shard_on_cpu(accelerator, sharding)
     if config.precision == "fp16" and accelerator.device.type == "cpu":

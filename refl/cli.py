@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imagereward_core import process_group
 from imagereward_core.exit_codes import FAILED, INTERRUPTED, OK, STOP_RULE, USAGE
 from imagereward_core.interrupts import Interrupts
 from imagereward_core.runs import COMMANDS as RUN_COMMANDS
@@ -104,7 +103,6 @@ def _train(args: argparse.Namespace) -> int:
         if args.follow_stdin:
             follow_stdin(trainer.request_stop)
         result = trainer.train()
-    process_group.close()
     logger.info("%s after %d updates%s", result.state, result.step, f": {result.reason}" if result.reason else "")
     if result.exported:
         logger.info("wrote %s", result.exported)

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from imagereward_core import process_group
+
 from .errors import ConfigError, MissingDependency
 from .log import logger
 
@@ -40,6 +42,7 @@ class Processes:
                 cpu=device == "cpu" or not torch.cuda.is_available(),
                 kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
             )
+            process_group.close_at_exit()
             self.rank, self.count = self._accelerator.process_index, self._accelerator.num_processes
             self.device = self._accelerator.device
         else:

@@ -98,7 +98,6 @@ def run(args: argparse.Namespace) -> int:
         return OK
     if not config.data:
         raise ConfigError("--data is missing: a file or folder of rankings or pairs")
-    from imagereward_core import process_group
     from imagereward_core.log import logger
     from imagereward_train.interruption import Interruption
     from imagereward_train.trainer import train
@@ -113,7 +112,6 @@ def run(args: argparse.Namespace) -> int:
             best = train(config, progress=ProgressLine(), interruption=interruption)
         except KeyboardInterrupt:  # outside training: nothing is lost
             return interrupts.exit_code
-    process_group.close()
     if interrupts.received is not None:
         if first:
             print(f"stopped; to go on, give --resume and the same settings: {config.savepath}", file=sys.stderr)
