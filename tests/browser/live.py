@@ -1,6 +1,7 @@
 """A running WebUI, for the tests that press its page: its address, a page with one of its tabs, and one of its jobs.
 
 IMAGEREWARD_TEST_HOST=http://… names the WebUI; it needs --api and a checkpoint that is selected.
+IMAGEREWARD_TEST_SCORER names a scorer on its machine.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ THEME = os.environ.get("IMAGEREWARD_TEST_THEME", "light")
 MINUTES = 60_000  # in milliseconds
 LIB = ".imagereward-library-"
 READY = f'{LIB}duel[data-ready="1"]'
+SCORER = os.environ.get("IMAGEREWARD_TEST_SCORER", "tiny-imagereward.safetensors")
+ACCORDION = "#script_txt2img_imagereward_"
 SMALL = {"steps": "4", "width": "64", "height": "64"}  # a job that a CPU does soon
 
 
@@ -55,11 +58,18 @@ def ask(path, body=None, timeout=900):
 
 
 def set_numbers(page, **values):
-    """Numbers of txt2img, by their fields' names."""
-    for name, value in values.items():
-        field = page.locator(f"#txt2img_{name} input[type=number]")
-        field.fill(value)
-        field.blur()
+    """Numbers of txt2img, by their fields' names. Filled in again where the WebUI puts its presets over them, as Forge
+    Neo does a moment after the page is there.
+    """
+    fields = {name: page.locator(f"#txt2img_{name} input[type=number]") for name in values}
+    for _ in range(5):
+        for name, field in fields.items():
+            field.fill(values[name])
+            field.blur()
+        page.wait_for_timeout(1500)
+        if all(field.input_value() == values[name] for name, field in fields.items()):
+            return
+    raise AssertionError(f"the WebUI does not keep {values}")
 
 
 def generate(page, count, minutes=30):
@@ -75,6 +85,35 @@ def generate(page, count, minutes=30):
     )
     page.click("#txt2img_generate")
     page.wait_for_function(script, arg=count, timeout=minutes * MINUTES)
+
+
+def badges(page):
+    """Scores on the thumbnails of txt2img's gallery as they are seen, from left to right."""
+    page.wait_for_selector("#txt2img_gallery .thumbnail-item .imagereward-badge")
+    return page.evaluate(
+        """() => {
+            const lists = ["#txt2img_gallery .grid-container .thumbnail-item", "#txt2img_gallery .thumbnail-item"];
+            const found = lists.map((one) => [...document.querySelectorAll(one)]).find((all) => all.length);
+            const place = (one) => one.getBoundingClientRect();
+            return found.filter((one) => one.querySelector(".imagereward-badge"))
+                .sort((a, b) => place(a).top - place(b).top || place(a).left - place(b).left)
+                .map((one) => Number(one.querySelector(".imagereward-badge").textContent));
+        }"""
+    )
+
+
+def choose_scorer(page, name):
+    """In txt2img's accordion, open; by its list, which may be from before the scorer was there."""
+    if not page.is_visible(f"{ACCORDION}scorer input"):
+        page.click(f"{ACCORDION}enable .label-wrap")
+        page.wait_for_selector(f"{ACCORDION}scorer input", state="visible")
+    page.click(f"{ACCORDION}scorer_refresh")
+    field = page.locator(f"{ACCORDION}scorer input")
+    field.click()
+    page.locator(f"ul.options li:has-text('{name}')").first.click()
+    page.wait_for_function(
+        "([id, name]) => document.querySelector(id).value.includes(name)", arg=[f"{ACCORDION}scorer input", name]
+    )
 
 
 def show_library(page):

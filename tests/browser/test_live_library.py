@@ -18,13 +18,11 @@ import pytest
 
 from . import live
 from .conftest import described, keep_screenshot
-from .live import LIB, READY, duel, duel_box, show_library
+from .live import ACCORDION, LIB, READY, SCORER, badges, choose_scorer, duel, duel_box, show_library
 
 NOTED = os.environ.get("IMAGEREWARD_TEST_LIBRARY", "")
-SCORER = os.environ.get("IMAGEREWARD_TEST_SCORER", "tiny-imagereward.safetensors")
 TASTE = "my-taste"
 CELL = f"{LIB}grid figure"
-ACCORDION = "#script_txt2img_imagereward_"
 CAPTIONS = [
     f"a {words} on a gray background"
     for words in ("red circle", "blue square", "green triangle", "yellow star", "purple circle", "green square")
@@ -116,35 +114,6 @@ def levels():
         "checkpoint",
         [{"checkpoint": title, "steps": "12"} for title in chosen],
         lambda level: live.ask("/sdapi/v1/options", {"sd_model_checkpoint": level["checkpoint"]}),
-    )
-
-
-def badges(page):
-    """Scores on the thumbnails of txt2img's gallery as they are seen, from left to right."""
-    page.wait_for_selector("#txt2img_gallery .thumbnail-item .imagereward-badge")
-    return page.evaluate(
-        """() => {
-            const lists = ["#txt2img_gallery .grid-container .thumbnail-item", "#txt2img_gallery .thumbnail-item"];
-            const found = lists.map((one) => [...document.querySelectorAll(one)]).find((all) => all.length);
-            const place = (one) => one.getBoundingClientRect();
-            return found.filter((one) => one.querySelector(".imagereward-badge"))
-                .sort((a, b) => place(a).top - place(b).top || place(a).left - place(b).left)
-                .map((one) => Number(one.querySelector(".imagereward-badge").textContent));
-        }"""
-    )
-
-
-def choose_scorer(page, name):
-    """In the accordion, open; by its list, which may be from before the scorer was there."""
-    if not page.is_visible(f"{ACCORDION}scorer input"):
-        page.click(f"{ACCORDION}enable .label-wrap")
-        page.wait_for_selector(f"{ACCORDION}scorer input", state="visible")
-    page.click(f"{ACCORDION}scorer_refresh")
-    field = page.locator(f"{ACCORDION}scorer input")
-    field.click()
-    page.locator(f"ul.options li:has-text('{name}')").first.click()
-    page.wait_for_function(
-        "([id, name]) => document.querySelector(id).value.includes(name)", arg=[f"{ACCORDION}scorer input", name]
     )
 
 
