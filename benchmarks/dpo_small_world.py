@@ -28,7 +28,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from imagereward_core.library.distributions import t_isf  # noqa: E402
+from benchmarks.over_seeds import over_seeds  # noqa: E402
 from refl import ReFLConfig, Trainer  # noqa: E402
 from smallworld.demo import ORACLE  # noqa: E402
 from smallworld.flow_pipeline import FLOW, MODELS, assemble, draw_with  # noqa: E402
@@ -159,21 +159,11 @@ def less_controls(runs: list[dict[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, values in of.items():
         if len(values) > 1:
-            found[name] = _welch(values, np.zeros(0))
+            found[name] = over_seeds(values)
     for name in (CONTROL, BOTH, "either control"):
         if min(len(of[PICKS]), len(groups[name])) > 1:
-            found[f"{PICKS} minus {name}"] = _welch(of[PICKS], groups[name])
+            found[f"{PICKS} minus {name}"] = over_seeds(of[PICKS], groups[name])
     return found
-
-
-def _welch(values: np.ndarray, others: np.ndarray) -> dict[str, Any]:
-    """Mean of values [N] less the mean of others [M], if there are any, with its interval."""
-    parts = [part.var(ddof=1) / len(part) for part in (values, others) if len(part)]
-    sizes = [len(part) for part in (values, others) if len(part)]
-    freedom = sum(parts) ** 2 / sum(part**2 / (size - 1) for part, size in zip(parts, sizes, strict=True))
-    half = float(t_isf(0.025, freedom)[0]) * sum(parts) ** 0.5
-    change = float(values.mean() - (others.mean() if len(others) else 0.0))
-    return {"seeds": sizes, "change": change, "change 95 %": [change - half, change + half]}
 
 
 def main() -> None:

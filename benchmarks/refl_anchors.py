@@ -29,6 +29,7 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from benchmarks import refl_inflation  # noqa: E402
+from benchmarks.over_seeds import over_seeds  # noqa: E402
 from benchmarks.refl_small_world import Cleanliness  # noqa: E402
 from refl import ReFLConfig, Trainer  # noqa: E402
 from refl.metrics import MIXED, diversity  # noqa: E402
@@ -158,12 +159,35 @@ MEASURES = (("reward", 2), ("attributes right", 3), ("every attribute right", 3)
 
 def row(run: dict[str, Any]) -> str:
     """A run as a row of the table in docs/findings.md: the change of each measure with its interval."""
-    cells = [f"{run['name']}, seed {run['seed']}"]
+    cells = [f"{run['name']}, seed {run['seed']}" if "seed" in run else run["name"]]
     for name, digits in MEASURES:
         low, high = run[name]["change 95 %"]
         told = f"{run[name]['change']:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
         cells.append(told.replace("-", "−"))
     return f"| {' | '.join(cells)} |"
+
+
+def less_first(rows: list[dict[str, Any]], first: str) -> dict[str, dict[str, Any]]:
+    """For each kind of run but `first` and each measure: its change less that of `first` with the same training seed,
+    with its interval over seeds.
+    """
+    of = {(one["name"], one["seed"]): one for one in rows}
+    found: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(one["name"] for one in rows if one["name"] != first):
+        seeds = [seed for kind, seed in of if kind == name and (first, seed) in of]
+        if len(seeds) > 1:
+            found[name] = {
+                measure: over_seeds(
+                    [of[name, seed][measure]["change"] - of[first, seed][measure]["change"] for seed in seeds]
+                )
+                for measure, _ in MEASURES
+            }
+    return found
+
+
+def less_row(name: str, first: str, found: dict[str, Any]) -> str:
+    """A kind of run less the first one as a row of a table in docs/findings.md."""
+    return row({"name": f"{name} less {first}", **found})
 
 
 def compared(runs: dict[str, dict[str, Any]], target: Path, seeds: Sequence[int], updates: int) -> None:
@@ -187,6 +211,7 @@ def compared(runs: dict[str, dict[str, Any]], target: Path, seeds: Sequence[int]
                     "torch": torch.__version__,
                     "settings": {**shared.shareable(), "prompts": len(shared.prompts)},
                     "changes": runs,
+                    "less the first, over all seeds": less_first(rows, next(iter(runs))),
                     "runs": rows,
                 }
                 target.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -45,9 +45,22 @@ def test_learning_from_picks(name):
     for run in found["runs"]:
         assert row(run) in DOC
     assert less_controls(found["runs"]).keys() == found["area over all seeds"].keys()
-    if name == "dpo_small_world":
-        for what, values in found["area over all seeds"].items():
-            assert over_row(what, values) in DOC
+    for what, values in found["area over all seeds"].items():
+        assert over_row(what, values) in DOC
+
+
+def test_anchors():
+    pytest.importorskip("torch")
+    from benchmarks.refl_anchors import KL, RUNS, less_first, less_row, row
+
+    found = json.loads((ROOT / "docs/refl/refl_anchors.json").read_text(encoding="utf-8"))
+    for run in found["runs"]:
+        assert row(run) in DOC
+    assert {(run["name"], run["seed"]) for run in found["runs"]} >= {(name, seed) for name in RUNS for seed in range(3)}
+    less = less_first(found["runs"], KL)
+    assert less == found["less the first, over all seeds"]
+    for name, values in less.items():
+        assert less_row(name, KL, values) in DOC
 
 
 def test_length_of_the_output():
