@@ -20,7 +20,7 @@ from .neo_keys import TARGETS
 
 ROOT = Path(__file__).parents[2]
 TREE = os.environ.get("IMAGEREWARD_HOST_NEO", "")
-KNOWN = ("flux", "z-image", "lumina2", "qwen-image")  # Neo has no class for Stable Diffusion 3
+KNOWN = ("flux", "z-image", "lumina2", "qwen-image", "anima")  # Neo has no class for Stable Diffusion 3
 
 
 @pytest.fixture(scope="module")
