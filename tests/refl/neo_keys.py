@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 RANK = 1
@@ -29,6 +29,24 @@ CLASSES = {  # as its loader chooses them by the names of diffusers
     "CosmosTransformer3DModel": ("backend.nn.anima", "Anima"),
 }
 TOLD_BY = {"CosmosTransformer3DModel": "llm_adapter.blocks.0.cross_attn.q_proj.weight"}  # what lies beside the network
+
+
+def without_torchvision() -> None:
+    """Neo's module of Anima asks it for a function that it does not call for pictures without a mask, as ours are.
+    diffusers' classes are looked up first: they ask whether it is there.
+    """
+    import diffusers
+
+    from refl.families import FLOWS
+
+    for family in FLOWS.values():
+        getattr(diffusers, family.network, None), getattr(diffusers, family.autoencoder, None)
+    try:
+        import torchvision  # noqa: F401
+    except ImportError:
+        names = ModuleType("torchvision.transforms")
+        names.InterpolationMode, names.functional = None, None  # type: ignore[attr-defined]
+        sys.modules["torchvision"], sys.modules["torchvision.transforms"] = ModuleType("torchvision"), names
 
 
 def rules_of(key: str) -> tuple[Any, ...]:
@@ -178,4 +196,5 @@ if __name__ == "__main__":
     sys.path[:0] = [str(folder), str(folder / "modules_forge" / "packages")]
     from refl.families import FLOWS
 
+    without_torchvision()
     print(json.dumps({key: {part: main(folder, key, part) for part in TARGETS} for key in FLOWS}))
