@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -17,6 +18,7 @@ from refl.errors import CheckpointError
 from refl.families import FLOWS
 from refl.families.anima import RULES
 from refl.llm_adapter import LlmAdapter
+from refl.memory import estimate_config
 from refl.text_models import load_text_model
 
 from . import flows
@@ -167,6 +169,35 @@ def test_a_text_encoder_whose_configuration_tells_too_little(folder, copy):
         load_text_model(copy, "text_encoder", torch.float32, [file])
 
 
+def test_all_parts_as_forge_neo_keeps_them(folder, copy, tmp_path, monkeypatch):
+    """Network, Qwen3 and VAE in a file each; configurations and tokenisers two levels down in its own folder."""
+    usual = json.loads((folder / "text_encoder" / "config.json").read_text())
+    monkeypatch.setitem(FLOWS, "anima", dataclasses.replace(ANIMA, usual_text=usual))
+    files = [tmp_path / f"{name}.safetensors" for name in ("anima", "qwen", "vae")]
+    file_of(folder, files[0])
+    qwen = load_file(folder / "text_encoder" / "model.safetensors")
+    save_file({f"model.{name}": tensor for name, tensor in qwen.items()}, str(files[1]))
+    save_file(as_wan_names(load_file(folder / "vae" / WEIGHTS), 1), str(files[2]))
+    for name in ("text_conditioner", "transformer", "text_encoder", "vae"):
+        shutil.rmtree(copy / name)
+    for name, told in (("text_encoder", {"hidden_size": 32}), ("vae", {"temporal_downsample": [False, False]})):
+        (copy / name).mkdir()
+        (copy / name / "config.json").write_text(json.dumps(told))
+    (copy / "model_index.json").write_text('{"_class_name": "AnimaPipeline"}')
+    (copy / "t5_tokenizer").rename(copy / "tokenizer_2")
+    tree = tmp_path / "huggingface"
+    shutil.copytree(copy, tree / "circlestone-labs" / "Anima")
+    found = load_backend(files[0], vae=str(files[2]), parts=[str(tree), str(files[1])])
+    wanted = load_backend(folder)
+    said, latents = [PROMPTS[0], ""], torch.randn(1, 16, 8, 8)
+    one, two = (each.text.encode(said, SIDE).context for each in (found, wanted))
+    assert torch.allclose(one, two, atol=1e-6) and found.schedule.shift == 3.0
+    with torch.no_grad():
+        assert torch.allclose(found.decode(latents), wanted.decode(latents), atol=1e-6)
+    estimate = estimate_config(settings(files[0], vae=str(files[2]), parts=[str(tree), str(files[1])]))
+    assert estimate.tensors > estimate.weights > 0
+
+
 def test_the_usual_text_encoder_is_qwen3_of_its_published_size():
     transformers = pytest.importorskip("transformers")
     if not hasattr(transformers, "Qwen3Model"):
@@ -175,6 +206,57 @@ def test_the_usual_text_encoder_is_qwen3_of_its_published_size():
     with torch.device("meta"):
         net = transformers.Qwen3Model(transformers.AutoConfig.for_model(sizes.pop("model_type"), **sizes))
     assert sum(part.numel() for part in net.parameters()) == 596049920
+
+
+def as_wan_names(state, blocks: int):
+    """diffusers' names of the autoencoder → the original ones, written out for levels of `blocks` resnets."""
+    result = {}
+    for key, tensor in state.items():
+        for level in range(4):
+            up = (blocks + 2) * level
+            for number in range(blocks + 1):
+                key = key.replace(f"up_blocks.{level}.resnets.{number}.", f"upsamples.{up + number}.")
+            key = key.replace(f"up_blocks.{level}.upsamplers.0.", f"upsamples.{up + blocks + 1}.")
+        key = key.replace("down_blocks.", "downsamples.").replace("mid_block.attentions.0.", "middle.1.")
+        key = key.replace("mid_block.resnets.0.", "middle.0.").replace("mid_block.resnets.1.", "middle.2.")
+        if "samples." in key or "middle." in key:
+            for ours, theirs in (("norm1", 0), ("conv1", 2), ("norm2", 3), ("conv2", 6)):
+                key = key.replace(f".{ours}.", f".residual.{theirs}.")
+        for ours, theirs in (("conv_in", "conv1"), ("norm_out", "head.0"), ("conv_out", "head.2")):
+            key = key.replace(f".{ours}.", f".{theirs}.")
+        key = (
+            key.replace("conv_shortcut", "shortcut").replace("post_quant_conv", "conv2").replace("quant_conv", "conv1")
+        )
+        result[key] = tensor
+    return result
+
+
+@pytest.mark.parametrize("names", ["wan", "diffusers"])
+@pytest.mark.parametrize("sizes", [flows.QWEN_VAE, {**flows.QWEN_VAE, "dim_mult": [1, 2, 2, 4], "num_res_blocks": 2}])
+def test_the_vae_may_be_a_file_as_the_webuis_keep_it(folder, tmp_path, names, sizes):
+    from diffusers import AutoencoderKLQwenImage
+
+    sizes = {**sizes, "temperal_downsample": [False, True, True][: len(sizes["dim_mult"]) - 1]}
+    theirs = AutoencoderKLQwenImage(**sizes).eval()
+    state = theirs.state_dict()
+    if names == "wan":
+        state = as_wan_names(state, sizes["num_res_blocks"])
+        assert "decoder.upsamples.0.residual.2.weight" in state and not any("_" in key.split(".")[1] for key in state)
+    assert kinds.find(state).key == "vae"
+    save_file(state, str(tmp_path / "vae.safetensors"))
+    found = load_backend(folder, vae=str(tmp_path / "vae.safetensors"))
+    latents = torch.randn(1, 16, 4, 4)
+    with torch.no_grad():
+        assert torch.equal(found.decode(latents), ANIMA.decode(theirs, latents, 1.0) / 2 + 0.5)
+        assert torch.equal(
+            found.encode_images(torch.zeros(1, 3, 32, 32)), ANIMA.encode(theirs, -torch.ones(1, 3, 32, 32), 1)
+        )
+
+
+def test_another_vae_is_refused(folder, tmp_path):
+    save_file({"encoder.conv_in.weight": torch.zeros(8, 3, 3, 3)}, str(tmp_path / "vae.safetensors"))
+    with pytest.raises(CheckpointError, match="not the VAE of Qwen-Image, Anima or Wan 2.1: it lacks 'decoder.conv_in"):
+        load_backend(folder, vae=str(tmp_path / "vae.safetensors"))
 
 
 # --- prompts ---------------------------------------------------------------------------------------------------------
