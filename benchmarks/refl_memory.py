@@ -44,6 +44,7 @@ SIZES: dict[str, tuple[str, dict]] = {  # name: (family, what differs from the f
     "Lumina 2": ("lumina2", {}),
     "Z-Image": ("z-image", {}),
     "Qwen-Image": ("qwen-image", {}),
+    "Anima": ("anima", {}),
 }  # fmt: skip
 
 

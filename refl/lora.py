@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .errors import CheckpointError, MissingDependency
 from .families.base import Family
 from .families.flow import FlowFamily
-from .families.names import places
+from .families.names import Rule, places
 from .families.unet import TARGETS, UNetFamily
 from .ldm import UNetLayout, unet_module_to_ldm
 
@@ -141,16 +141,20 @@ def kohya_state(
     return result
 
 
-def diffusers_state(unet: nn.Module, dtype: torch.dtype = torch.float16, prefix: str = "unet") -> dict[str, Tensor]:
+def diffusers_state(
+    unet: nn.Module, dtype: torch.dtype = torch.float16, prefix: str = "unet", rules: Sequence[Rule] = ()
+) -> dict[str, Tensor]:
     """The same adapters as diffusers' `load_lora_weights` takes them whatever the layout: `unet.MODULE.lora_A.weight`
-    and `lora_B`, alpha / rank taken into the latter.
+    and `lora_B`, alpha / rank taken into the latter. rules: other names for the modules, one for one.
 
     Beside kohya's names in one file, diffusers reads these alone (a file that is not all `lora_unet_` is its own), and
     the hosts the others: A1111 cuts these names at their first dot and knows no `unet`, Forge's patches of one weight
     replace each other, and both are the same.
     """
-    result = {}
-    for name, (down, up, alpha) in weights(unet).items():
+    found, result = weights(unet), {}
+    other = {parts[0]: place for place, parts in places(rules, list(found))}
+    for module, (down, up, alpha) in found.items():
+        name = other.get(module, module)
         result[f"{prefix}.{name}.lora_A.weight"] = down.to("cpu", dtype, copy=True)  # no storage under two names
         result[f"{prefix}.{name}.lora_B.weight"] = (up.float() * (alpha / down.shape[0])).to("cpu", dtype)
     return result
@@ -187,7 +191,8 @@ def fused_state(unet: nn.Module, family: FlowFamily, dtype: torch.dtype = torch.
 def file_state(unet: nn.Module, family: Family, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
     """Tensors of a LoRA file that the hosts and diffusers load."""
     if isinstance(family, FlowFamily):
-        return diffusers_state(unet, dtype, family.lora_prefix) | fused_state(unet, family, dtype)
+        named = diffusers_state(unet, dtype, family.lora_prefix, family.rules_for_lora)
+        return named | fused_state(unet, family, dtype)
     assert isinstance(family, UNetFamily)
     layout = UNetLayout.of(unet.config)
     ldm_names = family.needs_ldm_names(layout)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,10 @@ class TextModel:
         said = [{"role": "user", "content": prompt}]
         return self.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True, **template)
 
+    def numbers(self, text: str, length: int) -> list[int]:
+        """The text's tokens, cut to `length`, without marks of beginning and end."""
+        return list(self.tokenizer(text, add_special_tokens=False, truncation=True, max_length=length).input_ids)
+
     def encode(self, texts: Sequence[str], length: int, layers: Sequence[int] = (-1,)) -> Encoded:
         """Texts cut or filled to `length` tokens. layers: as `hidden_states` counts them; -1: what it returns."""
         self.tokenizer.padding_side = "right"
@@ -124,17 +128,19 @@ WAYS: tuple[Callable[[str], str], ...] = (  # how a file's names may differ from
 )
 
 
-def load_text_model(root: Path, part: str, dtype: torch.dtype, files: Sequence[Path] = ()) -> TextModel:
+def load_text_model(
+    root: Path, part: str, dtype: torch.dtype, files: Sequence[Path] = (), usual: Mapping[str, Any] | None = None
+) -> TextModel:
     """The text encoder in the folder `root`/`part`, with the tokeniser beside it. files: among which its weights are
-    looked for where the folder holds its configuration alone. CheckpointError names what is missing or does not fit.
+    looked for where the folder holds its configuration alone. usual: the configuration where the folder's own does not
+    even tell what it is. CheckpointError names what is missing or does not fit.
     """
-    try:
-        import transformers
-    except ImportError as error:
-        raise MissingDependency(f"the library transformers is needed and cannot be imported: {error}") from error
+    transformers = _transformers()
     folder, words = root / part, root / part.replace("text_encoder", "tokenizer")
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        named = "model_type" in config
+        config = config if named else {**(usual or {}), **config}
         kind = str(config.get("model_type"))
         projects = "CLIPTextModelWithProjection" in (config.get("architectures") or ["CLIPTextModelWithProjection"])
         name = CLASSES.get(kind, "") if projects or kind != "clip_text_model" else "CLIPTextModel"
@@ -157,14 +163,37 @@ def load_text_model(root: Path, part: str, dtype: torch.dtype, files: Sequence[P
                 raise CheckpointError(f"{folder} lacks {', '.join(missing[:4])}: the folder is incomplete")
         else:
             with weightless():
-                net = found(transformers.AutoConfig.from_pretrained(folder, local_files_only=True))
+                if named:
+                    sizes = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+                else:
+                    sizes = transformers.AutoConfig.for_model(config.pop("model_type"), **config)
+                net = found(sizes)
             _fill(net, files, dtype, f"{part} ({kind})")
-        tokenizer = transformers.AutoTokenizer.from_pretrained(words, local_files_only=True)
+        tokenizer = load_tokenizer(words)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
         raise CheckpointError(f"{folder} and {words.name} beside it cannot be read: {error}") from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
     return TextModel(net, tokenizer, projects)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokeniser in a folder, which fills with its end where it has nothing of its own for that. CheckpointError for
+    one that cannot be read.
+    """
+    try:
+        found = _transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise CheckpointError(f"the tokeniser {folder} cannot be read: {error}") from error
+    if found.pad_token is None:
+        found.pad_token = found.eos_token
+    return found
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise MissingDependency(f"the library transformers is needed and cannot be imported: {error}") from error
+    return transformers
 
 
 def _fill(net: nn.Module, files: Sequence[Path], dtype: torch.dtype, what: str) -> None:

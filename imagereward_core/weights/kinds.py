@@ -66,7 +66,9 @@ TABLE = (
     _kind("unet", "a Stable Diffusion UNet on its own", r"^input_blocks\.\d+\.\d+\."),
     # parts
     _kind("t5", "a T5 text encoder", r"^encoder\.block\.\d+\.layer\."),
-    _kind("vae", "a VAE", r"^(encoder|decoder)\.(down|up)(_blocks)?\."),
+    _kind(
+        "vae", "a VAE", r"^(encoder|decoder)\.(down|up)(_blocks)?\.|^(en|de)coder\.(down|up)samples\.\d+\.residual\."
+    ),
     _kind("diffusers-unet", "a diffusers UNet", r"^(down|up)_blocks\.\d+\.(resnets|attentions)\."),
     _kind("embedding", "a textual inversion embedding", r"^string_to_param|emb_params$"),
     _kind("clip", "a CLIP model of transformers", r"^(text_model|vision_model)\.(encoder|embeddings)\."),

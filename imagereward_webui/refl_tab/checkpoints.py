@@ -21,9 +21,10 @@ FAMILIES = {
     "z-image": "Z-Image",
     "lumina2": "Lumina 2",
     "qwen-image": "Qwen-Image",
+    "anima": "Anima",
 }
 # their text encoders and VAE may lie in other files
-FLOWS = ("sd3", "flux", "flux2", "z-image", "lumina2", "qwen-image")
+FLOWS = ("sd3", "flux", "flux2", "z-image", "lumina2", "qwen-image", "anima")
 INCOMPLETE = ("unet-file", "unet", "diffusers-unet")
 
 _known: dict[str, tuple[tuple[int, int], str, str]] = {}  # path: (its size and time, family, why not)

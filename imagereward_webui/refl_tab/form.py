@@ -327,7 +327,10 @@ HOW_FAR: dict[str, dict[str, Any]] = {
     "careful": {"steps": 300, "learning_rate": 5e-5, "held_out": 32},
 }
 LARGE_STEPS = {"quick try": 10, "normal": 60, "careful": 200}
-GUIDANCE = {"sdxl": 5.0, "sd3": 4.5, "flux": 1.0, "flux2": 4.0, "z-image": 4.0, "lumina2": 4.0, "qwen-image": 4.0}
+GUIDANCE = {
+    **{"sdxl": 5.0, "sd3": 4.5, "flux": 1.0},
+    **dict.fromkeys(("flux2", "z-image", "lumina2", "qwen-image", "anima"), 4.0),
+}
 LARGE = ("sdxl", *checkpoints.FLOWS)  # families that a step takes long for
 
 

@@ -13,7 +13,10 @@ from ..families.base import Family
 from ..families.flow import FlowFamily
 from . import modules
 from .base import read, refuse_quantised
+from .film_vae import film_vae_from_file
 from .folder import UNET, read_part
+
+FILM = "AutoencoderKLQwenImage"
 
 
 def vae_sizes(path: str, family: Family) -> dict[str, Any]:
@@ -36,6 +39,8 @@ def _vae_weights(path: str, family: Family) -> tuple[dict[str, Any], dict[str, T
         return read_part(Path(path), UNET)
     state, _ = read(path)
     refuse_quantised(state, path)
+    if family.autoencoder == FILM:
+        return film_vae_from_file(state, path)
     return modules.vae_from_file(state, path, family.vae if isinstance(family, FlowFamily) else None)
 
 

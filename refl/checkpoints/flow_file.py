@@ -63,13 +63,16 @@ class FlowFile(Checkpoint):
         """The first of the given folders that has this part."""
         return next((folder for folder in self.folders if (folder / part / file).is_file()), None)
 
+    def _plain(self) -> dict[str, Tensor]:
+        """The tensors of the network and what belongs to it, without prefix."""
+        own = {key: tensor for key, tensor in self.state.items() if not key.startswith((VAE_PREFIX, "text_encoders."))}
+        return {key.removeprefix(UNET_PREFIX): tensor for key, tensor in own.items()}
+
     @cached_property
     def _network(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """(configuration, weights by diffusers' names)."""
-        own = {key: tensor for key, tensor in self.state.items() if not key.startswith((VAE_PREFIX, "text_encoders."))}
-        plain = {key.removeprefix(UNET_PREFIX): tensor for key, tensor in own.items()}
         try:
-            state = self.family.renamed(plain)
+            state = self.family.renamed(self._plain())
             return self.family.sizes(state), state
         except CheckpointError as error:
             raise CheckpointError(f"{self.path} cannot be used as {self.family.name}: {error}") from error
@@ -109,12 +112,12 @@ class FlowFile(Checkpoint):
         given = next(filter(None, map(self._with, self.family.text)), None)
         if given is None:
             raise CheckpointError(self.lacking("text encoder"))
-        return prompts_of(given, self.family, self.unet_config, dtype, clip_skip, self.files)
+        adapter = self.family.adapter_of(self._plain())
+        return prompts_of(given, self.family, self.unet_config, dtype, clip_skip, self.files, adapter)
 
     def lacking(self, what: str) -> str:
-        wanted = ", ".join(
-            (*self.family.text, *(name.replace("text_encoder", "tokenizer") for name in self.family.text))
-        )
+        words = (name.replace("text_encoder", "tokenizer") for name in self.family.text)
+        wanted = ", ".join((*self.family.text, *words, *self.family.more_text))
         return (
             f"{self.path} is a transformer of {self.family.name} and holds no {what}: give a diffusers folder of such a"
             f" model with --parts, from which {wanted} and vae are taken"

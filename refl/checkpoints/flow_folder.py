@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from imagereward_core.weights import kinds
 
@@ -45,6 +45,7 @@ class FlowFolder(Checkpoint):
                 f"{path} is a {pipeline}, not a text-to-image model of {found.name} ({', '.join(found.pipelines)})"
             )
         self.family = found
+        self.unet_config = found.built_as(self.unet_config)
         modules.require((found.network, found.autoencoder), found.since, f"{path}, a {found.name} model,")
         refuse_few_step(path.resolve().name, "", path, "is_distilled" if index.get("is_distilled") else "")
         self.vae_config = read_json(path / "vae" / "config.json") if (path / "vae" / "config.json").is_file() else None
@@ -102,16 +103,21 @@ def prompts_of(
     dtype: torch.dtype,
     clip_skip: int,
     files: Sequence[Path] = (),
+    adapter: Mapping[str, Tensor] | None = None,
 ) -> PromptEncoder:
-    """The text encoders of a diffusers folder. files: see load_text_model. CheckpointError names those that are not
-    there.
+    """The text encoders of a diffusers folder. files: see load_text_model. adapter: the weights of one that lies in the
+    network's file, in place of the folder's. CheckpointError names those that are not there.
     """
     parts: dict[str, TextModel] = {
-        name: load_text_model(folder, name, dtype, files)
+        name: load_text_model(folder, name, dtype, files, family.usual_text)
         for name in family.text
         if (folder / name / "config.json").is_file()
     }
     try:
+        if family.adapter and not adapter and (folder / family.adapter / "config.json").is_file():
+            adapter = read_part(folder / family.adapter, UNET)[1]
+        if adapter:
+            parts[family.adapter] = family.adapted(adapter, folder, dtype)
         return family.prompts(parts, unet, clip_skip)
     except CheckpointError as error:
         raise CheckpointError(f"{folder} cannot encode prompts for {family.name}: {error}") from error

@@ -6,14 +6,14 @@ What a file is, is told by imagereward_core.weights.kinds; a family takes the ki
 from __future__ import annotations
 
 from ..errors import CheckpointError
-from . import flux, flux2, lumina2, qwen_image, sd1, sd2, sd3, sdxl, z_image
+from . import anima, flux, flux2, lumina2, qwen_image, sd1, sd2, sd3, sdxl, z_image
 from .base import Family
 from .flow import FlowFamily
 from .unet import FolderFacts, UNetFamily
 
 UNETS: dict[str, UNetFamily] = {part.FAMILY.key: part.FAMILY for part in (sdxl, sd2, sd1)}  # the most special first
 FLOWS: dict[str, FlowFamily] = {
-    part.FAMILY.key: part.FAMILY for part in (sd3, flux, flux2, z_image, lumina2, qwen_image)
+    part.FAMILY.key: part.FAMILY for part in (sd3, flux, flux2, z_image, lumina2, qwen_image, anima)
 }
 FAMILIES: dict[str, Family] = {**UNETS, **FLOWS}
 TRAINABLE = "SD 1.x, SD 2.x or SDXL, or of " + ", ".join(kind.name for kind in FLOWS.values())  # for messages

@@ -7,6 +7,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,6 +41,9 @@ class FlowFamily(Family):
     folder that encode prompts. tokens_of_text: rows of the context, for estimates. attention, feed_forward: ends of the
     names of modules that get a LoRA. patch: latent cells of a token's side. lora_prefix: what its LoRA's names begin
     with. rules_for_hosts: names of single files → diffusers' names, where hosts do not know the latter in a LoRA.
+    rules_for_lora: the same, one to one, where everybody knows the former, diffusers too: the LoRA has them alone.
+    adapter: the part of a folder between text encoder and network, for families that have one. more_text: further parts
+    that prompts need. usual_text: configuration of the published text encoder, where a folder's tells no more.
     """
 
     pipelines: tuple[str, ...]
@@ -55,6 +59,10 @@ class FlowFamily(Family):
     prediction: str = "flow"
     lora_prefix: str = "transformer"
     rules_for_hosts: tuple[Rule, ...] = ()
+    rules_for_lora: tuple[Rule, ...] = ()
+    adapter: str = ""
+    more_text: tuple[str, ...] = ()
+    usual_text: Mapping[str, Any] = field(default_factory=dict)
 
     @abstractmethod
     def prompts(self, parts: Mapping[str, TextModel], unet: Mapping[str, Any], clip_skip: int) -> PromptEncoder:
@@ -63,6 +71,18 @@ class FlowFamily(Family):
     @abstractmethod
     def velocity(self, net: nn.Module, x: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
         """v at latents x [B, C, h, w] and noise levels sigma [B]."""
+
+    def built_as(self, unet: Mapping[str, Any]) -> dict[str, Any]:
+        """The configuration that the network of a folder is built by, for the folder's own."""
+        return dict(unet)
+
+    def adapter_of(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a single file that are the adapter's, by its own names."""
+        return {}
+
+    def adapted(self, state: Mapping[str, Tensor], folder: Path, dtype: torch.dtype) -> TextModel:
+        """The adapter of these tensors with the tokeniser of a diffusers folder. Raises CheckpointError."""
+        raise CheckpointError(f"{self.name} has no adapter")
 
     def predict(self, net: nn.Module, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
         return self.velocity(net, x, t, cond)

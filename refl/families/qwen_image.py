@@ -27,20 +27,44 @@ BEFORE = (
 )
 AFTER = "<|im_end|>\n<|im_start|>assistant\n"
 INSTRUCTION = 34  # tokens of BEFORE, which the picture is not shown
+VAE = {
+    "base_dim": 96,
+    "z_dim": 16,
+    "dim_mult": [1, 2, 4, 4],
+    "num_res_blocks": 2,
+    "temperal_downsample": [False, True, True],
+}
 
 
-@dataclass(frozen=True, kw_only=True)
-class QwenImage(FlowFamily):
-    """See the module. Latents are scaled channel by channel: `latent_scale` is 1."""
-
-    def channels(self, unet: Mapping[str, Any]) -> int:
-        return int(unet.get("in_channels", 64)) // self.patch**2
+class FilmFamily(FlowFamily):
+    """A family whose autoencoder is Qwen-Image's, or Wan 2.1's for single frames, which is the same. Latents are scaled
+    channel by channel: `latent_scale` is 1.
+    """
 
     def vae_channels(self, vae: Mapping[str, Any]) -> int:
         return int(vae.get("z_dim", self.latent_channels))
 
     def latent_factor(self, vae: Mapping[str, Any]) -> int:
         return 2 ** len(vae["temperal_downsample"])
+
+    def decode(self, vae: nn.Module, latents: Tensor, scale: float) -> Tensor:
+        mean, std = _statistics(vae, latents)
+        film = (latents * std + mean).unsqueeze(2).to(next(vae.parameters()).dtype)
+        return vae.decode(film, return_dict=False)[0][:, :, 0]  # type: ignore[operator]
+
+    def encode(self, vae: nn.Module, pictures: Tensor, scale: float) -> Tensor:
+        film = pictures.unsqueeze(2).to(next(vae.parameters()).dtype)
+        latents = vae.encode(film).latent_dist.mean[:, :, 0].float()  # type: ignore[operator]
+        mean, std = _statistics(vae, latents)
+        return (latents - mean) / std
+
+
+@dataclass(frozen=True, kw_only=True)
+class QwenImage(FilmFamily):
+    """See the module."""
+
+    def channels(self, unet: Mapping[str, Any]) -> int:
+        return int(unet.get("in_channels", 64)) // self.patch**2
 
     def prompts(self, parts: Mapping[str, TextModel], unet: Mapping[str, Any], clip_skip: int) -> PromptEncoder:
         if "text_encoder" not in parts:
@@ -73,17 +97,6 @@ class QwenImage(FlowFamily):
             **given,
         )[0]
         return unpacked(output, h, w)
-
-    def decode(self, vae: nn.Module, latents: Tensor, scale: float) -> Tensor:
-        mean, std = _statistics(vae, latents)
-        film = (latents * std + mean).unsqueeze(2).to(next(vae.parameters()).dtype)
-        return vae.decode(film, return_dict=False)[0][:, :, 0]  # type: ignore[operator]
-
-    def encode(self, vae: nn.Module, pictures: Tensor, scale: float) -> Tensor:
-        film = pictures.unsqueeze(2).to(next(vae.parameters()).dtype)
-        latents = vae.encode(film).latent_dist.mean[:, :, 0].float()  # type: ignore[operator]
-        mean, std = _statistics(vae, latents)
-        return (latents - mean) / std
 
     def idle(self, net: nn.Module) -> tuple[str, ...]:
         return last_block(net, "transformer_blocks", "attn.add_q_proj", "attn.to_add_out", "txt_mlp")
@@ -147,11 +160,5 @@ FAMILY = QwenImage(
         "joint_attention_dim": 3584,
         "axes_dims_rope": [16, 56, 56],
     },
-    vae={
-        "base_dim": 96,
-        "z_dim": 16,
-        "dim_mult": [1, 2, 4, 4],
-        "num_res_blocks": 2,
-        "temperal_downsample": [False, True, True],
-    },
+    vae=VAE,
 )

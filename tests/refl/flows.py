@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ KL = {
     "use_post_quant_conv": False,
 }
 JOINT = {"attention_head_dim": 16, "num_attention_heads": 2, "joint_attention_dim": 32}
-NETWORKS = {
+NETWORKS: dict[str, dict] = {
     "sd3": {
         **JOINT,
         "sample_size": 8,
@@ -95,6 +96,20 @@ NETWORKS = {
         "axes_dims_rope": [4, 6, 6],
     },
 }
+NETWORKS["anima"] = {
+    "in_channels": 17,
+    "out_channels": 16,
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "num_layers": 2,
+    "mlp_ratio": 2.0,
+    "text_embed_dim": 32,
+    "adaln_lora_dim": 8,
+    "patch_size": [1, 2, 2],
+    "rope_scale": [1.0, 4.0, 4.0],
+    "concat_padding_mask": False,
+    "extra_pos_embed_type": None,
+}
 QWEN_VAE = {
     "base_dim": 8,
     "z_dim": 16,
@@ -130,12 +145,12 @@ def clip(folder: Path, part: str, project: bool) -> None:
     kind(config).save_pretrained(folder / part)
 
 
-def words_tokenizer(folder: Path, chat: bool = False) -> int:
+def words_tokenizer(folder: Path, chat: bool = False, words: Sequence[str] = WORDS) -> int:
     """A tokeniser of whole words; returns how many there are."""
     import tokenizers
     import transformers
 
-    listed = ["<pad>", "</s>", "<unk>", *WORDS]
+    listed = ["<pad>", "</s>", "<unk>", *words]
     inner = tokenizers.Tokenizer(
         tokenizers.models.WordLevel({word: index for index, word in enumerate(listed)}, unk_token="<unk>")
     )
@@ -234,8 +249,26 @@ def _qwen_vl(folder: Path) -> None:
     transformers.Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder / "text_encoder")
 
 
+def _anima(folder: Path) -> None:
+    """Qwen3, and an adapter as diffusers saves it: to the words of a tokeniser that has another order of words."""
+    from safetensors.torch import save_file
+
+    from refl.llm_adapter import LlmAdapter
+
+    _language(folder, "Qwen3Config", "Qwen3Model")
+    count = words_tokenizer(folder / "t5_tokenizer", words=WORDS[::-1])
+    (folder / "text_conditioner").mkdir()
+    net = LlmAdapter(count, 32, 32, 2, 16, 64)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    save_file(net.state_dict(), str(folder / "text_conditioner" / "diffusion_pytorch_model.safetensors"))
+    sizes = {"source_dim": 32, "target_dim": 32, "model_dim": 32, "num_layers": 2, "num_attention_heads": 2}
+    sizes |= {"mlp_ratio": 2.0, "target_vocab_size": count, "_class_name": "AnimaTextConditioner"}
+    (folder / "text_conditioner" / "config.json").write_text(json.dumps(sizes))
+
+
 KLEIN_VAE = {name: value for name, value in KL.items() if not name.endswith("factor")} | {"latent_channels": 32}
-VAES: dict[str, dict] = {"qwen-image": QWEN_VAE, "flux2": KLEIN_VAE}
+VAES: dict[str, dict] = {"qwen-image": QWEN_VAE, "anima": QWEN_VAE, "flux2": KLEIN_VAE}
 TEXT = {
     "sd3": _sd3,
     "flux": _flux,
@@ -243,4 +276,5 @@ TEXT = {
     "z-image": lambda folder: _language(folder, "Qwen3Config", "Qwen3Model"),
     "lumina2": lambda folder: _language(folder, "Gemma2Config", "Gemma2Model"),
     "qwen-image": _qwen_vl,
+    "anima": _anima,
 }

@@ -14,18 +14,39 @@ import logging
 import os
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 RANK = 1
 TARGETS = ("attention", "attention+ff")
+LOADER = "load_lora_for_models"
 NETWORKS = "extensions-builtin/sd_forge_lora/networks.py"
 CLASSES = {  # as its loader chooses them by the names of diffusers
     "FluxTransformer2DModel": ("backend.nn.flux", "IntegratedFluxTransformer2DModel"),
     "Lumina2Transformer2DModel": ("backend.nn.lumina", "NextDiT"),
     "ZImageTransformer2DModel": ("backend.nn.lumina", "NextDiT"),
     "QwenImageTransformer2DModel": ("backend.nn.qwen", "QwenImageTransformer2DModel"),
+    "CosmosTransformer3DModel": ("backend.nn.anima", "Anima"),
 }
+TOLD_BY = {"CosmosTransformer3DModel": "llm_adapter.blocks.0.cross_attn.q_proj.weight"}  # what lies beside the network
+
+
+def without_torchvision() -> None:
+    """Neo's module of Anima asks it for a function that it does not call for pictures without a mask, as ours are.
+    diffusers' classes are looked up first: they ask whether it is there.
+    """
+    import diffusers
+
+    from refl.families import FLOWS
+
+    for family in FLOWS.values():
+        getattr(diffusers, family.network, None), getattr(diffusers, family.autoencoder, None)
+    try:
+        import torchvision  # noqa: F401
+    except ImportError:
+        names = ModuleType("torchvision.transforms")
+        names.InterpolationMode, names.functional = None, None  # type: ignore[attr-defined]
+        sys.modules["torchvision"], sys.modules["torchvision.transforms"] = ModuleType("torchvision"), names
 
 
 def rules_of(key: str) -> tuple[Any, ...]:
@@ -77,7 +98,7 @@ def loader(tree: Path) -> Any:
     from backend.patcher.lora import load_lora, model_lora_keys_clip, model_lora_keys_unet
 
     text = (tree / NETWORKS).read_text(encoding="utf-8")
-    wanted = [part for part in ast.parse(text).body if getattr(part, "name", "") == "load_lora_for_models"]
+    wanted = [part for part in ast.parse(text).body if getattr(part, "name", "") in (LOADER, "process_anima")]
     bound = {
         "dynamic_args": SimpleNamespace(nunchaku=False),
         "load_lora": load_lora,
@@ -86,8 +107,8 @@ def loader(tree: Path) -> Any:
         "logger": logging.getLogger("neo"),
         "os": os,
     }
-    exec(compile("from __future__ import annotations\n" + ast.unparse(wanted[0]), NETWORKS, "exec"), bound)
-    return bound["load_lora_for_models"]
+    exec(compile("from __future__ import annotations\n" + "\n".join(map(ast.unparse, wanted)), NETWORKS, "exec"), bound)
+    return bound[LOADER]
 
 
 def square(down: Any, up: Any, alpha: float) -> float:
@@ -122,7 +143,8 @@ def host_model(plain: dict[str, Any], network: str) -> tuple[Any, dict[str, Any]
     import torch
     from huggingface_guess import guess
 
-    config = guess({f"model.diffusion_model.{name}": tensor for name, tensor in plain.items()})
+    beside = {TOLD_BY[network]: torch.zeros(1)} if network in TOLD_BY else {}
+    config = guess({f"model.diffusion_model.{name}": tensor for name, tensor in (plain | beside).items()})
     place, name = CLASSES[network]
     with torch.device("meta"):
         net = getattr(importlib.import_module(place), name)(**config.unet_config)
@@ -174,4 +196,5 @@ if __name__ == "__main__":
     sys.path[:0] = [str(folder), str(folder / "modules_forge" / "packages")]
     from refl.families import FLOWS
 
+    without_torchvision()
     print(json.dumps({key: {part: main(folder, key, part) for part in TARGETS} for key in FLOWS}))

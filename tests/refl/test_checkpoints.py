@@ -265,7 +265,7 @@ FOREIGN = {
     "HunyuanDiT": ["model.diffusion_model.mlp_t5.0.weight"],
     "Lumina": ["model.diffusion_model.cap_embedder.1.weight"],
     "Z-Image": ["model.diffusion_model.x_pad_token", "all_x_embedder.2-1.weight"],
-    "Anima": ["net.llm_adapter.blocks.0.cross_attn.k_proj.weight"],
+    "Cosmos-Predict2": ["net.blocks.0.adaln_modulation_self_attn.1.weight"],
     "Wan": ["model.diffusion_model.head.modulation"],
     "Cascade": ["model.diffusion_model.clip_txt_mapper.weight"],
     "Qwen-Image": ["transformer_blocks.0.img_mod.1.weight"],
@@ -416,7 +416,8 @@ def test_probe_tells_what_the_shipped_model_predicts():
 
 def test_every_family_answers_for_itself():
     assert set(UNETS) == {"sd1", "sd2", "sdxl"}
-    assert set(FLOWS) == {"sd3", "flux", "flux2", "z-image", "lumina2", "qwen-image"} and {**UNETS, **FLOWS} == FAMILIES
+    assert set(FLOWS) == {"sd3", "flux", "flux2", "z-image", "lumina2", "qwen-image", "anima"}
+    assert {**UNETS, **FLOWS} == FAMILIES
     for key, kind in FAMILIES.items():
         assert kind.key == key and kind is family(key) and kind.licence
     for key, kind in UNETS.items():

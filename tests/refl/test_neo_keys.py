@@ -1,4 +1,5 @@
 """Our LoRA files of flow-matching families in Forge Neo's own loader: its key maps on networks of the published size.
+And Anima's forward beside Neo's own.
 
 IMAGEREWARD_HOST_NEO names its source tree; without it these tests are skipped. They import its backend, so this Python
 needs what that needs (its environment has it).
@@ -20,20 +21,25 @@ from .neo_keys import TARGETS
 
 ROOT = Path(__file__).parents[2]
 TREE = os.environ.get("IMAGEREWARD_HOST_NEO", "")
-KNOWN = ("flux", "z-image", "lumina2", "qwen-image")  # Neo has no class for Stable Diffusion 3
+KNOWN = ("flux", "z-image", "lumina2", "qwen-image", "anima")  # Neo has no class for Stable Diffusion 3
 
 
-@pytest.fixture(scope="module")
-def answers():
+def answer(program: str):
+    """The last line that a program prints, of JSON."""
     if not TREE:
         pytest.skip("no IMAGEREWARD_HOST_NEO: the source tree of that host")
-    command = [sys.executable, "-m", "tests.refl.neo_keys", TREE]
+    command = [sys.executable, "-m", f"tests.refl.{program}", TREE]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800)
     lacking = [line for line in done.stderr.splitlines() if line.startswith("ModuleNotFoundError")]
     if lacking:
         pytest.skip(f"this Python lacks what Forge Neo needs: {lacking[-1]}")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def answers():
+    return answer("neo_keys")
 
 
 @pytest.mark.parametrize("key", FLOWS)
@@ -59,3 +65,17 @@ def test_neo_takes_every_adapter_to_its_place(answers, key, targets):
     assert found.keys() == wanted.keys()
     assert all(fits for fits, _ in found.values())
     assert {place: square for place, (_, square) in found.items()} == pytest.approx(wanted, rel=1e-3)
+
+
+def test_anima_is_computed_as_in_neo():
+    """By Neo's modules and text engine; it rounds its rotary powers to half precision, ComfyUI and diffusers do not."""
+    found = answer("neo_anima")
+    assert found["network_exact"] < 1e-5 and found["network"] < 1e-3 and found["prompts"] < 1e-5
+
+
+def test_what_the_page_says_of_that():
+    kept = json.loads((ROOT / "docs/refl/anima_neo.json").read_text(encoding="utf-8"))
+    page = " ".join((ROOT / "docs/refl.md").read_text(encoding="utf-8").split())
+    said = page.partition("Anima was run beside Forge Neo's")[2].partition("half precision")[0]
+    for name in ("prompts", "network_exact", "network"):
+        assert f"by {kept[name]:.0e}".replace("e-0", "e-") in said
