@@ -24,7 +24,7 @@
 
     // Mark the chosen pictures; where all of them have the mark, take it back.
     function toggleMark(mark) {
-        const ids = lib.grid.selection();
+        const ids = lib.choosing.selection();
         const all = ids.every((id) => (lib.grid.known.get(id) || {}).mark === mark);
         return judge(ids, {mark: all ? "" : mark});
     }
@@ -41,7 +41,7 @@
     }
 
     async function move() {
-        const ids = lib.grid.selection();
+        const ids = lib.choosing.selection();
         const [root, name] = [lib.part("move-root").value, lib.part("move-name").value.trim()];
         await lib.json("/move", {ids: ids.join(","), root, name});
         await lib.refresh();
@@ -52,7 +52,7 @@
 
     // The chosen pictures, or all that are shown.
     function meant() {
-        const ids = lib.grid.selection();
+        const ids = lib.choosing.selection();
         return (ids.length ? ids : lib.grid.ids).join(",");
     }
 
@@ -98,7 +98,7 @@
             lib.guarded(async () => {
                 const number = stars.value;
                 stars.value = "";
-                await judge(lib.grid.selection(), {stars: Number(number)});
+                await judge(lib.choosing.selection(), {stars: Number(number)});
             }),
         );
         const moving = needs(
@@ -112,9 +112,9 @@
             "bar imagereward-library-actions",
             {},
             lib.named("span", "chosen"),
-            needs(lib.button("Keep", () => judge(lib.grid.selection(), {mark: "keep"}), "K")),
-            needs(lib.button("Reject", () => judge(lib.grid.selection(), {mark: "reject"}), "X")),
-            needs(lib.button("No mark", () => judge(lib.grid.selection(), {mark: ""}))),
+            needs(lib.button("Keep", () => judge(lib.choosing.selection(), {mark: "keep"}), "K")),
+            needs(lib.button("Reject", () => judge(lib.choosing.selection(), {mark: "reject"}), "X")),
+            needs(lib.button("No mark", () => judge(lib.choosing.selection(), {mark: ""}))),
             stars,
             group(
                 needs(lib.named("select", "move-root", {title: "known folder"})),
@@ -140,17 +140,17 @@
             needs(
                 lib.button(
                     "txt2img",
-                    () => lib.view.toTxt2img(lib.grid.selection()[0]),
+                    () => lib.view.toTxt2img(lib.choosing.selection()[0]),
                     "prompt and settings into txt2img",
                 ),
                 "one",
             ),
             needs(
-                lib.button("PNG Info", () => lib.view.toPngInfo(lib.grid.selection()[0]), "the file into PNG Info"),
+                lib.button("PNG Info", () => lib.view.toPngInfo(lib.choosing.selection()[0]), "the file into PNG Info"),
                 "one",
             ),
-            lib.button("All", lib.grid.chooseAll, "Ctrl+A"),
-            needs(lib.button("None", lib.grid.chooseNone, "Esc")),
+            lib.button("All", lib.choosing.chooseAll, "Ctrl+A"),
+            needs(lib.button("None", lib.choosing.chooseNone, "Esc")),
             undo,
         );
     }

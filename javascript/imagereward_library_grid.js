@@ -1,5 +1,4 @@
-// The library's grid: all pictures of a question in one scroll, of which only those in the window exist as elements;
-// they are chosen by click, shift and keys.
+// The library's grid: all pictures of a question in one scroll, of which only those in the window exist as elements.
 //
 // The server gives the ids of all pictures in order; what is shown of them, and thumbnails, are asked for as they come
 // into the window. A mark changes no order: the list stays as it is until it is asked for again.
@@ -17,7 +16,7 @@
     const KNOWN = 4000,
         KEPT = 900; // descriptions and thumbnails kept in memory
     const QUIET_MS = 70; // of no scrolling, before anything is asked for
-    const grid = (lib.grid = {
+    const grid = Object.assign((lib.grid = lib.grid || {}), {
         ids: [],
         places: new Map(),
         by: "",
@@ -132,7 +131,7 @@
         const fresh = document.createDocumentFragment();
         for (let index = first; index < last; index++) {
             if (!cells.has(index)) {
-                const cell = free.pop() || fresh.appendChild(made());
+                const cell = free.pop() || fresh.appendChild(lib.cells.made());
                 cells.set(index, cell);
                 assign(cell, index);
             }
@@ -150,33 +149,6 @@
         frame = frame || requestAnimationFrame(draw);
     }
 
-    // An empty cell. Its buttons are pressed through the grid's own listener.
-    function made() {
-        const small = (name, text, title) => {
-            const node = lib.make("button", {type: "button", textContent: text, title, tabIndex: -1});
-            node.dataset.act = name;
-            return node;
-        };
-        const tick = lib.named("span", "tick", {textContent: "✓"});
-        tick.setAttribute("aria-hidden", "true");
-        const stars = [1, 2, 3, 4, 5].map((number) => small(number, "☆", `${number} star${number === 1 ? "" : "s"}`));
-        const caption = lib.make(
-            "figcaption",
-            {},
-            lib.make("div", {}, lib.named("span", "score"), lib.named("span", "percent")),
-            lib.make(
-                "div",
-                {},
-                small("keep", "✓", "keep"),
-                small("reject", "✗", "reject"),
-                lib.named("span", "stars", {}, ...stars),
-            ),
-        );
-        const cell = lib.make("figure", {}, lib.make("img", {alt: "", draggable: false}), tick, caption);
-        cell.setAttribute("role", "option");
-        return cell;
-    }
-
     // Let a cell show the picture at that place.
     function assign(cell, index) {
         const id = grid.ids[index];
@@ -192,7 +164,7 @@
             img.removeAttribute("src");
         }
         cell.toggleAttribute("data-failed", failed.has(id));
-        fill(cell, id);
+        lib.cells.fill(cell, grid.known.get(id));
         look(cell, index);
     }
 
@@ -208,48 +180,6 @@
             box.setAttribute("aria-activedescendant", `imagereward-library-${grid.ids[grid.cursor]}`);
         }
         lib.actions.drawChosen();
-    }
-
-    // A cell's text and buttons, once the picture is described; until then its caption is not seen.
-    function fill(cell, id) {
-        const picture = grid.known.get(id);
-        if (!picture) {
-            cell.removeAttribute("aria-label");
-            cell.removeAttribute("title");
-            cell.dataset.mark = "";
-            return;
-        }
-        const number = picture.score === null ? "" : picture.score.toFixed(3);
-        cell.firstChild.alt = picture.name;
-        cell.title = [picture.prompt, picture.checkpoint, picture.percentile].filter(Boolean).join("\n");
-        cell.dataset.mark = picture.mark || "";
-        const told = [picture.name, number, picture.mark, picture.stars ? `${picture.stars} stars` : ""];
-        cell.setAttribute("aria-label", told.filter(Boolean).join(", "));
-        cell.querySelector(".imagereward-library-score").textContent = number;
-        cell.querySelector(".imagereward-library-percent").textContent =
-            picture.percent === null ? "" : `${picture.percent} %`;
-        for (const button of cell.querySelectorAll("button")) {
-            const act = button.dataset.act;
-            if (act === "keep" || act === "reject") {
-                button.setAttribute("aria-pressed", picture.mark === act);
-            } else {
-                button.textContent = Number(act) <= (picture.stars || 0) ? "★" : "☆";
-            }
-        }
-    }
-
-    // One of a cell's buttons: pressed again, it takes back what it gave.
-    function pressed(act, id) {
-        const picture = grid.known.get(id);
-        if (!picture) {
-            return;
-        }
-        const stars = Number(act);
-        const change =
-            act === "keep" || act === "reject"
-                ? {mark: picture.mark === act ? "" : act}
-                : {stars: picture.stars === stars ? 0 : stars};
-        lib.guarded(() => lib.actions.judge([id], change))();
     }
 
     // Ask what the pictures of the window are, those nearest to it first.
@@ -294,7 +224,7 @@
         }
         for (const [index, cell] of cells) {
             if (ids.includes(grid.ids[index])) {
-                fill(cell, grid.ids[index]);
+                lib.cells.fill(cell, grid.known.get(grid.ids[index]));
             }
         }
     }
@@ -310,7 +240,7 @@
     // Pictures that the page knows were marked: their cells follow.
     grid.refill = function () {
         for (const [index, cell] of cells) {
-            fill(cell, grid.ids[index]);
+            lib.cells.fill(cell, grid.known.get(grid.ids[index]));
         }
         box.focus({preventScroll: true});
     };
@@ -352,36 +282,7 @@
         loadSome();
     }
 
-    // --- choosing -------------------------------------------------------------------------------------------------
-
-    function choose(index, {extend, toggle}) {
-        const id = grid.ids[index];
-        if (extend && grid.anchor >= 0) {
-            if (!toggle) {
-                grid.chosen.clear();
-            }
-            const [from, to] = [Math.min(grid.anchor, index), Math.max(grid.anchor, index)];
-            grid.ids.slice(from, to + 1).forEach((one) => grid.chosen.add(one));
-        } else if (toggle) {
-            grid.chosen[grid.chosen.has(id) ? "delete" : "add"](id);
-            grid.anchor = index;
-        } else {
-            grid.chosen.clear();
-            grid.chosen.add(id);
-            grid.anchor = index;
-        }
-        grid.cursor = index;
-        lookAll();
-    }
-
-    // The chosen pictures in the grid's order; without any, the one that the keys are on.
-    grid.selection = function () {
-        if (grid.chosen.size) {
-            return grid.ids.filter((id) => grid.chosen.has(id));
-        }
-        return grid.cursor >= 0 ? [grid.ids[grid.cursor]] : [];
-    };
-
+    // Scroll no further than that the picture at that place is seen.
     function reveal(index) {
         const top = Math.floor(index / columns) * HEIGHT;
         if (top < box.scrollTop) {
@@ -392,93 +293,10 @@
         draw();
     }
 
-    grid.go = function (index) {
-        if (index >= 0 && index < grid.ids.length) {
-            grid.cursor = grid.anchor = index;
-            grid.chosen.clear();
-            grid.chosen.add(grid.ids[index]);
-            reveal(index);
-            lookAll();
-        }
-    };
-
-    function moved(key) {
-        const rows = Math.max(1, Math.floor(box.clientHeight / HEIGHT));
-        const last = grid.ids.length - 1;
-        const at = Math.max(grid.cursor, 0);
-        const to = {
-            ArrowLeft: at - 1,
-            ArrowRight: grid.cursor < 0 ? 0 : at + 1,
-            ArrowUp: at - columns,
-            ArrowDown: at + columns,
-            PageUp: at - rows * columns,
-            PageDown: at + rows * columns,
-            Home: 0,
-            End: last,
-        }[key];
-        return to === undefined ? undefined : Math.min(last, Math.max(0, to));
-    }
-
-    function keys(event) {
-        if (!grid.ids.length || event.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) {
-            return;
-        }
-        const command = event.ctrlKey || event.metaKey;
-        const to = moved(event.key);
-        let action = null;
-        if (to !== undefined) {
-            action = () => {
-                if (command && !event.shiftKey) {
-                    grid.cursor = to;
-                    lookAll();
-                } else {
-                    choose(to, {extend: event.shiftKey, toggle: false});
-                }
-                reveal(to);
-            };
-        } else if (command && event.key.toLowerCase() === "a") {
-            action = grid.chooseAll;
-        } else if (command && event.key.toLowerCase() === "z") {
-            action = lib.actions.takeBack;
-        } else if (!command) {
-            const starred = event.key.length === 1 && "012345".includes(event.key);
-            action =
-                {
-                    " ": () => grid.cursor >= 0 && choose(grid.cursor, {toggle: true}),
-                    Enter: () => grid.cursor >= 0 && lib.view.open(grid.cursor),
-                    Escape: grid.chooseNone,
-                    k: () => lib.actions.toggleMark("keep"),
-                    x: () => lib.actions.toggleMark("reject"),
-                }[event.key] ||
-                (starred ? () => lib.actions.judge(grid.selection(), {stars: Number(event.key)}) : null);
-        }
-        if (action) {
-            event.preventDefault();
-            event.stopPropagation();
-            lib.guarded(action)();
-        }
-    }
-
-    grid.chooseAll = function () {
-        grid.chosen = new Set(grid.ids);
-        lookAll();
-    };
-
-    grid.chooseNone = function () {
-        grid.chosen.clear();
-        lookAll();
-    };
-
-    function clicked(event) {
-        const cell = event.target.closest("figure");
-        const button = event.target.closest("button");
-        if (!cell || button) {
-            return button && pressed(button.dataset.act, Number(cell.dataset.id));
-        }
-        const index = grid.places.get(Number(cell.dataset.id));
-        const ticked = event.target.closest(".imagereward-library-tick");
-        choose(index, {extend: event.shiftKey, toggle: !!ticked || event.ctrlKey || event.metaKey});
-    }
+    grid.reveal = reveal;
+    grid.look = lookAll;
+    grid.columns = () => columns;
+    grid.rows = () => Math.max(1, Math.floor(box.clientHeight / HEIGHT)); // that are seen at once
 
     // --- the page's elements --------------------------------------------------------------------------------------
 
@@ -489,8 +307,8 @@
         box.setAttribute("aria-multiselectable", "true");
         box.setAttribute("aria-label", "pictures");
         box.addEventListener("scroll", drawSoon, {passive: true});
-        box.addEventListener("keydown", keys);
-        box.addEventListener("click", clicked);
+        box.addEventListener("keydown", lib.choosing.keys);
+        box.addEventListener("click", lib.choosing.clicked);
         box.addEventListener("dblclick", (event) => {
             const cell = event.target.closest("figure");
             if (cell && !event.target.closest("button")) {

@@ -122,7 +122,7 @@
     async function draw() {
         const mine = ++turn;
         const id = lib.grid.ids[index];
-        lib.grid.go(index);
+        lib.choosing.go(index);
         if (!lib.grid.known.get(id)) {
             await lib.grid.learn([id]);
         }
