@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import struct
-import time
 from pathlib import Path
 
 import pytest
@@ -129,7 +128,7 @@ def test_png_info_brings_the_accordion_back(scoring, tmp_path):
 
 
 def test_the_script_of_the_dropdown(page):
-    page.locator("#txt2img_script_container #script_list input, #txt2img_script_container input").first.click()
+    page.locator("#tab_txt2img #script_list input, #txt2img_script_container #script_list input").first.click()
     page.locator(f"ul.options li:text-is('{DROPDOWN}')").first.click()
     unload = "#txt2img_script_container button:text-is('Unload Model From Memory'):visible"
     page.wait_for_selector(unload)
@@ -168,22 +167,10 @@ def test_unload_and_reload(scoring):
     for number in range(2):
         page.click("#footer >> text=/Reload UI/i")
         page.wait_for_function("!document.querySelector('#tabs')", timeout=live.MINUTES)
-        wait_until_up()
-        live.load(page)
+        page.wait_for_selector("#tabs button:text-matches('^txt2img', 'i')", timeout=5 * live.MINUTES)  # by itself
         choose_scorer(page, SCORER)
         live.set_numbers(page, **live.SMALL, batch_count=str(COUNT))
         page.fill("#txt2img_prompt textarea", "a red circle on a gray background")
         fixed_seed(page)
         assert job(page, COUNT) == first
         keep_screenshot(page, f"scoring-9-reloaded-{number + 1}")
-
-
-def wait_until_up(seconds=180):
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            return live.ask("/sdapi/v1/options", timeout=5)
-        except OSError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(1)
