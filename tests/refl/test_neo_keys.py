@@ -17,11 +17,11 @@ import pytest
 
 from refl.families import FLOWS
 
-from .neo_keys import TARGETS
+from .neo_keys import LARGER, TARGETS
 
 ROOT = Path(__file__).parents[2]
 TREE = os.environ.get("IMAGEREWARD_HOST_NEO", "")
-KNOWN = ("flux", "z-image", "lumina2", "qwen-image", "anima")  # Neo has no class for Stable Diffusion 3
+KNOWN = ("flux", "flux2", "z-image", "lumina2", "qwen-image", "anima")  # Neo has no class for Stable Diffusion 3
 
 
 def answer(program: str):
@@ -47,7 +47,7 @@ def test_neo_has_the_families_that_we_say(answers, key):
     assert all(answers[key][targets]["known"] == (key in KNOWN) for targets in TARGETS)
 
 
-@pytest.mark.parametrize("key", KNOWN)
+@pytest.mark.parametrize("key", (*KNOWN, *LARGER))
 def test_single_files_are_as_neo_has_them(answers, key):
     """The published network under the names of single files has Neo's tensors, in Neo's sizes."""
     found = answers[key]["attention"]
@@ -57,11 +57,11 @@ def test_single_files_are_as_neo_has_them(answers, key):
 
 
 @pytest.mark.parametrize("targets", TARGETS)
-@pytest.mark.parametrize("key", KNOWN)
+@pytest.mark.parametrize("key", (*KNOWN, *LARGER))
 def test_neo_takes_every_adapter_to_its_place(answers, key, targets):
     """By Neo's own load_lora_for_models, which uses nothing of a file of which it does not know enough names."""
     found, wanted = answers[key][targets]["found"], answers[key][targets]["wanted"]
-    assert answers[key][targets]["adapters"] >= 100  # of the published depth
+    assert answers[key][targets]["adapters"] >= 80  # of the published depth
     assert found.keys() == wanted.keys()
     assert all(fits for fits, _ in found.values())
     assert {place: square for place, (_, square) in found.items()} == pytest.approx(wanted, rel=1e-3)
