@@ -30,7 +30,14 @@ SMALL: dict[str, dict[str, Any]] = {  # sizes in Neo's words
     "flux2": {"hidden_size": 256, "num_heads": 2, "depth": 2, "depth_single_blocks": 2, "context_in_dim": 32},
     "lumina2": {"dim": 192, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "cap_feat_dim": 32},
     "qwen-image": {"num_layers": 2, "num_attention_heads": 2, "joint_attention_dim": 32},
-    "z-image": {"dim": 256, "n_layers": 2, "n_heads": 2, "n_kv_heads": 2, "cap_feat_dim": 32},
+    "z-image": {  # as wide as what it makes of the time, and a width of which 8/3 are whole 256s
+        "dim": 1536,
+        "n_layers": 1,
+        "n_refiner_layers": 1,
+        "n_heads": 12,
+        "n_kv_heads": 12,
+        "cap_feat_dim": 32,
+    },
 }
 FILMS = ("anima", "qwen-image")  # a picture is a film's only frame there
 ROUNDED = ("anima",)  # Neo has its rotary powers in half precision
@@ -96,15 +103,15 @@ def network(key: str) -> dict[str, float]:
 # --- prompts ---------------------------------------------------------------------------------------------------------
 
 
-def qwen_of(kind: str, net: Any) -> Any:
-    """Neo's language model of that name with the weights of transformers' Qwen3."""
+def qwen_of(kind: str, net: Any, settings: str) -> Any:
+    """Neo's language model of that name, and of its settings' name, with the weights of transformers' Qwen."""
     import torch
     from backend.nn.llm import llama
 
-    config, sizes = net.config, getattr(llama, f"{kind}Config")()
+    config, sizes = net.config, getattr(llama, settings)()
     for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
         setattr(sizes, name, getattr(config, name))
-    sizes.num_key_value_heads, sizes.head_dim = config.num_key_value_heads, config.head_dim
+    sizes.num_key_value_heads, sizes.head_dim = config.num_key_value_heads, net.layers[0].self_attn.head_dim
     sizes.rope_theta = float((getattr(config, "rope_parameters", None) or vars(config))["rope_theta"])
     model = getattr(llama, kind)
     theirs = model.__new__(model)
@@ -129,7 +136,11 @@ def with_words_of(tree: Path, repository: str, folder: Path) -> None:
     shutil.rmtree(folder / "tokenizer")
     shutil.copytree(tree / "backend" / "huggingface" / repository / "tokenizer", folder / "tokenizer")
     config = transformers.AutoConfig.from_pretrained(folder / "text_encoder")
-    config.vocab_size = len(transformers.AutoTokenizer.from_pretrained(folder / "tokenizer"))
+    words = getattr(config, "text_config", config)
+    words.vocab_size = len(transformers.AutoTokenizer.from_pretrained(folder / "tokenizer"))
+    words.rms_norm_eps = 1e-6  # of all published ones; transformers' own number for Qwen2.5-VL is another
+    if words is not config:  # Neo's engine counts columns where it means rows, and needs more than 34
+        words.hidden_size, words.num_attention_heads, words.num_key_value_heads = 64, 4, 4
     getattr(transformers, config.architectures[0])(config).save_pretrained(folder / "text_encoder")
 
 
@@ -140,7 +151,7 @@ def anima_engine(text: Any) -> Any:
     from backend.text_processing.anima_engine import AnimaTextProcessingEngine
 
     qwen, adapter = text.parts
-    theirs = qwen_of("Qwen3_06B", qwen.net)
+    theirs = qwen_of("Qwen3_06B", qwen.net, "Qwen3_06BConfig")
     theirs.llm_adapter = LLMAdapter(32, 32, 32, num_layers=len(adapter.net.blocks), num_heads=2)
     theirs.llm_adapter.embed = torch.nn.Embedding(*adapter.net.embed.weight.shape)
     for block in theirs.llm_adapter.blocks:
@@ -156,18 +167,35 @@ def klein_engine(text: Any) -> Any:
     """Neo's engine as it is, with Qwen3 made small."""
     from backend.text_processing.klein_engine import KleinTextProcessingEngine
 
-    return KleinTextProcessingEngine(qwen_of("Qwen3_4B", text.parts[0].net), text.parts[0].tokenizer)
+    return KleinTextProcessingEngine(qwen_of("Qwen3_4B", text.parts[0].net, "Qwen3_4BConfig"), text.parts[0].tokenizer)
 
 
 def z_image_engine(text: Any) -> Any:
     """Neo's engine as it is, with Qwen3 made small."""
     from backend.text_processing.qwen3_engine import Qwen3TextProcessingEngine
 
-    return Qwen3TextProcessingEngine(qwen_of("Qwen3_4B", text.parts[0].net), text.parts[0].tokenizer)
+    return Qwen3TextProcessingEngine(qwen_of("Qwen3_4B", text.parts[0].net, "Qwen3_4BConfig"), text.parts[0].tokenizer)
 
 
-ENGINES: dict[str, Callable[[Any], Any]] = {"anima": anima_engine, "flux2": klein_engine, "z-image": z_image_engine}
-WORDS = {"flux2": "black-forest-labs/FLUX.2-klein-4B", "z-image": "Tongyi-MAI/Z-Image-Turbo"}
+def qwen_image_engine(text: Any) -> Any:
+    """Neo's engine as it is, with Qwen2.5-VL made small, of which it asks the language model alone."""
+    from backend.text_processing.qwen_engine import QwenTextProcessingEngine
+
+    net = text.parts[0].net.model.language_model
+    return QwenTextProcessingEngine(qwen_of("Qwen25_7BVLI", net, "Qwen25_7BVLI_Config"), text.parts[0].tokenizer)
+
+
+ENGINES: dict[str, Callable[[Any], Any]] = {
+    "anima": anima_engine,
+    "flux2": klein_engine,
+    "qwen-image": qwen_image_engine,
+    "z-image": z_image_engine,
+}
+WORDS = {
+    "flux2": "black-forest-labs/FLUX.2-klein-4B",
+    "qwen-image": "Qwen/Qwen-Image",
+    "z-image": "Tongyi-MAI/Z-Image-Turbo",
+}
 
 
 def prompts(key: str, tree: Path, folder: Path) -> dict[str, float]:
