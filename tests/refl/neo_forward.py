@@ -103,8 +103,8 @@ def network(key: str) -> dict[str, float]:
 # --- prompts ---------------------------------------------------------------------------------------------------------
 
 
-def qwen_of(kind: str, net: Any, settings: str) -> Any:
-    """Neo's language model of that name, and of its settings' name, with the weights of transformers' Qwen."""
+def language_model(kind: str, net: Any, settings: str) -> Any:
+    """Neo's of that name, and of its settings' name, with the weights of transformers' Qwen or Gemma."""
     import torch
     from backend.nn.llm import llama
 
@@ -118,9 +118,13 @@ def qwen_of(kind: str, net: Any, settings: str) -> Any:
     torch.nn.Module.__init__(theirs)
     plain = torch.nn.RMSNorm
 
-    class Norm(plain):  # the host's own knows a word more, for other models
+    class Norm(plain):  # as the host's own, which knows a word more
         def __init__(self, *given: Any, add: bool = False, **more: Any):
             super().__init__(*given, **more)
+            self.more = float(add)  # Gemma's weights are what is added to one
+
+        def forward(self, x: Any) -> Any:
+            return torch.nn.functional.rms_norm(x, self.normalized_shape, self.weight + self.more, self.eps)
 
     torch.nn.RMSNorm = Norm  # type: ignore[misc]
     theirs.model = llama.Llama2_(sizes)
@@ -139,6 +143,8 @@ def with_words_of(tree: Path, repository: str, folder: Path) -> None:
     words = getattr(config, "text_config", config)
     words.vocab_size = len(transformers.AutoTokenizer.from_pretrained(folder / "tokenizer"))
     words.rms_norm_eps = 1e-6  # of all published ones; transformers' own number for Qwen2.5-VL is another
+    if hasattr(words, "query_pre_attn_scalar"):
+        words.query_pre_attn_scalar = words.head_dim  # as in Gemma 2 2B
     if words is not config:  # Neo's engine counts columns where it means rows, and needs more than 34
         words.hidden_size, words.num_attention_heads, words.num_key_value_heads = 64, 4, 4
     getattr(transformers, config.architectures[0])(config).save_pretrained(folder / "text_encoder")
@@ -151,7 +157,7 @@ def anima_engine(text: Any) -> Any:
     from backend.text_processing.anima_engine import AnimaTextProcessingEngine
 
     qwen, adapter = text.parts
-    theirs = qwen_of("Qwen3_06B", qwen.net, "Qwen3_06BConfig")
+    theirs = language_model("Qwen3_06B", qwen.net, "Qwen3_06BConfig")
     theirs.llm_adapter = LLMAdapter(32, 32, 32, num_layers=len(adapter.net.blocks), num_heads=2)
     theirs.llm_adapter.embed = torch.nn.Embedding(*adapter.net.embed.weight.shape)
     for block in theirs.llm_adapter.blocks:
@@ -167,14 +173,33 @@ def klein_engine(text: Any) -> Any:
     """Neo's engine as it is, with Qwen3 made small."""
     from backend.text_processing.klein_engine import KleinTextProcessingEngine
 
-    return KleinTextProcessingEngine(qwen_of("Qwen3_4B", text.parts[0].net, "Qwen3_4BConfig"), text.parts[0].tokenizer)
+    return KleinTextProcessingEngine(
+        language_model("Qwen3_4B", text.parts[0].net, "Qwen3_4BConfig"), text.parts[0].tokenizer
+    )
 
 
 def z_image_engine(text: Any) -> Any:
     """Neo's engine as it is, with Qwen3 made small."""
     from backend.text_processing.qwen3_engine import Qwen3TextProcessingEngine
 
-    return Qwen3TextProcessingEngine(qwen_of("Qwen3_4B", text.parts[0].net, "Qwen3_4BConfig"), text.parts[0].tokenizer)
+    return Qwen3TextProcessingEngine(
+        language_model("Qwen3_4B", text.parts[0].net, "Qwen3_4BConfig"), text.parts[0].tokenizer
+    )
+
+
+def lumina2_engine(text: Any) -> Any:
+    """Neo's engine with Gemma 2 made small, asked as ours asks: it leaves a prompt alone that has its beginning."""
+    from backend.text_processing.gemma_engine import GemmaTextProcessingEngine
+
+    from refl.families.lumina2 import BEFORE
+
+    net = text.parts[0].net
+    engine = GemmaTextProcessingEngine(language_model("Gemma2_2B", net, "Gemma2_2B_Config"), text.parts[0].tokenizer)
+
+    class Prompts(list[str]):
+        is_negative_prompt = False
+
+    return lambda said: engine(Prompts(BEFORE + prompt for prompt in said))
 
 
 def qwen_image_engine(text: Any) -> Any:
@@ -182,17 +207,19 @@ def qwen_image_engine(text: Any) -> Any:
     from backend.text_processing.qwen_engine import QwenTextProcessingEngine
 
     net = text.parts[0].net.model.language_model
-    return QwenTextProcessingEngine(qwen_of("Qwen25_7BVLI", net, "Qwen25_7BVLI_Config"), text.parts[0].tokenizer)
+    return QwenTextProcessingEngine(language_model("Qwen25_7BVLI", net, "Qwen25_7BVLI_Config"), text.parts[0].tokenizer)
 
 
 ENGINES: dict[str, Callable[[Any], Any]] = {
     "anima": anima_engine,
     "flux2": klein_engine,
+    "lumina2": lumina2_engine,
     "qwen-image": qwen_image_engine,
     "z-image": z_image_engine,
 }
 WORDS = {
     "flux2": "black-forest-labs/FLUX.2-klein-4B",
+    "lumina2": "neta-art/Neta-Lumina",
     "qwen-image": "Qwen/Qwen-Image",
     "z-image": "Tongyi-MAI/Z-Image-Turbo",
 }
@@ -207,8 +234,9 @@ def prompts(key: str, tree: Path, folder: Path) -> dict[str, float]:
     if key in WORDS:
         with_words_of(tree, WORDS[key], folder)
     text = load_backend(folder).text
-    found = text.encode(SAID, 32)
-    wanted = torch.cat([rows.flatten(0, -2) for rows in ENGINES[key](text)(list(SAID))])
+    said = SAID[: 2 if key == "lumina2" else 3]  # before nothing Neo puts a beginning there that its user may change
+    found = text.encode(said, 32)
+    wanted = torch.cat([rows.flatten(0, -2) for rows in ENGINES[key](text)(list(said))])
     rows = [context[:length] for context, length in zip(found.context, found.lengths())]
     return {"prompts": apart(torch.cat(rows), wanted)}
 
