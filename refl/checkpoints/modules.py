@@ -132,7 +132,8 @@ def vae_from_file(
     state: Mapping[str, Tensor], what: str, usual: Mapping[str, Any] | None = None
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """(configuration, weights under diffusers' names) of an autoencoder in LDM's or in diffusers' names, with or
-    without its place in a checkpoint. usual: the family's configuration, for what no tensor tells.
+    without its place in a checkpoint. usual: the family's configuration, for what no tensor tells. FLUX.2's
+    statistics of latents (`bn`) have one name everywhere.
     """
     parts = ("encoder", "decoder", "quant_conv", "post_quant_conv")
     plain = {key.removeprefix(ldm.VAE_PREFIX): tensor for key, tensor in state.items()}
