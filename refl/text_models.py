@@ -77,8 +77,12 @@ class TextModel:
         self.net.to(device)
         return self
 
-    def chat(self, prompt: str, **template: Any) -> str:
-        """The prompt as somebody's words to the model, in its own form of a conversation."""
+    def chat(self, prompt: str, form: str, **template: Any) -> str:
+        """The prompt as somebody's words to the model, in its own form of a conversation. form: the same written out,
+        for a tokeniser that comes without: Forge Neo's of klein does.
+        """
+        if self.tokenizer.chat_template is None:
+            return form.format(prompt)
         said = [{"role": "user", "content": prompt}]
         return self.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True, **template)
 

@@ -85,8 +85,9 @@ CHANNELS = {
     8: ("edit", "an image-editing model"),
     5: ("depth", "a depth model"),
 }
-# Models distilled to few steps, by what their makers call them.
-FEW_STEP = re.compile(r"(?<![a-z])(turbo|lightning|lcm|hyper-?sd(xl)?|schnell|dmd2?)(?![a-z])", re.IGNORECASE)
+# Models distilled to few steps, by what their makers call them; klein's own has "base" in its name where it is not.
+KLEIN = r"flux[-_. ]?2[-_ ]klein[-_ ][49]b(?!.*base)"
+FEW_STEP = re.compile(rf"(?<![a-z])(turbo|lightning|lcm|hyper-?sd(xl)?|schnell|dmd2?|{KLEIN})(?![a-z])", re.IGNORECASE)
 # Diffusers pipelines by the class in their model_index.json, for folders that hold no UNet of Stable Diffusion.
 PIPELINES = (
     ("StableDiffusion3", "sd3", "a Stable Diffusion 3 model"),

@@ -132,10 +132,12 @@ def vae_from_file(
     state: Mapping[str, Tensor], what: str, usual: Mapping[str, Any] | None = None
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """(configuration, weights under diffusers' names) of an autoencoder in LDM's or in diffusers' names, with or
-    without its place in a checkpoint. usual: the family's configuration, for what no tensor tells.
+    without its place in a checkpoint. usual: the family's configuration, for what no tensor tells. FLUX.2's
+    statistics of latents (`bn`) have one name everywhere.
     """
     parts = ("encoder", "decoder", "quant_conv", "post_quant_conv")
     plain = {key.removeprefix(ldm.VAE_PREFIX): tensor for key, tensor in state.items()}
+    statistics = {key: tensor for key, tensor in plain.items() if key.startswith("bn.")}
     plain = {key: tensor for key, tensor in plain.items() if key.split(".")[0] in parts}
     for key in ("encoder.conv_in.weight", "decoder.conv_in.weight"):
         if key not in plain:
@@ -150,7 +152,7 @@ def vae_from_file(
     if usual is not None:
         also = {f"use_{name}": f"{name}.weight" in plain for name in ("quant_conv", "post_quant_conv")}
         config = {**usual, **config, **also}
-    return config, {names[key]: _matrix(names[key], tensor) for key, tensor in plain.items()}
+    return config, {**{names[key]: _matrix(names[key], tensor) for key, tensor in plain.items()}, **statistics}
 
 
 def vae_from_diffusers(

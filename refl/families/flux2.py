@@ -27,6 +27,7 @@ TOKENS, LAYERS = 512, (9, 18, 27)
 FOLDED = 2  # cells of the autoencoder on a latent's side
 STEPS = 50  # of the model's own sampling: the levels that training draws from are those of so many steps
 EMBED = "time_guidance_embed"
+SAID = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"  # as Qwen3's own template gives
 RULES = (
     *ATTENTION,
     rule("img_in", "x_embedder"),
@@ -89,7 +90,7 @@ class Klein(FlowFamily):
         qwen = parts["text_encoder"]
 
         def encode(prompts: Sequence[str]) -> Conditioning:
-            said = [qwen.chat(prompt, enable_thinking=False) for prompt in prompts]
+            said = [qwen.chat(prompt, SAID, enable_thinking=False) for prompt in prompts]
             return Conditioning(torch.cat(qwen.encode(said, TOKENS, LAYERS).states, dim=-1))  # with what fills them
 
         return Encoding([qwen], encode)

@@ -19,6 +19,7 @@ from .flow import ATTENTION, KL_VAE, Encoding, OneLanguageModel
 from .names import count, rename, rule
 
 TOKENS, LAYER = 512, -2
+SAID = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"  # as Qwen3's own template gives
 PLACES = ("layers", "noise_refiner", "context_refiner")
 FIELDS = (
     ("attention.qkv", ("attention.to_q", "attention.to_k", "attention.to_v")),
@@ -46,7 +47,7 @@ class ZImage(OneLanguageModel):
         qwen = self.language_model(parts)
 
         def encode(prompts: Sequence[str]) -> Conditioning:
-            found = qwen.encode([qwen.chat(prompt, enable_thinking=True) for prompt in prompts], TOKENS, (LAYER,))
+            found = qwen.encode([qwen.chat(prompt, SAID, enable_thinking=True) for prompt in prompts], TOKENS, (LAYER,))
             return found.shortened()
 
         return Encoding([qwen], encode)

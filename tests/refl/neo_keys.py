@@ -13,9 +13,12 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
+
+from benchmarks.refl_memory import SIZES
 
 RANK = 1
 TARGETS = ("attention", "attention+ff")
@@ -23,11 +26,13 @@ LOADER = "load_lora_for_models"
 NETWORKS = "extensions-builtin/sd_forge_lora/networks.py"
 CLASSES = {  # as its loader chooses them by the names of diffusers
     "FluxTransformer2DModel": ("backend.nn.flux", "IntegratedFluxTransformer2DModel"),
+    "Flux2Transformer2DModel": ("backend.nn.flux", "IntegratedFluxTransformer2DModel"),
     "Lumina2Transformer2DModel": ("backend.nn.lumina", "NextDiT"),
     "ZImageTransformer2DModel": ("backend.nn.lumina", "NextDiT"),
     "QwenImageTransformer2DModel": ("backend.nn.qwen", "QwenImageTransformer2DModel"),
     "CosmosTransformer3DModel": ("backend.nn.anima", "Anima"),
 }
+LARGER = {"flux2-9B": SIZES["FLUX.2 klein 9B"]}  # name: (family, what differs from the family's own sizes)
 TOLD_BY = {"CosmosTransformer3DModel": "llm_adapter.blocks.0.cross_attn.q_proj.weight"}  # what lies beside the network
 
 
@@ -54,26 +59,33 @@ def rules_of(key: str) -> tuple[Any, ...]:
     return getattr(importlib.import_module(f"refl.families.{key.replace('-', '_')}"), "RULES", ())
 
 
-def ours(key: str, targets: str) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """(network of diffusers, its weights under the names of single files, our LoRA file of it)."""
-    import torch
-
-    from refl import lora
+def published(key: str, changes: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """(network of diffusers, its weights under the names of single files), without values. changes: of its sizes."""
     from refl.checkpoints.modules import empty
     from refl.families import FLOWS
 
     from .test_flows import FILES, as_in_a_file
 
     family = FLOWS[key]
-    net = empty(family.network, family.unet)
-    plain = as_in_a_file(net.state_dict(), rules_of(key), FILES.get(key, ""))
+    net = empty(family.network, {**family.unet, **changes})
+    return net, as_in_a_file(net.state_dict(), rules_of(key), FILES.get(key, ""))
+
+
+def adapters(net: Any, key: str, targets: str) -> dict[str, Any]:
+    """Our LoRA file of a network without values, which gets random adapters."""
+    import torch
+
+    from refl import lora
+    from refl.families import FLOWS
+
+    family = FLOWS[key]
     lora.inject(net, RANK, float(RANK), targets, 0, family)
     torch.manual_seed(0)
     for module in net.modules():
         for name, one in list(module.named_parameters(recurse=False)):
             if one.requires_grad:  # the adapters; the rest stays without values
                 setattr(module, name, torch.nn.Parameter(torch.randn(one.shape)))
-    return net, plain, lora.file_state(net, family, torch.float32)
+    return lora.file_state(net, family, torch.float32)
 
 
 class Patcher:
@@ -138,34 +150,48 @@ def expected(net: Any, key: str) -> dict[str, float]:
     return result
 
 
-def host_model(plain: dict[str, Any], network: str) -> tuple[Any, dict[str, Any]]:
-    """Neo's model of weights under the names of single files, on the meta device, and its shapes."""
+def settings(plain: dict[str, Any], network: str) -> Any:
+    """What Neo finds a model to be by its weights under the names of single files."""
     import torch
     from huggingface_guess import guess
 
     beside = {TOLD_BY[network]: torch.zeros(1)} if network in TOLD_BY else {}
-    config = guess({f"model.diffusion_model.{name}": tensor for name, tensor in (plain | beside).items()})
+    return guess({f"model.diffusion_model.{name}": tensor for name, tensor in (plain | beside).items()})
+
+
+def built(network: str, sizes: Mapping[str, Any]) -> Any:
+    """Neo's network for a class of diffusers."""
     place, name = CLASSES[network]
+    return getattr(importlib.import_module(place), name)(**sizes)
+
+
+def host_model(plain: dict[str, Any], network: str) -> tuple[Any, dict[str, Any]]:
+    """Neo's model of weights under the names of single files, on the meta device, and its shapes."""
+    import torch
+
+    config = settings(plain, network)
     with torch.device("meta"):
-        net = getattr(importlib.import_module(place), name)(**config.unet_config)
+        net = built(network, config.unet_config)
     net.config = config.unet_config
     model = torch.nn.Module()
-    model.diffusion_model, model.config = net, config  # type: ignore[assignment]
+    model.diffusion_model, model.config = net, config
     return model, {name: list(tensor.shape) for name, tensor in net.state_dict().items()}
 
 
-def main(tree: Path, key: str, targets: str) -> dict[str, Any]:
-    """Neo's answer about one family. An empty one where it has no class for it."""
+def main(tree: Path, name: str, targets: str) -> dict[str, Any]:
+    """Neo's answer about one family, or one of LARGER. An empty one where it has no class for it."""
     import torch
 
     from refl import lora
     from refl.families import FLOWS
 
+    key, changes = LARGER.get(name, (name, {}))
     network = FLOWS[key].network
     if network not in CLASSES:
         text = (tree / "backend" / "loader.py").read_text(encoding="utf-8")
         return {"known": network in text}
-    net, plain, state = ours(key, targets)
+    net, plain = published(key, changes)
+    state = adapters(net, key, targets)
     model, shapes = host_model(plain, network)
     with torch.no_grad():
         patched, _ = loader(tree)(Patcher(model), None, dict(state), 1.0, 1.0, "ours.safetensors")
@@ -197,4 +223,4 @@ if __name__ == "__main__":
     from refl.families import FLOWS
 
     without_torchvision()
-    print(json.dumps({key: {part: main(folder, key, part) for part in TARGETS} for key in FLOWS}))
+    print(json.dumps({name: {part: main(folder, name, part) for part in TARGETS} for name in (*FLOWS, *LARGER)}))

@@ -311,6 +311,53 @@ def test_klein_distilled_to_few_steps_is_refused(folders, tmp_path):
         load_backend(copy)
 
 
+def test_klein_from_the_files_that_the_webuis_keep(folders, tmp_path):
+    """Forge Neo's folder of klein has a tokeniser without a chat template and is that of the distilled model; the VAE's
+    file has LDM's names, and the statistics of the latents.
+    """
+    import shutil
+
+    import diffusers
+    from safetensors.torch import load_file, save_file
+
+    from refl.ldm import vae_name_to_ldm
+
+    folder = folders("flux2")
+    configurations = tmp_path / "huggingface" / "somebody" / "klein"
+    shutil.copytree(folder, configurations, ignore=shutil.ignore_patterns("*.safetensors", "transformer"))
+    index = {"_class_name": "Flux2KleinPipeline", "is_distilled": True}
+    (configurations / "model_index.json").write_text(json.dumps(index))
+    (configurations / "tokenizer" / "chat_template.jinja").unlink(missing_ok=True)
+    words = configurations / "tokenizer" / "tokenizer_config.json"
+    words.write_text(json.dumps({**json.loads(words.read_text()), "chat_template": None}))
+    save_file(load_file(folder / "text_encoder" / "model.safetensors"), str(tmp_path / "qwen.safetensors"))
+    wanted = load_backend(folder)
+    save_file(wanted.unet.state_dict(), str(tmp_path / "klein.safetensors"))
+    torch.manual_seed(0)
+    vae = diffusers.AutoencoderKLFlux2(**{**flows.KLEIN_VAE, "block_out_channels": [32] * 3, "norm_num_groups": 32})
+    vae.bn.running_mean.normal_()
+    vae.bn.running_var.uniform_(0.5, 2)
+    named = {vae_name_to_ldm(name, 3): tensor for name, tensor in vae.state_dict().items()}
+    assert "decoder.up.2.block.0.conv1.weight" in named and "bn.running_var" in named
+    save_file(named, str(tmp_path / "vae.safetensors"))
+    parts = [str(tmp_path / "qwen.safetensors"), str(tmp_path / "huggingface")]
+    found = load_backend(tmp_path / "klein.safetensors", parts=parts, vae=str(tmp_path / "vae.safetensors"))
+    asked = [wanted.text.parts[0].tokenizer, found.text.parts[0].tokenizer]
+    assert asked[1].chat_template is None
+    asked[0].chat_template = (  # Qwen3's, for one who speaks first and is not to be thought about
+        "{% for said in messages %}<|im_start|>user\n{{ said['content'] }}<|im_end|>\n{% endfor %}"
+        "<|im_start|>assistant\n"
+        "{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+    )
+    one, two = (backend.text.encode([*PROMPTS[:2], ""], SIDE) for backend in (found, wanted))
+    assert torch.allclose(one.context, two.context, atol=1e-6)
+    wanted.vae = vae.eval()
+    pictures = torch.rand(1, 3, SIDE, SIDE)
+    latents = found.encode_images(pictures)
+    assert torch.allclose(latents, wanted.encode_images(pictures), atol=1e-5)
+    assert torch.allclose(found.decode(latents), wanted.decode(latents), atol=1e-5)
+
+
 def test_klein_latents_are_standardised_and_undone(folders):
     backend = load_backend(folders("flux2"))
     pictures = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))

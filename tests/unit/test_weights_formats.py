@@ -157,6 +157,16 @@ def test_pipelines_of_our_own(name):
     assert kinds.of_pipeline(name) is None
 
 
+@pytest.mark.parametrize("name", ["flux-2-klein-4b", "FLUX.2-klein-9B", "flux2-klein-4b_bf16", "z_image_turbo"])
+def test_names_of_few_step_models(name):
+    assert kinds.few_step(name)
+
+
+@pytest.mark.parametrize("name", ["flux-2-klein-base-4b", "FLUX.2-klein-4B-base", "flux1-dev", "my-klein-4b", ""])
+def test_names_of_models_of_many_steps(name):
+    assert not kinds.few_step(name)
+
+
 def test_a_tokeniser_folder_that_is_none(tmp_path):
     for text in ("{", "[]", '{"a": 1}', "[" * 200_000):
         (tmp_path / "vocab.json").write_text(text)
