@@ -237,10 +237,12 @@ def main() -> None:
                 print(*(row(run) for run in runs if (run["name"], run["seed"]) == (name, seed)), flush=True)
 
 
-def row(run: dict[str, Any]) -> str:
-    """A run as a row of the table in docs/findings.md; what a run has none of is a dash."""
+def row(run: dict[str, Any], learnt_from: str = "") -> str:
+    """A run as a row of a table in docs/findings.md, where what it has none of is a dash. In the second column stands
+    by how much its winners are larger, or what it learnt from.
+    """
     larger, foretold = run.get("winners larger by"), foretells(run)
-    cells = [f"{run['name']}, seed {run['seed']}", "–" if larger is None else f"{larger:+.2%}"]
+    cells = [f"{run['name']}, seed {run['seed']}", learnt_from or ("–" if larger is None else f"{larger:+.2%}")]
     for key, digits, scale in (("area", 4, run["area"]["before"]), ("every attribute right", 3, 1.0)):
         found = run[key]
         low, high = (value / scale for value in found["change 95 %"])

@@ -209,11 +209,20 @@ def worth(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def row(run: dict[str, Any]) -> str:
+    """A run as a row of the table in docs/findings.md."""
+    picks = 0 if run["name"] == ALONE else run["picks"]
+    parts = {"picks": picks, "pairs of marks": run["pairs of marks"]}
+    if run["name"] in (MIXED, ALONE):
+        parts["marks"] = run["marks"]
+    return dpo.row(run, ", ".join(f"{count} {name}" for name, count in parts.items() if count))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--captions", type=int, default=50, help="training captions, two picks and four marks of each")
     parser.add_argument("--judged", type=int, default=15, help="held-out captions, EACH pictures of each")
-    parser.add_argument("--updates", type=int, default=120)
+    parser.add_argument("--updates", type=int, default=60)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", choices=KINDS, nargs="+", default=KINDS, help="runs of these kinds")
     parser.add_argument("--work", type=Path, help="folder for pictures and runs; default one that is removed")
@@ -240,7 +249,7 @@ def main() -> None:
                 picks.write_text("\n".join(duels + (implied if name == PAIRED else [])) + "\n", encoding="utf-8")
                 out = work / f"marks-{KINDS.index(name)}-{seed}"
                 asked = dataclasses.replace(
-                    dpo.settings(TINY_SD, picks, seed, args.updates, out), eval_steps=args.updates // 3
+                    dpo.settings(TINY_SD, picks, seed, args.updates, out), eval_steps=args.updates // 2
                 )
                 trains = (
                     Marked(marks, pairs=name == MIXED, args=asked) if name in (MIXED, ALONE) else Trainer(args=asked)
@@ -273,7 +282,7 @@ def main() -> None:
                     "runs": runs,
                 }
                 target.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-                print(dpo.row(run), flush=True)
+                print(row(run), flush=True)
 
 
 if __name__ == "__main__":
