@@ -4,13 +4,14 @@
 
 The user of dpo_small_world.py sees the same pictures. Of each caption's eight, four are dealt in two duels (picks) and
 the four others are kept or rejected, each by itself: kept the more likely, the more its subject's area exceeds what the
-user has seen on average. Four runs make the same number of updates of sixteen pictures each and export the update that
+user has seen on average. Five runs make the same number of updates of sixteen pictures each and export the update that
 foretells the same held-out picks best:
 
     picks alone               DPO; the marks are dropped
     picks, marks by KTO       half of each update's pictures are pairs, half are marked pictures
     marks alone by KTO        no pair is trained on
     picks, marks as pairs     DPO; besides, a caption's first kept picture won over its first rejected one, and so on
+    marks alone as pairs      DPO from those pairs of marks
 
 The loss of marks (:class:`MarkLoss`) lives here and not in the package, which has it only if it is worth having.
 """
@@ -45,8 +46,9 @@ from refl.preference import PickLoss  # noqa: E402
 from refl.rollout import SampleNoise  # noqa: E402
 from smallworld.pipeline import TINY_SD  # noqa: E402
 
-DROPPED, MIXED, ALONE, PAIRED = "picks alone", "picks, marks by KTO", "marks alone by KTO", "picks, marks as pairs"
-KINDS = (DROPPED, MIXED, ALONE, PAIRED)
+DROPPED, MIXED, ALONE = "picks alone", "picks, marks by KTO", "marks alone by KTO"
+PAIRED, PAIRED_ALONE = "picks, marks as pairs", "marks alone as pairs"
+KINDS = (DROPPED, MIXED, ALONE, PAIRED, PAIRED_ALONE)
 HALF = dpo.EACH // 2  # of a caption's pictures are dealt in duels, the others marked
 HELD_OUT = dpo.settings(TINY_SD, Path(), 0, 4, Path()).held_out
 MARK_STREAM = 4_444_444_444  # the marked pictures' noise, used nowhere else
@@ -159,6 +161,11 @@ class Marked(Trainer):
         engine.pick_loss = DealtLoss(engine.pick_loss)
 
 
+def judging(captions: int) -> list[str]:
+    """The captions that a run on picks holds out."""
+    return split([scene.caption for scene in dpo.scenes(captions, held_out=False)], HELD_OUT).held_out
+
+
 def judged_alone(folder: Path, captions: int, seed: int, read: Any) -> list[Mark]:
     """The marks of the second half of each caption's pictures, with logistic noise of the duels' temperature; without
     those of the captions that a run on picks holds out.
@@ -167,7 +174,7 @@ def judged_alone(folder: Path, captions: int, seed: int, read: Any) -> list[Mark
     paths = [folder / f"{index:04d}.png" for index in range(len(shown))]
     area = read(shown, [Image.open(path).convert("RGB") for path in paths])[0]
     rng = np.random.default_rng([seed, 3])
-    held_out = split(list(dict.fromkeys(scene.caption for scene in shown)), HELD_OUT).held_out
+    held_out = judging(captions)
     chances = 1 / (1 + np.exp((area.mean() - area) / dpo.TEMPERATURE))
     kept = rng.random(len(paths)) < chances
     return [
@@ -211,7 +218,7 @@ def worth(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def row(run: dict[str, Any]) -> str:
     """A run as a row of the table in docs/findings.md."""
-    picks = 0 if run["name"] == ALONE else run["picks"]
+    picks = 0 if run["name"] in (ALONE, PAIRED_ALONE) else run["picks"]
     parts = {"picks": picks, "pairs of marks": run["pairs of marks"]}
     if run["name"] in (MIXED, ALONE):
         parts["marks"] = run["marks"]
@@ -241,12 +248,14 @@ def main() -> None:
         for seed in args.seeds:
             duels = half_of(dpo.write_picks(TINY_SD, work, args.captions, seed, read)[dpo.PICKS][0])
             marks = judged_alone(work, args.captions, seed, read)
-            implied = as_pairs(marks)
+            implied, held_out = as_pairs(marks), judging(args.captions)
             for name in args.only:
                 if (name, seed) in done:
                     continue
                 picks = work / f"duels-{KINDS.index(name)}-{seed}.jsonl"
-                picks.write_text("\n".join(duels + (implied if name == PAIRED else [])) + "\n", encoding="utf-8")
+                lines = [line for line in duels if name != PAIRED_ALONE or json.loads(line)["prompt"] in held_out]
+                lines += implied if name in (PAIRED, PAIRED_ALONE) else []
+                picks.write_text("\n".join(lines) + "\n", encoding="utf-8")
                 out = work / f"marks-{KINDS.index(name)}-{seed}"
                 asked = dataclasses.replace(
                     dpo.settings(TINY_SD, picks, seed, args.updates, out), eval_steps=args.updates // 2
@@ -266,7 +275,7 @@ def main() -> None:
                     "picks": len(duels),
                     "marks": 0 if name == DROPPED else len(marks),
                     "kept": sum(mark.kept for mark in marks) / len(marks),
-                    "pairs of marks": len(implied) if name == PAIRED else 0,
+                    "pairs of marks": len(implied) if name in (PAIRED, PAIRED_ALONE) else 0,
                     "seconds of CPU": round(seconds, 1),
                     "evaluations": [item.summary() for item in result.evaluations],
                     **{key: dpo.compare(b, a) for key, b, a in zip(dpo.MEASURES, before, after, strict=True)},
