@@ -43,6 +43,7 @@ EACH = 8  # pictures of a caption
 TEMPERATURE = 0.02  # in shares of the picture: how large a difference the user sees
 FIRST_SEED, JUDGED_SEED = 1_000, 90_000
 STEPS, GUIDANCE = 12, 4.0
+MEASURES = ("area", "every attribute right", "clutter")  # as a Reader returns them
 
 
 def scenes(count: int, *, held_out: bool) -> list[Scene]:
@@ -200,7 +201,6 @@ def main() -> None:
                 if result.exported is None:
                     raise SystemExit(f"{name} {seed} left no result: {result.reason}")
                 after = read(judged, draw(result.exported, judged, JUDGED_SEED))
-                measures = ("area", "every attribute right", "clutter")
                 runs.append(
                     {
                         "name": name,
@@ -208,7 +208,7 @@ def main() -> None:
                         **facts,
                         "seconds of CPU": round(seconds, 1),
                         "evaluations": [item.summary() for item in result.evaluations],
-                        **{key: compare(b, a) for key, b, a in zip(measures, before, after, strict=True)},
+                        **{key: compare(b, a) for key, b, a in zip(MEASURES, before, after, strict=True)},
                     }
                 )
                 runs.sort(key=lambda run: (KINDS.index(run["name"]), run["seed"]))
@@ -226,9 +226,12 @@ def main() -> None:
                 print(*(row(run) for run in runs if (run["name"], run["seed"]) == (name, seed)), flush=True)
 
 
-def row(run: dict[str, Any]) -> str:
-    """A run as a row of the table in docs/findings.md."""
-    cells = [f"{run['name']}, seed {run['seed']}", f"{run['winners larger by']:+.2%}"]
+def row(run: dict[str, Any], learnt_from: str = "") -> str:
+    """A run as a row of a table in docs/findings.md, where what it has none of is a dash. In the second column stands
+    by how much its winners are larger, or what it learnt from.
+    """
+    larger, foretold = run.get("winners larger by"), foretells(run)
+    cells = [f"{run['name']}, seed {run['seed']}", learnt_from or ("–" if larger is None else f"{larger:+.2%}")]
     for key, digits, scale in (("area", 4, run["area"]["before"]), ("every attribute right", 3, 1.0)):
         found = run[key]
         low, high = (value / scale for value in found["change 95 %"])
@@ -236,8 +239,16 @@ def row(run: dict[str, Any]) -> str:
             f"{found['before']:.{digits}f} → {found['after']:.{digits}f}",
             f"{found['change'] / scale:+.1%} ({low:+.1%} to {high:+.1%})",
         ]
-    cells.append(f"{max(item['pick_accuracy'] for item in run['evaluations']):.0%}")
+    cells.append("–" if foretold is None else f"{foretold:.0%}")
     return f"| {' | '.join(cells)} |".replace("-", "−").replace("%", " %")
+
+
+def foretells(run: dict[str, Any]) -> float | None:
+    """The share of held-out picks that come true; None for a run that knows of no picks."""
+    if "foretells" in run:
+        return run["foretells"]
+    shares = [item["pick_accuracy"] for item in run["evaluations"]]
+    return None if None in shares else max(shares)
 
 
 def over_row(name: str, found: dict[str, Any]) -> str:

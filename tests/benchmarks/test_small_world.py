@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import dpo_small_world as dpo
+from benchmarks import dpo_taste
 from benchmarks import flow_small_world as flow
 
 
@@ -45,3 +46,17 @@ def test_flow_runs_are_compared_over_combinations_and_averaged_over_seeds():
     found = flow.compare(before, afters)["reward"]
     assert (found["before"], found["after"]) == pytest.approx((1.0, 1.2))
     assert found["change 95 %"] == pytest.approx([0.2, 0.2])
+
+
+def test_runs_on_a_taste_follow_it_alone_and_are_compared_with_its_scorer_and_dpo(tmp_path):
+    watched, free = (dpo_taste.settings(tmp_path, tmp_path / "t", 4, 0, 40, tmp_path, rule) for rule in (True, False))
+    assert (watched.algorithm, watched.rewards, len(watched.prompts)) == ("refl+", [str(tmp_path / "t")], 4)
+    assert (watched.stop_rule, watched.eval_steps, free.stop_rule, free.eval_steps) == ("stop", 5, "off", 10)
+    changes = {dpo_taste.TASTE: [0.08, 0.09], dpo_taste.SCORER: [0.01, 0.02]}
+    runs = [{"name": name, "area": {"relative": value}} for name, values in changes.items() for value in values]
+    found = dpo_taste.worth(runs, [{"name": dpo.PICKS, "area": {"relative": value}} for value in (0.1, 0.2)])
+    less = {name: values["change"] for name, values in found.items() if "minus" in name}
+    assert less == {
+        "my taste as reward minus its scorer as reward": pytest.approx(0.07),
+        "my taste as reward minus picks by DPO": pytest.approx(-0.065),
+    }

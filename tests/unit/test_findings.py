@@ -63,6 +63,28 @@ def test_anchors():
         assert less_row(name, KL, values) in DOC
 
 
+@pytest.mark.parametrize("name", ["dpo_taste", "kto_small_world"])
+def test_other_ways_to_learn_from_the_same_user(name):
+    pytest.importorskip("torch")
+    import importlib
+
+    from benchmarks import dpo_small_world as dpo
+
+    results = {
+        file: json.loads((ROOT / f"docs/refl/{file}.json").read_text(encoding="utf-8"))
+        for file in (name, "dpo_small_world")
+    }
+    runs, over = results[name]["runs"], results[name]["area over all seeds"]
+    module = importlib.import_module(f"benchmarks.{name}")
+    again = module.worth(runs, results["dpo_small_world"]["runs"]) if name == "dpo_taste" else module.worth(runs)
+    assert again.keys() == over.keys()
+    for what, values in again.items():
+        assert dpo.over_row(what, values) == dpo.over_row(what, over[what])
+        assert dpo.over_row(what, values) in DOC
+    for run in runs:
+        assert getattr(module, "row", dpo.row)(run) in DOC
+
+
 def test_length_of_the_output():
     found = json.loads((ROOT / "docs/refl/refl_inflation.json").read_text(encoding="utf-8"))
     for run in found["runs"]:
