@@ -27,6 +27,7 @@ from .distributed import Processes
 from .errors import CheckpointError
 from .families.base import Family
 from .picks import EncodedPicks, Pick
+from .quantised import hollow
 from .resolved import ResolvedConfig, resolve
 from .settings import Settings
 
@@ -136,6 +137,8 @@ def _meta_modules(
     now.
     """
     net = empty(kind.network, unet)
+    if config.base_precision != "auto":
+        hollow(net, config.base_precision)
     if config.tune == "lora":
         lora.inject(net, config.lora_rank, config.lora_alpha, config.lora_targets, 0, kind)
     tiny = empty("AutoencoderTiny", {}) if config.taesd else None
