@@ -20,7 +20,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 GIB = 2**30
 ALGORITHMS = ("refl+", "dpo")
-CARDS = (8, 12, 16, 24)  # GB; what a desktop shows on itself is not taken off
 FORMS = {"bf16": "auto", "8 bit": "int8", "nf4": "nf4"}  # as the table says it: base_precision
 SIZES: dict[str, tuple[str, dict]] = {  # name: (family, what differs from the family's own sizes)
     "SD 1.5": ("sd1", {}),
@@ -51,6 +50,7 @@ def row(name: str, algorithm: str) -> dict:
     """One size's figures."""
     from refl.checkpoints.modules import empty
     from refl.families import family
+    from refl.fitting import smallest
     from refl.memory import estimate
     from refl.quantised import layers
     from refl.resolved import resolve
@@ -82,11 +82,6 @@ def row(name: str, algorithm: str) -> dict:
         "gib": {form: round(total / GIB, 2) for form, total in totals.items()},
         "smallest_card_gb": {form: smallest(total) for form, total in totals.items()},
     }
-
-
-def smallest(total: int) -> int | None:
-    """The smallest of CARDS that it fits; None for none."""
-    return next((card for card in CARDS if total <= card * GIB), None)
 
 
 def main() -> None:
