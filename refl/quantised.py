@@ -67,8 +67,8 @@ def is_quantised(net: nn.Module) -> bool:
 
 def quantise(net: nn.Module, form: str, dtype: torch.dtype, device: torch.device) -> None:
     """Put bitsandbytes' layers in the place of `layers(net)` and move them to the device, one after the other, so that
-    it never holds the whole network unquantised. dtype: what nf4 is multiplied in; int8 follows its input, which GPUs
-    quantise too while CPUs do not. MissingDependency without the library.
+    it never holds the whole network unquantised. dtype: what nf4 is multiplied in; int8 follows its input, which it
+    quantises too, but for the CPU with newer libraries (0.50 does not). MissingDependency without the library.
     """
     library = bitsandbytes(f"base_precision {form}", OLDEST)
     # it says at every product that the input is cast to fp16

@@ -10,7 +10,7 @@ import torch
 
 from refl.config import ReFLConfig
 from refl.families import family
-from refl.fitting import table
+from refl.fitting import CARDS, bases, smallest, table
 from refl.memory import OVERHEAD, MemoryEstimate, StorageTracker, estimate, estimate_config, subject
 
 from .test_rewards_and_metrics import reward_file  # noqa: F401  a fixture

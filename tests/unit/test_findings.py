@@ -86,6 +86,19 @@ def test_memory_by_size():
     assert shown == found
 
 
+def test_a_quantised_base():
+    pytest.importorskip("torch")
+    from benchmarks.refl_anchors import row
+    from benchmarks.refl_quantised import NAMES, row_of_base
+
+    runs = json.loads((ROOT / "docs/refl/refl_quantised.json").read_text(encoding="utf-8"))["runs"]
+    for run in runs:
+        assert row(run) in DOC
+    assert {run["name"] for run in runs} >= set(NAMES.values())
+    for name in NAMES.values():
+        assert row_of_base(next(run for run in runs if run["name"] == name)) in DOC
+
+
 def test_where_a_forward_on_the_cpu_goes():
     figures = json.loads((ROOT / "benchmarks/results/forward.json").read_text(encoding="utf-8"))
     for batch, cost in figures["batches"].items():
