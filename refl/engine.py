@@ -24,7 +24,7 @@ from .errors import CheckpointError, TrainingDiverged
 from .losses import Batch, LossTerm, Reward, RewardLoss, denoising_loss
 from .picks import EncodedPicks
 from .preference import PickLoss
-from .quantised import bitsandbytes
+from .quantised import bitsandbytes, move
 from .resolved import ResolvedConfig
 from .rollout import Rollout, SampleNoise
 
@@ -123,7 +123,7 @@ class Engine:
         elif config.tune == "full":
             unet.requires_grad_(True)
         if next(unet.parameters()).device != self.device:
-            unet.to(self.device)
+            move(unet, self.device)
         if config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()  # type: ignore[operator]
         if config.vae_checkpointing and getattr(self.backend.vae, "_supports_gradient_checkpointing", False):

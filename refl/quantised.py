@@ -45,11 +45,11 @@ def check(form: str) -> None:
 def layers(net: nn.Module) -> dict[str, nn.Linear]:
     """Name → layer, of those that are quantised: the linear ones inside a network's blocks. What stands before and
     after them (embeddings of time, text and picture, the last projection) is small and stays as it is, as do
-    convolutions and norms.
+    convolutions, norms and adapters.
     """
     blocks = tuple(f"{name}." for name, part in net.named_modules() if isinstance(part, nn.ModuleList))
     linear = {name: part for name, part in net.named_modules() if isinstance(part, nn.Linear)}
-    return {name: part for name, part in linear.items() if name.startswith(blocks)}
+    return {name: part for name, part in linear.items() if name.startswith(blocks) and ".lora_" not in name}
 
 
 def stored_bytes(form: str, weights: int, rows: int) -> int:
@@ -67,13 +67,16 @@ def is_quantised(net: nn.Module) -> bool:
 
 def quantise(net: nn.Module, form: str, dtype: torch.dtype, device: torch.device) -> None:
     """Put bitsandbytes' layers in the place of `layers(net)` and move them to the device, one after the other, so that
-    it never holds the whole network unquantised. dtype: what nf4 is multiplied in; int8 follows its input, which it
-    quantises too, but for the CPU with newer libraries (0.50 does not). MissingDependency without the library.
+    it never holds the whole network unquantised. A network that is quantised already stays as it is.
+
+    dtype: what nf4 is multiplied in; int8 follows its input, which it quantises too, but for the CPU with newer
+    libraries (0.50 does not). MissingDependency without the library.
     """
     library = bitsandbytes(f"base_precision {form}", OLDEST)
     # it says at every product that the input is cast to fp16
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    for name, layer in layers(net).items():
+    found = {} if is_quantised(net) else layers(net)
+    for name, layer in found.items():
         fresh = _quantised(library, layer, form, dtype).to(device)
         _set(net, name, fresh)
 

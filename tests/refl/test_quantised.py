@@ -182,6 +182,23 @@ def test_what_is_stored_is_what_is_counted(library, form):
     assert sum(part.nbytes for part in parts) == quantised.stored_bytes(form, 256 * 384, 384)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_the_run_quantises_the_layers_that_the_estimate_makes_hollow(library, models, form):
+    """Also where the same network is given to a second run, adapters and all."""
+    backend = load_backend(models["sd1"], clip_bpe=str(models["bpe"]))
+    counted = empty("UNet2DConditionModel", backend.unet.config)
+    quantised.hollow(counted, form)
+    quantised.quantise(backend.unet, form, torch.float32, CPU)
+    kinds = (library.nn.Linear8bitLt, library.nn.Linear4bit)
+    own = {name: part for name, part in backend.unet.named_modules() if isinstance(part, kinds)}
+    assert own and own.keys() == {n for n, part in counted.named_modules() if isinstance(part, quantised.Hollow)}
+    lora.inject(backend.unet, 2, 2.0, "attention", 0)
+    before = {name: parameter.clone() for name, parameter in backend.unet.named_parameters()}
+    quantised.quantise(backend.unet, form, torch.float32, CPU)
+    assert all(torch.equal(value, before[name]) for name, value in backend.unet.named_parameters())
+    assert not any(".lora_" in name for name in quantised.layers(backend.unet))
+
+
 def engine_of(backend, side: int, **changes) -> Engine:
     given = {"resolution": side, "num_inference_steps": 4, "guidance_scale": 1.0, "train_batch_size": 2}
     given |= {"gradient_accumulation_steps": 1, "lora_rank": 2, "anchor": "none", "use_ema": False}
