@@ -6,8 +6,10 @@ place (`quantise`), the memory estimate hollow ones of the same size that need t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -28,12 +30,29 @@ def bitsandbytes(what: str, oldest: str = "0") -> Any:
     wanted = f"{what} needs the library bitsandbytes" + (f" {oldest} or newer" if oldest != "0" else "")
     advice = f"install it for the training process: pip install --no-deps 'bitsandbytes>={max(oldest, OLDEST)}'"
     try:
-        import bitsandbytes as library
+        with _without("kernels"):
+            import bitsandbytes as library
     except (ImportError, RuntimeError, OSError) as error:  # old ones end so where they find no CUDA
         raise MissingDependency(f"{wanted}, which cannot be imported ({error}): {advice}") from error
     if numbers(library.__version__) < numbers(oldest):
         raise MissingDependency(f"{wanted}, here {library.__version__}: {advice}")
     return library
+
+
+@contextlib.contextmanager
+def _without(name: str) -> Iterator[None]:
+    """Within, that module cannot be imported. On some CPUs bitsandbytes fetches machine code from the hub as it is
+    imported, where it finds the package kernels, and complains where not; nothing is downloaded here.
+    """
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    modules: dict[str, Any] = sys.modules  # type: ignore[assignment]
+    kept = {key: modules[key] for key in (name,) if key in modules}
+    modules[name] = None
+    try:
+        yield
+    finally:
+        del modules[name]
+        modules.update(kept)
 
 
 def check(form: str) -> None:
@@ -83,7 +102,7 @@ def quantise(net: nn.Module, form: str, dtype: torch.dtype, device: torch.device
 
 def _quantised(library: Any, layer: nn.Linear, form: str, dtype: torch.dtype) -> nn.Module:
     size = {"input_features": layer.in_features, "output_features": layer.out_features, "bias": layer.bias is not None}
-    weight = layer.weight.data
+    weight = layer.weight.data.cpu()  # they are quantised as they leave the CPU, or are told to stay
     fresh: Any
     if form == "int8":
         fresh = library.nn.Linear8bitLt(**size, has_fp16_weights=False, threshold=OUTLIER, device="meta")

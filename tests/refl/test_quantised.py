@@ -78,6 +78,22 @@ def test_a_library_that_is_too_old_is_named_with_its_version(monkeypatch):
     quantised.check("auto")
 
 
+def test_the_library_fetches_nothing_as_it_is_imported(monkeypatch, tmp_path):
+    """0.50 takes machine code from the hub where the package kernels is installed."""
+    (tmp_path / "kernels.py").write_text("")
+    (tmp_path / "bitsandbytes").mkdir()
+    code = "__version__, fetched = '99', True\ntry:\n    import kernels\nexcept ImportError:\n    fetched = False\n"
+    (tmp_path / "bitsandbytes" / "__init__.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("bitsandbytes", "kernels"):
+        monkeypatch.setitem(sys.modules, name, None)  # what is there now comes back
+        del sys.modules[name]
+    assert quantised.bitsandbytes("a setting").fetched is False
+    import kernels
+
+    assert kernels.__file__ == str(tmp_path / "kernels.py")
+
+
 def test_settings_that_do_not_go_together_are_named():
     with pytest.raises(ConfigError, match="base_precision nf4 .* take tune lora"):
         ReFLConfig(base_precision="nf4", tune="full", output="single-file").resolved()
