@@ -164,10 +164,12 @@ def export_state(folder: Path, step: int | None, changes: dict[str, Any]) -> Pat
             f"{folder} holds no saved state{'' if step is None else f' of update {step}'}; there are"
             f" {[path.name for path in states]}"
         )
-    asked = ReFLConfig.from_dict({**settings, **changes})
+    state = checkpoint.load(chosen[0])
+    kept = state.info.get("kept", {})  # a resumed run that was refused has left its own settings in the folder
+    kept = {name: kept[name] for name in checkpoint.KEPT if name in kept}
+    asked = ReFLConfig.from_dict({**settings, **kept, **changes})
     config = asked.resolved()
     backend = setup.load(asked)
-    state = checkpoint.load(chosen[0])
     if config.tune == "lora":
         lora.inject(
             backend.unet,

@@ -32,8 +32,6 @@ from .report import write_report
 from .rewards import DifferentiableScorer, RewardMix
 from .runfiles import RunFolder
 
-# settings that a saved state belongs to
-KEPT = ("algorithm", "tune", "lora_rank", "lora_alpha", "lora_targets", "base_precision")
 EARLIER = {"base_precision": "auto"}  # of states from before there was such a setting
 
 
@@ -168,7 +166,10 @@ class Trainer:
 
     def _kept(self) -> dict[str, Any]:
         """What a saved state belongs to, by name."""
-        return {**{name: getattr(self.config, name) for name in KEPT}, "picks": self.picks.digest if self.picks else ""}
+        return {
+            **{name: getattr(self.config, name) for name in checkpoint.KEPT},
+            "picks": self.picks.digest if self.picks else "",
+        }
 
     def _take_over(self, state: checkpoint.TrainingState, torn: list[str]) -> None:
         info, samples = state.info, self.config.samples_per_step * self.processes.count

@@ -323,6 +323,9 @@ def test_a_resumed_run_is_the_unbroken_one_and_keeps_its_base(library, settings,
     other = next(name for name in BASES if name != form)
     with pytest.raises(ConfigError, match=f"base_precision {form} and cannot go on with {other}"):
         run(again, base_precision=other)
+    told = export_state(Path(settings.output_dir), None, {"output_name": "told"})
+    with safe_open(told, "pt") as file:
+        assert file.metadata()["refl.base_precision"] == form  # not what the refused run left in the folder
     result = run(again)
     assert result.evaluations[-1].reward == whole.evaluations[-1].reward
     mine, theirs = load_file(result.exported), load_file(whole.exported)
