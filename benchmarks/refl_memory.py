@@ -4,14 +4,14 @@
 
 No weight is read and no GPU is needed: refl.memory runs the real update on fake tensors. Everything else is as a run
 on a GPU would decide it: bf16, LoRA of the default rank, gradient checkpointing, one sample at once, no text encoders.
-`bf16` is what the trainer does. The columns with a base in 8 bit or nf4 are arithmetic on top, for what bitsandbytes
-would store: the linear layers of the blocks in one byte, or in 4.127 bits, a weight, and the largest of them once in
-bf16 while it is used. The trainer has no such base, so they say what it would save, and no more.
+The base is in bf16, in 8 bit or in nf4 (`--base_precision`): the estimate puts layers of the stored size in the place
+of those that the run quantises (refl/quantised.py), which need the room for the moment that bitsandbytes' need.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import sys
@@ -20,8 +20,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 GIB = 2**30
 ALGORITHMS = ("refl+", "dpo")
-CARDS = (8, 12, 16, 24)  # GB; what a desktop shows on itself is not taken off
-PER_WEIGHT = {"8 bit": 1.0, "nf4": 4.127 / 8}  # bytes; nf4 with its scales quantised once more (Dettmers et al. 2023)
+FORMS = {"bf16": "auto", "8 bit": "int8", "nf4": "nf4"}  # as the table says it: base_precision
 SIZES: dict[str, tuple[str, dict]] = {  # name: (family, what differs from the family's own sizes)
     "SD 1.5": ("sd1", {}),
     "SD 2.1": ("sd2", {}),
@@ -48,21 +47,13 @@ SIZES: dict[str, tuple[str, dict]] = {  # name: (family, what differs from the f
 }  # fmt: skip
 
 
-def quantisable(net) -> tuple[int, int]:
-    """(weights in linear layers inside a network's blocks, those of the largest)."""
-    from torch import nn
-
-    blocks = [part for part in net.modules() if isinstance(part, nn.ModuleList)]
-    linear = {id(part): part for block in blocks for part in block.modules() if isinstance(part, nn.Linear)}
-    counts = [part.weight.numel() for part in linear.values()]
-    return sum(counts), max(counts)
-
-
 def row(name: str, algorithm: str) -> dict:
     """One size's figures."""
     from refl.checkpoints.modules import empty
     from refl.families import family
+    from refl.fitting import smallest
     from refl.memory import estimate
+    from refl.quantised import layers
     from refl.resolved import resolve
     from refl.settings import Settings
 
@@ -74,13 +65,14 @@ def row(name: str, algorithm: str) -> dict:
         algorithm=algorithm, train_batch_size=1, mixed_precision="bf16", gradient_checkpointing=True, **learned
     )
     config = resolve(settings, kind.usual, "cuda")
-    found = estimate(config, kind, sizes)
     net = empty(kind.network, sizes)
     weights = sum(part.numel() for part in net.parameters())
-    linear, largest = quantisable(net)
-    totals = {"bf16": found.total}
-    for form, bytes_each in PER_WEIGHT.items():
-        totals[form] = found.total - round(linear * (2 - bytes_each)) + 2 * largest
+    linear = sum(part.weight.numel() for part in layers(net).values())
+    del net
+    totals = {
+        form: estimate(dataclasses.replace(config, base_precision=base), kind, sizes).total
+        for form, base in FORMS.items()
+    }
     return {
         "model": name,
         "family": kind.name,
@@ -91,11 +83,6 @@ def row(name: str, algorithm: str) -> dict:
         "gib": {form: round(total / GIB, 2) for form, total in totals.items()},
         "smallest_card_gb": {form: smallest(total) for form, total in totals.items()},
     }
-
-
-def smallest(total: int) -> int | None:
-    """The smallest of CARDS that it fits; None for none."""
-    return next((card for card in CARDS if total <= card * GIB), None)
 
 
 def main() -> None:

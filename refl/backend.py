@@ -24,6 +24,7 @@ from .checkpoints.single import SingleFile
 from .conditioning import Conditioning
 from .errors import CheckpointError
 from .families.base import Family, PromptEncoder
+from .quantised import move
 from .resolved import Usual
 from .schedule import NoiseSchedule, Schedule
 
@@ -84,7 +85,8 @@ class Backend:
 
     def to(self, device: torch.device) -> Backend:
         """Move everything that is still loaded."""
-        for part in (self.unet, self.vae, self.tiny_vae, self.text):
+        move(self.unet, device)
+        for part in (self.vae, self.tiny_vae, self.text):
             if part is not None:
                 part.to(device)
         return self

@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train)
     estimate = commands.add_parser("estimate", help="memory a run needs, without running it")
     add_options(estimate)
-    estimate.add_argument("--table", action="store_true", help="also for other resolutions and batches")
+    estimate.add_argument("--table", action="store_true", help="also for other resolutions, batches and bases")
     estimate.set_defaults(run=_estimate)
     export = commands.add_parser("export", help="write the result of a saved state again, perhaps in another form")
     add_options(export)
@@ -121,13 +121,14 @@ def _branch(args: argparse.Namespace) -> int:
 
 
 def _estimate(args: argparse.Namespace) -> int:
-    from .memory import subject, table
+    from .fitting import bases, table
+    from .memory import subject
 
     try:
         given = subject(config_from_namespace(args))
         found = {**given.estimate().as_dict(), "resolution": given.config.resolution}
         if args.table:
-            found["table"] = table(given)
+            found |= {"table": table(given), "bases": bases(given)}
     except ReFLError as error:
         print(json.dumps({"error": f"{str(error).rstrip('.')}. {error.hint}".strip()}))
         raise

@@ -20,10 +20,11 @@ from .conditioning import Conditioning
 from .control import StopRequested
 from .data import sample_prompt
 from .distributed import Processes
-from .errors import CheckpointError, MissingDependency, TrainingDiverged
+from .errors import CheckpointError, TrainingDiverged
 from .losses import Batch, LossTerm, Reward, RewardLoss, denoising_loss
 from .picks import EncodedPicks
 from .preference import PickLoss
+from .quantised import bitsandbytes, move
 from .resolved import ResolvedConfig
 from .rollout import Rollout, SampleNoise
 
@@ -122,7 +123,7 @@ class Engine:
         elif config.tune == "full":
             unet.requires_grad_(True)
         if next(unet.parameters()).device != self.device:
-            unet.to(self.device)
+            move(unet, self.device)
         if config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()  # type: ignore[operator]
         if config.vae_checkpointing and getattr(self.backend.vae, "_supports_gradient_checkpointing", False):
@@ -136,11 +137,7 @@ class Engine:
         config = self.config
         kind: Any = torch.optim.AdamW
         if config.use_8bit_adam:
-            try:
-                from bitsandbytes.optim import AdamW8bit
-            except ImportError as error:
-                raise MissingDependency(f"use_8bit_adam needs the library bitsandbytes: {error}") from error
-            kind = AdamW8bit
+            kind = bitsandbytes("use_8bit_adam").optim.AdamW8bit
         betas = (config.adam_beta1, config.adam_beta2)
         return kind(
             list(self.params.values()),

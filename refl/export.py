@@ -18,13 +18,14 @@ from imagereward_core.runs import derived_name
 from imagereward_core.version import VERSION
 
 from . import checkpoint, lora, setup
-from .backend import Backend
+from .backend import Backend, open_model
 from .checkpoints.write import save_tensors, write_back
 from .config import ReFLConfig
 from .errors import ConfigError, SaveError
 from .families.base import Family
 from .families.flow import FlowFamily
 from .ldm import UNetLayout
+from .quantised import is_quantised
 from .runfiles import read_json
 from .settings import last_name
 
@@ -79,12 +80,19 @@ def export(
         facts = {**metadata(config, backend, name, step), **(extra or {}), "sshs_model_hash": tensors_digest(state)}
         save_tensors(state, target, facts)
         return target
-    merged = lora.merged_state(backend.unet) if config.tune == "lora" else dict(backend.unet.state_dict())
+    merged = _merged(config, backend) if config.tune == "lora" else dict(backend.unet.state_dict())
     if config.output == "single-file":
         target = folder / f"{name}.safetensors"
         write_back(backend.source, target, merged, UNetLayout.of(backend.unet.config), our_metadata(config))
         return target
     return _diffusers_folder(backend, merged, folder / name)
+
+
+def _merged(config: ReFLConfig, backend: Backend) -> dict[str, Tensor]:
+    """The network's weights with the LoRA in them: a quantised network's are read again, as the checkpoint has them."""
+    quantised = is_quantised(backend.unet)
+    plain = open_model(backend.source, config.parts).unet(torch.float32) if quantised else None
+    return lora.merged_state(backend.unet, base=plain)
 
 
 def _diffusers_folder(backend: Backend, unet: dict[str, Tensor], target: Path) -> Path:
@@ -107,7 +115,10 @@ def _diffusers_folder(backend: Backend, unet: dict[str, Tensor], target: Path) -
 
 def our_metadata(config: ReFLConfig) -> dict[str, str]:
     """How the result was made, without the paths of this machine."""
-    return {"refl.config": json.dumps(config.shareable()), "refl.version": VERSION}
+    precision = "fp32" if config.mixed_precision in (None, "no") else config.mixed_precision
+    base = precision if config.base_precision == "auto" else config.base_precision
+    facts = {"refl.config": json.dumps(config.shareable()), "refl.version": VERSION}
+    return {**facts, "refl.base_precision": str(base)}
 
 
 def metadata(config: ReFLConfig, backend: Backend, name: str, step: int) -> dict[str, str]:
@@ -153,10 +164,12 @@ def export_state(folder: Path, step: int | None, changes: dict[str, Any]) -> Pat
             f"{folder} holds no saved state{'' if step is None else f' of update {step}'}; there are"
             f" {[path.name for path in states]}"
         )
-    asked = ReFLConfig.from_dict({**settings, **changes})
+    state = checkpoint.load(chosen[0])
+    kept = state.info.get("kept", {})  # a resumed run that was refused has left its own settings in the folder
+    kept = {name: kept[name] for name in checkpoint.KEPT if name in kept}
+    asked = ReFLConfig.from_dict({**settings, **kept, **changes})
     config = asked.resolved()
     backend = setup.load(asked)
-    state = checkpoint.load(chosen[0])
     if config.tune == "lora":
         lora.inject(
             backend.unet,

@@ -15,6 +15,7 @@ from .families.flow import FlowFamily
 from .families.names import Rule, places
 from .families.unet import TARGETS, UNetFamily
 from .ldm import UNetLayout, unet_module_to_ldm
+from .quantised import is_quantised
 
 ADAPTER = "default"
 
@@ -107,11 +108,17 @@ def delta(down: Tensor, up: Tensor, alpha: float, strength: float = 1.0) -> Tens
     return change.reshape(up.shape[0], *down.shape[1:])
 
 
-def merged_state(unet: nn.Module, strength: float = 1.0) -> dict[str, Tensor]:
-    """The UNet's plain weights with the adapters added in fp32, under its own names without adapters."""
+def merged_state(unet: nn.Module, strength: float = 1.0, base: nn.Module | None = None) -> dict[str, Tensor]:
+    """The UNet's plain weights with the adapters added in fp32, under its own names without adapters. base: the same
+    network without adapters, to whose weights they are added; CheckpointError without one where the UNet's own are
+    quantised, as they are not those of its checkpoint.
+    """
+    plain = unet if base is None else base
+    if is_quantised(plain):
+        raise CheckpointError("the network's weights are quantised, and no checkpoint may hold them")
     changes = {name: delta(*parts, strength) for name, parts in weights(unet).items()}
     state = {}
-    for key, tensor in unet.state_dict().items():
+    for key, tensor in plain.state_dict().items():
         if ".lora_" in key:
             continue
         name = key.replace(".base_layer.", ".")
@@ -171,7 +178,7 @@ def fused_state(unet: nn.Module, family: FlowFamily, dtype: torch.dtype = torch.
     found, result = weights(unet), {}
     for place, parts in places(family.rules_for_hosts, list(found)):
         layer: Callable[[str], Any] = unet.get_submodule
-        rows = [int(layer(part).weight.shape[0]) for part in parts]
+        rows = [int(layer(part).out_features) for part in parts]  # quantised weights have another shape
         held = [(index, *found[part]) for index, part in enumerate(parts) if part in found]
         down = torch.cat([part.float() for _, part, _, _ in held])
         up = down.new_zeros(sum(rows), len(down))

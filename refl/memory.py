@@ -27,6 +27,7 @@ from .distributed import Processes
 from .errors import CheckpointError
 from .families.base import Family
 from .picks import EncodedPicks, Pick
+from .quantised import hollow
 from .resolved import ResolvedConfig, resolve
 from .settings import Settings
 
@@ -136,6 +137,8 @@ def _meta_modules(
     now.
     """
     net = empty(kind.network, unet)
+    if config.base_precision != "auto":
+        hollow(net, config.base_precision)
     if config.tune == "lora":
         lora.inject(net, config.lora_rank, config.lora_alpha, config.lora_targets, 0, kind)
     tiny = empty("AutoencoderTiny", {}) if config.taesd else None
@@ -380,24 +383,3 @@ def subject(config: ReFLConfig) -> Subject:
 def estimate_config(config: ReFLConfig) -> MemoryEstimate:
     """The estimate for a configuration as the user gave it; no weight of the checkpoint is read."""
     return subject(config).estimate()
-
-
-BATCHES = (1, 2, 4, 8)
-SIDES = (0.75, 1.0, 1.5)  # of the run's own resolution
-
-
-def table(given: Subject) -> list[dict[str, Any]]:
-    """Memory by resolution and samples at once: {"resolution", "batch", "gb", "fits", "chosen"}, the run's own among
-    them. One and two samples are computed; each further one needs as much more as the second.
-    """
-    own = given.config.resolution
-    sides = sorted({own, *(max(8, round(own * share / 64) * 64) for share in SIDES if own >= 256)})
-    batches, cells = sorted({*BATCHES, given.config.train_batch_size}), []
-    for side in sides:
-        one, two = (given.estimate(resolution=side, train_batch_size=size).total for size in (1, 2))
-        for size in batches:
-            total = one + (size - 1) * (two - one)
-            chosen = side == own and size == given.config.train_batch_size
-            fits = None if given.free is None else total <= given.free
-            cells.append({"resolution": side, "batch": size, "gb": total / GIB, "fits": fits, "chosen": chosen})
-    return cells

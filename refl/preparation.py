@@ -10,7 +10,7 @@ from typing import Any
 
 from imagereward_core.runs import Name, State, write_settings
 
-from . import checkpoint, output, setup
+from . import checkpoint, output, quantised, setup
 from .anchor import AnchorSet
 from .backend import Backend
 from .config import ReFLConfig
@@ -91,6 +91,7 @@ class Preparation:
         """Refuse what can be refused before anything is loaded, and keep what was asked."""
         self.asked = setup.with_precision(self.asked, self.processes.device)
         self.config = self.asked.resolved(device_type=self.processes.device.type)
+        quantised.check(self.config.base_precision)
         if not self.processes.is_main:
             return
         new = not self.given.name_reserved and not self.config.resume_from_checkpoint

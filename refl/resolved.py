@@ -208,6 +208,11 @@ def _check_resolved(config: ResolvedConfig) -> None:
         raise ConfigError(f"picks are learnt from with algorithm dpo only, found {config.algorithm}")
     if config.learns_picks and config.anchor == "kl":
         raise ConfigError("algorithm dpo keeps near the base model by dpo_beta: leave anchor open, or take another")
+    if config.base_precision != "auto" and config.tune != "lora":
+        raise ConfigError(
+            f"base_precision {config.base_precision} is for weights that are not trained, and tune {config.tune} trains"
+            " them: leave base_precision at auto, or take tune lora"
+        )
     if config.draft_steps > steps:
         raise ConfigError(f"draft_steps {config.draft_steps} exceeds num_inference_steps {steps}")
     if config.resolution < 8 or config.resolution % 8:

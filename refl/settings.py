@@ -22,6 +22,7 @@ ANCHORS = ("kl", "samples", "pretrain", "none")
 OUTPUTS = ("lora", "single-file", "diffusers")
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 PREDICTIONS = ("auto", "epsilon", "v_prediction")
+BASES = ("auto", "int8", "nf4")
 
 
 def option(default: Any, text: str, **kwargs: Any) -> Any:
@@ -166,6 +167,12 @@ class Settings:
         None,
         "precision of frozen weights; default bf16 on a GPU that has it, else fp16, no on CPU",
         choices=("no", "bf16", "fp16"),
+    )
+    base_precision: str = option(
+        "auto",
+        "what the network's frozen linear layers are kept in under a LoRA; auto: as mixed_precision says, int8 and nf4:"
+        " quantised, with bitsandbytes",
+        choices=BASES,
     )
     gradient_checkpointing: bool = option(True, "recompute UNet activations in the backward pass")
     vae_checkpointing: bool = option(True, "recompute VAE activations in the backward pass")

@@ -24,6 +24,7 @@ from .errors import ConfigError, PromptDataError
 from .judges import Judge
 from .memory import estimate_config
 from .picks import Pick, PickSet
+from .quantised import quantise
 from .resolved import ResolvedConfig
 from .rewards import RewardMix
 from .rollout import Rollout, SampleNoise, draw
@@ -78,9 +79,13 @@ def load(config: ReFLConfig | ResolvedConfig) -> Backend:
 
 
 def place(config: ResolvedConfig, backend: Backend, device: torch.device) -> None:
-    """Move the models to the device, and compute in half precision where the weights stay in fp32."""
+    """Move the models to the device, the network quantised if so asked, and compute in half precision where the weights
+    stay in fp32.
+    """
     if config.allow_tf32:
         torch.backends.cuda.matmul.allow_tf32 = True
+    if config.base_precision != "auto":
+        quantise(backend.unet, config.base_precision, DTYPES[config.mixed_precision], device)
     backend.to(device)
     if config.tune == "full" and config.mixed_precision != "no":
         backend.autocast = DTYPES[config.mixed_precision]

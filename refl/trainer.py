@@ -32,7 +32,7 @@ from .report import write_report
 from .rewards import DifferentiableScorer, RewardMix
 from .runfiles import RunFolder
 
-KEPT = ("algorithm", "tune", "lora_rank", "lora_alpha", "lora_targets")  # settings that a saved state belongs to
+EARLIER = {"base_precision": "auto"}  # of states from before there was such a setting
 
 
 @dataclass(frozen=True)
@@ -166,12 +166,15 @@ class Trainer:
 
     def _kept(self) -> dict[str, Any]:
         """What a saved state belongs to, by name."""
-        return {**{name: getattr(self.config, name) for name in KEPT}, "picks": self.picks.digest if self.picks else ""}
+        return {
+            **{name: getattr(self.config, name) for name in checkpoint.KEPT},
+            "picks": self.picks.digest if self.picks else "",
+        }
 
     def _take_over(self, state: checkpoint.TrainingState, torn: list[str]) -> None:
         info, samples = state.info, self.config.samples_per_step * self.processes.count
         kept = self._kept()
-        for name, value in info.get("kept", {}).items():
+        for name, value in {**EARLIER, **info.get("kept", {})}.items():
             if name in kept and value != kept[name]:
                 raise ConfigError(
                     f"this run was begun with {name} {value} and cannot go on with {kept[name]}: keep it, or begin"

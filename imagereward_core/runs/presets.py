@@ -3,7 +3,8 @@
 
 SD 1.x and 2.x at 512 pixels need 5.5 GB for one sample and 1.7 more for each further one (10.5 for four), so that a
 quarter stays free for what the WebUI keeps loaded. SDXL at 1024 needs 13.5 GB for one and 20.3 for two; below 16 GB it
-does not fit, its presets are the smallest there are, and the estimate says what is missing.
+does not fit, unless its base is kept in 8 bit or nf4 (11.7 and 10.6 GB), so its presets are the smallest there are, and
+the estimate says what is missing.
 """
 
 from __future__ import annotations

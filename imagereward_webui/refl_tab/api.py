@@ -214,6 +214,8 @@ def create(body: RunBody) -> dict:
 
 def start_run(settings: Mapping[str, Any], keep_going: bool) -> str:
     """Queue a run; its id. Raises SettingError, RunError."""
+    if BY_NAME["base"].checked(settings.get("base", BY_NAME["base"].default)) != "auto":
+        installer.want("bitsandbytes")
     status = installer.status()
     if status["missing"]:
         raise RunError(

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import threading
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ NEEDED = {
     "requests": ((0,), "requests"),
     "psutil": ((0,), "psutil"),
 }
+ON_DEMAND = {"bitsandbytes": ((0, 46), "bitsandbytes==0.46.1")}  # what only some settings need
 
 
 def _version(text: str) -> tuple[int, ...]:
@@ -38,13 +40,14 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in found[0].split(".")) if found else ()
 
 
-def missing(folder: Path = FOLDER) -> list[str]:
-    """Requirements that neither the host nor the folder fulfils."""
+def missing(folder: Path = FOLDER, also: Collection[str] = ()) -> list[str]:
+    """Requirements that neither the host nor the folder fulfils. also: names of `ON_DEMAND` that were asked for."""
+    needed = {**NEEDED, **{name: ON_DEMAND[name] for name in also}}
     found: dict[str, tuple[int, ...]] = {}
     for item in (*importlib.metadata.distributions(path=[str(folder)]), *importlib.metadata.distributions()):
         name = (item.metadata["Name"] or "").lower().replace("_", "-")
         found.setdefault(name, _version(item.version))  # the folder comes first on the child's path
-    return [pin for name, (oldest, pin) in NEEDED.items() if found.get(name, (-1,)) < oldest]
+    return [pin for name, (oldest, pin) in needed.items() if found.get(name, (-1,)) < oldest]
 
 
 def environment(folder: Path = FOLDER) -> dict[str, str]:
@@ -75,11 +78,17 @@ class Installer:
         self._thread: threading.Thread | None = None
         self._error = ""
         self._known: list[str] | None = None  # what is missing: looking costs seconds, and a page asks every second
+        self._also: frozenset[str] = frozenset()
 
     def _missing(self) -> list[str]:
         if self._known is None:
-            self._known = missing(self.folder)
+            self._known = missing(self.folder, self._also)
         return self._known
+
+    def want(self, name: str) -> None:
+        """From now on a library of `ON_DEMAND` is among those that a run needs."""
+        if name not in self._also:
+            self._also, self._known = self._also | {name}, None
 
     def start(self) -> None:
         """Install what is missing; does nothing while an installation runs or if nothing is missing."""

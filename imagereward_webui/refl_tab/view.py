@@ -220,9 +220,9 @@ def estimate(found: Mapping[str, Any]) -> str:
     """The memory of a run: a sentence, and a table of batch and resolution."""
     seconds, fits = found.get("seconds"), found.get("fits")
     sentence = f"{found['text'][:1].upper()}{found['text'][1:]}."
-    sentence += " It does not fit: choose a smaller batch or resolution." if fits is False else ""
+    sentence += f" It does not fit: choose a smaller batch or resolution{_other_base(found)}." if fits is False else ""
     sentence += f" About {duration(seconds)} for all updates, by an earlier run like this." if seconds else ""
-    told = note(sentence, "error" if fits is False else "")
+    told = note(sentence, "error" if fits is False else "") + _by_base(found.get("bases", ()))
     rows: dict[int, list[Mapping[str, Any]]] = {}
     for cell in found.get("table", ()):
         rows.setdefault(int(cell["resolution"]), []).append(cell)
@@ -233,6 +233,23 @@ def estimate(found: Mapping[str, Any]) -> str:
     body = "".join(f"<tr><th>{pixels} px</th>{''.join(map(_cell, cells))}</tr>" for pixels, cells in rows.items())
     caption = "<caption>GB that a run needs, by resolution and samples at once</caption>"
     return f'{told}<table class="imagereward-refl-table">{caption}<tr><td></td>{head}</tr>{body}</table>'
+
+
+def _other_base(found: Mapping[str, Any]) -> str:
+    """That another base would fit into what is free, where one would."""
+    room = (found.get("free") or 0) / 2**30
+    fitting = [cell["base"] for cell in found.get("bases", ()) if cell["gb"] <= room]
+    return f", or keep the base model in {fitting[0]}, which fits" if fitting else ""
+
+
+def _by_base(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Which card a run fits, by what its base is kept in."""
+    told = [f"{cell['base']} {cell['gb']:.1f} GB ({_card(cell['card'])})" for cell in cells]
+    return note(f"By what the base model is kept in: {', '.join(told)}.") if told else ""
+
+
+def _card(size: int | None) -> str:
+    return f"a card of {size} GB" if size else "more than a card of 24 GB"
 
 
 def _cell(cell: Mapping[str, Any]) -> str:

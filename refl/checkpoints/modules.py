@@ -42,12 +42,12 @@ def require(classes: Sequence[str], since: str, what: str) -> None:
     """
     library = diffusers()
     lacking = [name for name in classes if not hasattr(library, name)]
-    if lacking or _numbers(library.__version__) < _numbers(since):
+    if lacking or numbers(library.__version__) < numbers(since):
         why = f" (it has no {', '.join(lacking)})" if lacking else ""
         raise CheckpointError(f"{what} needs diffusers ≥ {since}, here {library.__version__}{why}")
 
 
-def _numbers(version: str) -> list[int]:
+def numbers(version: str) -> list[int]:
     """ "0.31.0.dev0" → [0, 31, 0]."""
     return [int(part) for part in re.findall(r"\d+", version)[:3]]
 

@@ -303,7 +303,9 @@ def test_estimate_needs_no_prompts_and_shows_a_table(actions):
     actions, host = actions
     api = host.part("refl_tab.api")
     cells = [{"resolution": 512, "batch": n, "gb": 4.0 + n, "fits": n < 4, "chosen": n == 1} for n in (1, 2, 4)]
-    told = {"text": "needs 5.0 GB, free 7.0 GB", "fits": True, "table": cells}
+    bases = [{"base": "auto", "gb": 25.0, "card": None, "chosen": True}]
+    bases += [{"base": "nf4", "gb": 11.5, "card": 12, "chosen": False}]
+    told = {"text": "needs 5.0 GB, free 7.0 GB", "fits": True, "table": cells, "bases": bases}
     api.subprocess = types.SimpleNamespace(
         run=lambda command, **_: types.SimpleNamespace(
             returncode=0, stdout=json.dumps(told), stderr="", command=command
@@ -312,6 +314,11 @@ def test_estimate_needs_no_prompts_and_shows_a_table(actions):
     )
     shown = actions.estimate(*values(actions, prompts=""))
     assert "Needs 5.0 GB, free 7.0 GB." in shown and shown.count("<td class=") == 3
+    assert "auto 25.0 GB (more than a card of 24 GB), nf4 11.5 GB (a card of 12 GB)" in shown
+    told |= {"fits": False, "free": 12 * 2**30}
+    assert "resolution, or keep the base model in nf4, which fits." in actions.estimate(*values(actions, prompts=""))
+    told["free"] = 11 * 2**30
+    assert "choose a smaller batch or resolution.<" in actions.estimate(*values(actions, prompts=""))
     assert 'class="fits chosen">5.0' in shown and 'class="too-large">8.0' in shown
 
 

@@ -437,7 +437,7 @@ def test_missing_libraries_are_named_before_a_start(page, monkeypatch):
 def test_libraries_go_to_a_folder_of_their_own(host, tmp_path, monkeypatch):
     libraries = host.part("refl_tab.libraries")
     commands = []
-    monkeypatch.setattr(libraries, "missing", lambda folder: ["peft==0.13.2"])
+    monkeypatch.setattr(libraries, "missing", lambda folder, also: ["peft==0.13.2", *sorted(also)])
 
     def run(command, **_):
         commands.append(command)
@@ -461,6 +461,27 @@ def test_libraries_go_to_a_folder_of_their_own(host, tmp_path, monkeypatch):
         ]
     ]
     assert installer.status()["error"] == "no network"
+
+
+def test_the_library_of_a_quantised_base_is_wanted_once_it_is_asked_for(page, monkeypatch):
+    client, runs, host = page
+    libraries, api = host.part("refl_tab.libraries"), host.part("refl_tab.api")
+    monkeypatch.setattr(api, "installer", libraries.Installer())
+    here = [types.SimpleNamespace(metadata={"Name": name}, version="99") for name in libraries.NEEDED]
+    monkeypatch.setattr(libraries.importlib.metadata, "distributions", lambda path=None: here)
+    assert api.installer.status()["missing"] == []
+    answer = client.post(f"{URL}/runs", json={"settings": {"prompts": "a cat", "base": "fp4"}})
+    assert (
+        answer.status_code == 422 and "Base model in memory: must be one of auto, int8, nf4" in answer.json()["detail"]
+    )
+    assert api.installer.status()["missing"] == []
+    answer = client.post(f"{URL}/runs", json={"settings": {"prompts": "a cat", "base": "nf4"}})
+    assert answer.status_code == 422 and "bitsandbytes==0.46.1" in answer.json()["detail"] and runs.list() == []
+    assert api.installer.status()["missing"] == ["bitsandbytes==0.46.1"]  # and the button that installs it is shown
+    here.append(types.SimpleNamespace(metadata={"Name": "bitsandbytes"}, version="0.45.5"))
+    assert libraries.missing(also=["bitsandbytes"]) == ["bitsandbytes==0.46.1"] and libraries.missing() == []
+    here[-1].version = "0.50.2"
+    assert libraries.missing(also=["bitsandbytes"]) == []
 
 
 def test_version_comparison_and_environment(host, tmp_path, monkeypatch):
@@ -692,6 +713,7 @@ OTHER_VALUES = {
     "picks": "another taste",
     "picks_file": "duels.jsonl",
     "beta": 2000.0,
+    "base": "nf4",
 }
 
 

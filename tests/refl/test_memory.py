@@ -10,7 +10,8 @@ import torch
 
 from refl.config import ReFLConfig
 from refl.families import family
-from refl.memory import OVERHEAD, MemoryEstimate, StorageTracker, estimate, estimate_config, subject, table
+from refl.fitting import CARDS, bases, smallest, table
+from refl.memory import OVERHEAD, MemoryEstimate, StorageTracker, estimate, estimate_config, subject
 
 from .test_rewards_and_metrics import reward_file  # noqa: F401  a fixture
 
@@ -95,6 +96,17 @@ def test_the_table_holds_the_runs_own_estimate_and_grows_evenly(settings, reward
     assert list(cells) == [1, 2, 4, 8] and [size for size, cell in cells.items() if cell["chosen"]] == [4]
     assert cells[4]["gb"] * GIB == pytest.approx(given.estimate().total, rel=0.01)
     assert {cell["resolution"] for cell in cells.values()} == {given.config.resolution}
+
+
+@pytest.mark.newest
+def test_what_fits_which_card_by_the_base(settings, reward_file):  # noqa: F811
+    given = subject(dataclasses.replace(settings, rewards=[str(reward_file)], base_precision="nf4"))
+    auto, int8, nf4 = bases(given)
+    assert [auto["base"], int8["base"], nf4["base"]] == ["auto", "int8", "nf4"] and nf4["chosen"] and not auto["chosen"]
+    assert auto["gb"] > nf4["gb"] and nf4["gb"] * GIB == given.estimate().total and nf4["card"] == CARDS[0] == 8
+    assert [smallest(gib * GIB) for gib in (8, 9, 24, 25)] == [8, 12, 24, None]
+    full = dataclasses.replace(settings, tune="full", output="single-file", rewards=[str(reward_file)])
+    assert bases(subject(full)) == []
 
 
 def test_errors_of_an_estimate_are_one_json_object(tmp_path, capsys):

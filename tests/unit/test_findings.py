@@ -121,6 +121,19 @@ def test_memory_by_size():
     assert shown == found
 
 
+def test_a_quantised_base():
+    pytest.importorskip("torch")
+    from benchmarks.refl_anchors import row
+    from benchmarks.refl_quantised import NAMES, ROUNDED, USED, row_of_base
+
+    runs = json.loads((ROOT / "docs/refl/refl_quantised.json").read_text(encoding="utf-8"))["runs"]
+    shown = DOC.partition("| base, training seed |")[2].partition("\n\n")[0].splitlines()[2:]
+    names = [NAMES["auto"], *(name + USED for name in (NAMES["int8"], NAMES["nf4"], ROUNDED))]
+    assert shown == [row(run) for name in names for run in runs if run["name"] == name] and len(shown) == 12
+    for name in (*NAMES.values(), ROUNDED):
+        assert row_of_base(next(run for run in runs if run["name"] == name)) in DOC
+
+
 def test_where_a_forward_on_the_cpu_goes():
     figures = json.loads((ROOT / "benchmarks/results/forward.json").read_text(encoding="utf-8"))
     for batch, cost in figures["batches"].items():
