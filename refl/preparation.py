@@ -113,8 +113,10 @@ class Preparation:
         self.backend.draws_at(self.config.resolution)
         self.asked = ReFLConfig(**self.config.decided())
         if self.processes.is_main:
-            self._write_settings(dataclasses.asdict(self.asked), Name.CONFIG)
             folder = Path(self.config.output_dir)
+            # a saved state may refuse these settings: then those of the run that saved it must still be there
+            if not (self.config.resume_from_checkpoint and (folder / Name.CONFIG).exists()):
+                self.keep_settings()
             resume_at = (checkpoint.resumable(folder) or 0) if self.config.resume_from_checkpoint else 0
             tracker = open_tracker(self.config.report_to, folder, self.asked.shareable(), resume_at)
             self.journal.tracker = Careful(tracker)
@@ -133,6 +135,10 @@ class Preparation:
             self.judges = setup.judges(config, device, self.rewards, named=self.named)
             if not self.judges:
                 self.journal.stand_by(nobody(config.aims, here(config.models_dir)))
+
+    def keep_settings(self) -> None:
+        """Write down the settings as used."""
+        self._write_settings(dataclasses.asdict(self.asked), Name.CONFIG)
 
     def _write_settings(self, values: dict[str, Any], name: str) -> None:
         with own_errors():

@@ -141,6 +141,8 @@ class Trainer:
         if self.processes.is_main:
             self.base = made.base
         self._resume()  # last: until here the UNet is the base model
+        if self.processes.is_main:
+            made.keep_settings()  # no saved state has refused them
         self._interruptible = False
 
     def _at(self, step: int) -> None:

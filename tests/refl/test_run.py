@@ -294,6 +294,7 @@ def test_states_kept_are_the_last_two_and_the_best(settings):
 
 def test_resume_refuses_other_settings(settings):
     run(settings, max_train_steps=1)
+    used = (Path(settings.output_dir) / "config.json").read_text()
     with pytest.raises(ConfigError, match="must keep seed"):
         run(settings, resume_from_checkpoint="latest", seed=5)
     for changes, told in (
@@ -303,6 +304,10 @@ def test_resume_refuses_other_settings(settings):
     ):
         with pytest.raises(ConfigError, match=told):
             run(settings, resume_from_checkpoint="latest", **changes)
+    # the folder still says what the run is, and the run goes on
+    assert (Path(settings.output_dir) / "config.json").read_text() == used
+    assert run(settings, resume_from_checkpoint="latest", max_train_steps=2).step == 2
+    assert json.loads((Path(settings.output_dir) / "config.json").read_text())["max_train_steps"] == 2
     with pytest.raises(CheckpointError, match="no saved training state"):
         run(settings, resume_from_checkpoint=str(Path(settings.output_dir) / "samples"))
 
