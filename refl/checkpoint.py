@@ -24,7 +24,6 @@ from .log import logger
 
 FORMAT = 1
 WEIGHTS, EMA, OPTIMIZER = "weights.safetensors", "ema.safetensors", "optimizer.safetensors"
-KEPT = ("algorithm", "tune", "lora_rank", "lora_alpha", "lora_targets", "base_precision")  # what a state belongs to
 INFO = {"seed": int, "samples": int, "calibration": dict, "history": list, "scaler": dict, "kept": dict}
 
 

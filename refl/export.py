@@ -17,7 +17,7 @@ from imagereward_core.hashing import tensors_digest
 from imagereward_core.runs import derived_name
 from imagereward_core.version import VERSION
 
-from . import checkpoint, lora, setup
+from . import checkpoint, kept, lora, setup
 from .backend import Backend, open_model
 from .checkpoints.write import save_tensors, write_back
 from .config import ReFLConfig
@@ -165,9 +165,9 @@ def export_state(folder: Path, step: int | None, changes: dict[str, Any]) -> Pat
             f" {[path.name for path in states]}"
         )
     state = checkpoint.load(chosen[0])
-    kept = state.info.get("kept", {})  # a resumed run that was refused has left its own settings in the folder
-    kept = {name: kept[name] for name in checkpoint.KEPT if name in kept}
-    asked = ReFLConfig.from_dict({**settings, **kept, **changes})
+    trained = state.info.get("kept", {})  # by the state's own words; the folder's settings may have been edited since
+    trained = {name: trained[name] for name in kept.SETTINGS if name in trained}
+    asked = ReFLConfig.from_dict({**settings, **trained, **changes})
     config = asked.resolved()
     backend = setup.load(asked)
     if config.tune == "lora":

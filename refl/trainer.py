@@ -16,14 +16,14 @@ import torch
 
 from imagereward_core.runs import Command, EventKind, Name, State
 
-from . import checkpoint, output
+from . import checkpoint, kept, output
 from .backend import Backend
 from .config import ReFLConfig
 from .control import Control, StopNow, StopReason, StopRequested
 from .dial import Dial, turn
 from .distributed import Processes
 from .engine import UpdateStats
-from .errors import CheckpointError, ConfigError, ReFLError
+from .errors import CheckpointError, ReFLError
 from .journal import Journal
 from .log import kept_in, logger
 from .metrics import Evaluation, StopRule, changes
@@ -31,8 +31,6 @@ from .preparation import Given, Preparation
 from .report import write_report
 from .rewards import DifferentiableScorer, RewardMix
 from .runfiles import RunFolder
-
-EARLIER = {"base_precision": "auto"}  # of states from before there was such a setting
 
 
 @dataclass(frozen=True)
@@ -84,8 +82,8 @@ class Trainer:
     def train(self, args: ReFLConfig | None = None) -> RunResult:
         """Run to the end. Raises ReFLError for what the user can act on; the event log names it too."""
         if args is not None:
-            kept = {name: getattr(self.asked, name) for name in ("pretrained_model_name_or_path", "train_data")}
-            self.asked = dataclasses.replace(args, **{name: value for name, value in kept.items() if value})
+            own = {name: getattr(self.asked, name) for name in ("pretrained_model_name_or_path", "train_data")}
+            self.asked = dataclasses.replace(args, **{name: value for name, value in own.items() if value})
         self.processes = Processes(self.asked.device)
         with RunFolder(self.asked.output_dir) if self.processes.is_main else nullcontext() as folder:
             self.journal = Journal(folder)
@@ -167,26 +165,11 @@ class Trainer:
             self.journal.event(EventKind.EVALUATION, **self.base.summary())
 
     def _kept(self) -> dict[str, Any]:
-        """What a saved state belongs to, by name."""
-        return {
-            **{name: getattr(self.config, name) for name in checkpoint.KEPT},
-            "picks": self.picks.digest if self.picks else "",
-        }
+        return kept.of(self.config, self.picks, self.config.samples_per_step * self.processes.count)
 
     def _take_over(self, state: checkpoint.TrainingState, torn: list[str]) -> None:
-        info, samples = state.info, self.config.samples_per_step * self.processes.count
-        kept = self._kept()
-        for name, value in {**EARLIER, **info.get("kept", {})}.items():
-            if name in kept and value != kept[name]:
-                raise ConfigError(
-                    f"this run was begun with {name} {value} and cannot go on with {kept[name]}: keep it, or begin"
-                    " another run"
-                )
-        if info.get("seed") != self.config.seed or info.get("samples") != samples:
-            raise ConfigError(
-                "a resumed run must keep seed, train_batch_size, gradient_accumulation_steps and the number of"
-                " processes"
-            )
+        info = state.info
+        kept.check(info, self._kept())
         try:
             self.engine.restore(state)
             self.rewards.restore(info["calibration"])
@@ -458,10 +441,8 @@ class Trainer:
         if not self.processes.is_main or (self.step == 0 and not self.history):
             return
         info = {
-            "seed": self.config.seed,
-            "samples": self.config.samples_per_step * self.processes.count,
+            **self._kept(),
             "calibration": self.rewards.calibration(),
-            "kept": self._kept(),
             "history": [dataclasses.asdict(item) for item in self.history],
             "best": self.best,
         }

@@ -109,7 +109,16 @@ def test_the_linear_layers_inside_the_blocks_are_quantised_and_no_others(key):
     net = empty(kind.network, flows.NETWORKS.get(key, kind.unet))
     found = quantised.layers(net)
     linear = {name for name, part in net.named_modules() if isinstance(part, nn.Linear)}
-    starts = ("time", "t_embedder", "add_embedding", "context_embedder", "cap_embedder", "x_embedder", "all_x_embedder")
+    starts = (
+        "time",
+        "t_embedder",
+        "patch_embed",
+        "add_embedding",
+        "context_embedder",
+        "cap_embedder",
+        "x_embedder",
+        "all_x_embedder",
+    )
     starts += ("proj_out", "norm_out", "all_final_layer", "txt_in", "img_in", "double_stream", "single_stream")
     outside = linear - set(found)
     assert outside and all(name.startswith(starts) for name in outside), outside
