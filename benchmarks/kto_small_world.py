@@ -206,13 +206,13 @@ def as_pairs(marks: Sequence[Mark]) -> list[str]:
 
 def worth(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """By how much the area, as a share of the base's, changes over the training seeds of each kind, and by how much
-    more than where marks are dropped. Intervals (95 %, Welch's t) are over seeds.
+    more than where marks are dropped, and for marks alone than as pairs. Intervals (95 %, Welch's t) are over seeds.
     """
     of = {name: np.array([run["area"]["relative"] for run in runs if run["name"] == name]) for name in KINDS}
     found = {name: dpo.welch(values) for name, values in of.items() if len(values) > 1}
-    for name in KINDS[1:]:
-        if min(len(of[DROPPED]), len(of[name])) > 1:
-            found[f"{name}, minus {DROPPED}"] = dpo.welch(of[name], of[DROPPED])
+    for name, other in (*((name, DROPPED) for name in KINDS[1:]), (ALONE, PAIRED_ALONE)):
+        if min(len(of[other]), len(of[name])) > 1:
+            found[f"{name}, minus {other}"] = dpo.welch(of[name], of[other])
     return found
 
 
