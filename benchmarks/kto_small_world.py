@@ -4,12 +4,13 @@
 
 The user of dpo_small_world.py sees the same pictures. Of each caption's eight, four are dealt in two duels (picks) and
 the four others are kept or rejected, each by itself: kept the more likely, the more its subject's area exceeds what the
-user has seen on average. Five runs make the same number of updates of sixteen pictures each and export the update that
+user has seen on average. Six runs make the same number of updates of sixteen pictures each and export the update that
 foretells the same held-out picks best:
 
     picks alone               DPO; the marks are dropped
     picks, marks by KTO       half of each update's pictures are pairs, half are marked pictures
     marks alone by KTO        no pair is trained on
+    shuffled marks by KTO     the control: likewise, with the marks dealt anew among the pictures
     picks, marks as pairs     DPO; besides, a caption's first kept picture won over its first rejected one, and so on
     marks alone as pairs      DPO from those pairs of marks
 
@@ -49,7 +50,8 @@ from smallworld.pipeline import TINY_SD  # noqa: E402
 
 DROPPED, MIXED, ALONE = "picks alone", "picks, marks by KTO", "marks alone by KTO"
 PAIRED, PAIRED_ALONE = "picks, marks as pairs", "marks alone as pairs"
-KINDS = (DROPPED, MIXED, ALONE, PAIRED, PAIRED_ALONE)
+SHUFFLED = "shuffled marks by KTO"
+KINDS = (DROPPED, MIXED, ALONE, SHUFFLED, PAIRED, PAIRED_ALONE)
 HALF = dpo.EACH // 2  # of a caption's pictures are dealt in duels, the others marked
 HELD_OUT = dpo.settings(TINY_SD, Path(), 0, 4, Path()).held_out
 MARK_STREAM = 4_444_444_444  # the marked pictures' noise, used nowhere else
@@ -185,6 +187,12 @@ def judged_alone(folder: Path, captions: int, seed: int, read: Any) -> list[Mark
     ]
 
 
+def shuffled(marks: Sequence[Mark], seed: int) -> list[Mark]:
+    """As many pictures kept as before, whichever they are."""
+    order = np.random.default_rng([seed, 4]).permutation(len(marks))
+    return [dataclasses.replace(mark, kept=marks[other].kept) for mark, other in zip(marks, order, strict=True)]
+
+
 def half_of(picks: Path) -> list[str]:
     """The lines of dpo.write_picks whose pictures are in the first half of their caption's."""
     lines = picks.read_text(encoding="utf-8").splitlines()
@@ -206,22 +214,27 @@ def as_pairs(marks: Sequence[Mark]) -> list[str]:
 
 
 def worth(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """By how much the area, as a share of the base's, changes over the training seeds of each kind, and by how much
-    more than where marks are dropped. Intervals (95 %, Welch's t) are over seeds.
+    """By how much the area, as a share of the base's, changes over the training seeds of each kind, by how much more
+    than where marks are dropped, and for marks alone than shuffled and than as pairs. Intervals (95 %, Welch's t) are
+    over seeds.
     """
     of = {name: np.array([run["area"]["relative"] for run in runs if run["name"] == name]) for name in KINDS}
     found = {name: over_seeds(values) for name, values in of.items() if len(values) > 1}
-    for name in KINDS[1:]:
-        if min(len(of[DROPPED]), len(of[name])) > 1:
-            found[f"{name}, minus {DROPPED}"] = over_seeds(of[name], of[DROPPED])
+    for name, other in (
+        *((name, DROPPED) for name in KINDS[1:] if name != SHUFFLED),
+        (ALONE, SHUFFLED),
+        (ALONE, PAIRED_ALONE),
+    ):
+        if min(len(of[other]), len(of[name])) > 1:
+            found[f"{name}, minus {other}"] = over_seeds(of[name], of[other])
     return found
 
 
 def row(run: dict[str, Any]) -> str:
     """A run as a row of the table in docs/findings.md."""
-    picks = 0 if run["name"] in (ALONE, PAIRED_ALONE) else run["picks"]
+    picks = 0 if run["name"] in (ALONE, SHUFFLED, PAIRED_ALONE) else run["picks"]
     parts = {"picks": picks, "pairs of marks": run["pairs of marks"]}
-    if run["name"] in (MIXED, ALONE):
+    if run["name"] in (MIXED, ALONE, SHUFFLED):
         parts["marks"] = run["marks"]
     return dpo.row(run, ", ".join(f"{count} {name}" for name, count in parts.items() if count))
 
@@ -261,9 +274,10 @@ def main() -> None:
                 asked = dataclasses.replace(
                     dpo.settings(TINY_SD, picks, seed, args.updates, out), eval_steps=args.updates // 2
                 )
-                trains = (
-                    Marked(marks, pairs=name == MIXED, args=asked) if name in (MIXED, ALONE) else Trainer(args=asked)
-                )
+                trains = Trainer(args=asked)
+                if name in (MIXED, ALONE, SHUFFLED):
+                    trained_on = shuffled(marks, seed) if name == SHUFFLED else marks
+                    trains = Marked(trained_on, pairs=name == MIXED, args=asked)
                 started = time.process_time()
                 result = trains.train()
                 seconds = time.process_time() - started

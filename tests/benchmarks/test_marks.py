@@ -123,3 +123,10 @@ def test_what_marks_are_worth_is_their_change_less_that_without_them():
     wanted = stats.ttest_ind(changes[kto.MIXED], changes[kto.DROPPED], equal_var=False).confidence_interval()
     assert less["change 95 %"] == pytest.approx([wanted.low, wanted.high])
     assert set(found) == {kto.DROPPED, kto.MIXED, f"{kto.MIXED}, minus {kto.DROPPED}"}
+
+
+def test_shuffled_marks_keep_as_many_of_the_same_pictures():
+    marks = [kto.Mark(Path(f"{number}.png"), "a", number < 30) for number in range(60)]
+    dealt = kto.shuffled(marks, 0)
+    assert [mark.picture for mark in dealt] == [mark.picture for mark in marks]
+    assert sum(mark.kept for mark in dealt) == 30 and 8 <= sum(mark.kept for mark in dealt[:30]) <= 22
