@@ -29,7 +29,7 @@ BIN = "Scripts" if os.name == "nt" else "bin"
 EXE = ".exe" if os.name == "nt" else ""
 CONSTRAINTS = ROOT / "requirements" / "tested.txt"
 TORCH = os.environ.get("IMAGEREWARD_TORCH", "torch==2.13.0")
-EVERYTHING = "train,refl,clip,data,ray,dev"  # extras of the package that the tests need
+EVERYTHING = "train,refl,quantised,clip,data,ray,dev"  # extras of the package that the tests need
 SHOWN = 60  # lines of a log that are shown at the end
 NO_VENV = (
     f"this Python ({sys.executable}) lacks venv or ensurepip: install them (Debian, Ubuntu: apt install"
