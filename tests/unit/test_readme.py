@@ -31,12 +31,14 @@ def test_speed_figures():
         ),
     ):
         assert row in readme
+    assert f"at {100 * ours['forward_share_of_gemm']:.0f} % of the measured" in readme
 
 
 def test_what_int8_gains_and_costs():
     """Both halves of the pair, of seeded and of trained weights."""
-    full, trained = (
-        json.loads((ROOT / f"benchmarks/results/{name}.json").read_text()) for name in ("int8", "int8_trained")
+    full, two, trained = (
+        json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
+        for name in ("int8", "int8_two_threads", "int8_trained")
     )
     page = " ".join((ROOT / "docs/scorers.md").read_text(encoding="utf-8").split())
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -44,11 +46,13 @@ def test_what_int8_gains_and_costs():
     for said in (
         f"{full['speed_up_processor']:.2f} times the images per second of the processor",
         f"({full['speed_up_clock']:.2f} by the clock",
+        f"{two['speed_up_processor']:.2f} and {two['speed_up_clock']:.2f})",
         f"Spearman {full['spearman']:.4f} against fp32, largest difference {full['largest_difference']:.3f} with scores"
         f" of standard deviation {full['standard_deviation_of_the_scores']:.2f}",
         f"Spearman is {trained['spearman']:.4f}",
         f"({trained['speed_up_processor']:.2f} times the speed)",
     ):
         assert said in page, said
-    assert f"gives {full['speed_up_processor']:.1f} times the images per second" in readme
+    gains = f"{full['speed_up_processor']:.1f} times the images per second with one thread, {two['speed_up_clock']:.1f}"
+    assert f"gives {gains} with two" in readme
     assert f"Spearman {full['spearman']:.3f} (seeded weights" in readme
