@@ -123,7 +123,7 @@ MODELS = (
             "ImageReward (Xu et al. 2023): BLIP-large trained on 137k expert comparisons; mean 0, std 1 on the authors'"
             " data"
         ),
-        cost=Cost(1787, 0.73),
+        cost=Cost(1787, 0.65),
         modern=0.540,
     ),
     ModelInfo(
@@ -134,7 +134,7 @@ MODELS = (
         sources=(CLIP_L14,),
         licence="MIT",
         description="Cosine of CLIP ViT-L/14 text and image features (Radford et al. 2021)",
-        cost=Cost(1710, 1.75),
+        cost=Cost(1710, 1.63),
         modern=0.510,
     ),
     ModelInfo(
@@ -151,7 +151,7 @@ MODELS = (
         ),
         licence="BSD-3-Clause",
         description="Cosine of BLIP-large's image-text contrast (Li et al. 2022)",
-        cost=Cost(1787, 0.68),
+        cost=Cost(1787, 0.61),
     ),
     ModelInfo(
         name="Aesthetic",
@@ -172,7 +172,7 @@ MODELS = (
         licence="Apache-2.0",
         description="LAION aesthetic head (1 to 10) on CLIP ViT-L/14 image features; it does not read the prompt",
         uses_prompt=False,
-        cost=Cost(1714, 1.74),
+        cost=Cost(1714, 1.67),
     ),
     ModelInfo(
         name="PickScore",
@@ -190,7 +190,7 @@ MODELS = (
         licence="code MIT; the weights' licence is not stated",
         description="PickScore (Kirstain et al. 2023): CLIP-H/14 tuned on choices of Pick-a-Pic's users",
         advice="The best of the small scorers on pictures of today's generators (MMRB2).",
-        cost=Cost(3944, 3.66),
+        cost=Cost(3944, 3.3),
         modern=0.586,
     ),
     ModelInfo(
@@ -204,7 +204,7 @@ MODELS = (
         settings=(("antialias", True),),
         aliases=("HPSv2",),
         advice="Sees the whole picture, whatever its shape; style and photography prompts.",
-        cost=Cost(3944, 3.83),
+        cost=Cost(3944, 3.44),
     ),
     ModelInfo(
         name="CycleReward",
@@ -222,7 +222,7 @@ MODELS = (
         description="CycleReward (Bahng et al. 2025): BLIP-large trained on cycle consistency, without human labels",
         aliases=("CycleReward-Combo",),
         advice="Trained without human labels: an independent judge of whether the picture shows what the prompt says.",
-        cost=Cost(1787, 0.73),
+        cost=Cost(1787, 0.65),
     ),
     ModelInfo(
         name="MPS",
@@ -234,7 +234,7 @@ MODELS = (
         description="Multi-dimensional Preference Score (Zhang et al. 2024): CLIP-H/14 and the prompt's words",
         settings=(("threshold", 0.01),),
         advice="The closest to people's choices on ImageReward's and HPDv2's test sets.",
-        cost=Cost(4892, 5.58),
+        cost=Cost(4892, 4.8),
     ),
     ModelInfo(
         name="waifu-scorer v3",
@@ -255,7 +255,7 @@ MODELS = (
         uses_prompt=False,
         aliases=("waifu-scorer", "waifu"),
         advice="Anime and illustration, where ImageReward's scores say little.",
-        cost=Cost(1722, 1.73),
+        cost=Cost(1722, 1.57),
     ),
     ModelInfo(
         name="Aesthetic v2.5",
@@ -280,7 +280,7 @@ MODELS = (
         description="Aesthetic predictor v2.5 (1 to 10) on SigLIP so400m at 384 pixels; it does not read the prompt",
         uses_prompt=False,
         advice="Looks alone; takes illustrations as well as photographs.",
-        cost=Cost(1718, 6.58),
+        cost=Cost(1718, 6.59),
     ),
 )
 
