@@ -19,6 +19,7 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from PIL import Image  # noqa: E402
 
 from benchmarks.over_seeds import over_seeds  # noqa: E402
 from refl import ReFLConfig, Trainer  # noqa: E402
+from refl.trainer import RunResult  # noqa: E402
 from smallworld.demo import ORACLE  # noqa: E402
 from smallworld.flow_pipeline import FLOW, MODELS, assemble, draw_with  # noqa: E402
 from smallworld.oracle import Oracle, judge  # noqa: E402
@@ -167,63 +169,93 @@ def less_controls(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", choices=MODELS, default=MODELS[0])
-    parser.add_argument("--captions", type=int, default=50, help="training captions, half of EACH picks of each")
+def arguments(updates: int, kinds: Sequence[str], captions: str) -> argparse.ArgumentParser:
+    """What every comparison on the same user can be told; `captions` says what is made of the training captions."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--captions", type=int, default=50, help=f"training captions, {captions}")
     parser.add_argument("--judged", type=int, default=15, help="held-out captions, EACH pictures of each")
-    parser.add_argument("--updates", type=int, default=120)
+    parser.add_argument("--updates", type=int, default=updates)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", choices=KINDS, nargs="+", default=KINDS, help="runs of these kinds")
+    parser.add_argument("--only", choices=kinds, nargs="+", default=kinds, help="runs of these kinds")
     parser.add_argument("--work", type=Path, help="folder for pictures and runs; default one that is removed")
     parser.add_argument("--out", type=Path, required=True)
+    return parser
+
+
+class Judged:
+    """The held-out captions, drawn by a model before and after its training and read by the oracle."""
+
+    def __init__(self, model: Path, captions: int, read: Reader):
+        self.read = read
+        self.scenes = [scene for scene in scenes(captions, held_out=True) for _ in range(EACH)]
+        self.before = read(self.scenes, draw(model, self.scenes, JUDGED_SEED))
+
+    def run(self, trainer: Trainer) -> tuple[RunResult, dict[str, Any]]:
+        """Train, and measure what was exported."""
+        started = time.process_time()
+        result = trainer.train()
+        seconds = time.process_time() - started
+        if result.exported is None:
+            raise SystemExit(f"{trainer.asked.output_dir} left no result: {result.reason}")
+        after = self.read(self.scenes, draw(result.exported, self.scenes, JUDGED_SEED))
+        changes = {key: compare(b, a) for key, b, a in zip(MEASURES, self.before, after, strict=True)}
+        evaluations = [item.summary() for item in result.evaluations]
+        return result, {"seconds of CPU": round(seconds, 1), "evaluations": evaluations, **changes}
+
+
+class Runs:
+    """The file of a comparison. Runs that it holds are kept, by kind and seed."""
+
+    def __init__(self, target: Path, kinds: Sequence[str]):
+        self.target, self.kinds = target, list(kinds)
+        self.rows = json.loads(target.read_text(encoding="utf-8"))["runs"] if target.is_file() else []
+
+    def __contains__(self, run: tuple[str, int]) -> bool:
+        return run in {(row["name"], row["seed"]) for row in self.rows}
+
+    def keep(self, run: dict[str, Any], over: Callable[[list[dict[str, Any]]], Any], **shared: Any) -> None:
+        """Write one more, with what all of them say over their seeds and what they share."""
+        self.rows = sorted([*self.rows, run], key=lambda row: (self.kinds.index(row["name"]), row["seed"]))
+        document = {
+            "machine": f"{platform.machine()}, one thread",
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            **shared,
+            "area over all seeds": over(self.rows),
+            "runs": self.rows,
+        }
+        self.target.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = arguments(120, KINDS, "half of EACH picks of each")
+    parser.description = __doc__
+    parser.add_argument("--model", choices=MODELS, default=MODELS[0])
     args = parser.parse_args()
     torch.set_num_threads(1)
     flow = args.model == FLOW
-    target = args.out / ("dpo_tiny_flow.json" if flow else "dpo_small_world.json")
-    runs: list[dict[str, Any]] = json.loads(target.read_text(encoding="utf-8"))["runs"] if target.is_file() else []
-    done = {(run["name"], run["seed"]) for run in runs}
+    runs = Runs(args.out / ("dpo_tiny_flow.json" if flow else "dpo_small_world.json"), KINDS)
     read = Reader()
-    judged = [scene for scene in scenes(args.judged, held_out=True) for _ in range(EACH)]
     with tempfile.TemporaryDirectory() as made:
         work = args.work or Path(made)
         work.mkdir(parents=True, exist_ok=True)
         model = assemble(work / FLOW) if flow else TINY_SD
-        before = read(judged, draw(model, judged, JUDGED_SEED))
+        judged = Judged(model, args.judged, read)
         for seed in args.seeds:
             for name, (picks, facts) in write_picks(model, work, args.captions, seed, read).items():
-                if (name, seed) in done or name not in args.only:
+                if (name, seed) in runs or name not in args.only:
                     continue
-                started = time.process_time()
-                out = work / f"{name.replace(' ', '-')}-{seed}"
-                result = Trainer(args=settings(model, picks, seed, args.updates, out)).train()
-                seconds = time.process_time() - started
-                if result.exported is None:
-                    raise SystemExit(f"{name} {seed} left no result: {result.reason}")
-                after = read(judged, draw(result.exported, judged, JUDGED_SEED))
-                runs.append(
-                    {
-                        "name": name,
-                        "seed": seed,
-                        **facts,
-                        "seconds of CPU": round(seconds, 1),
-                        "evaluations": [item.summary() for item in result.evaluations],
-                        **{key: compare(b, a) for key, b, a in zip(MEASURES, before, after, strict=True)},
-                    }
+                asked = settings(model, picks, seed, args.updates, work / f"{name.replace(' ', '-')}-{seed}")
+                _, found = judged.run(Trainer(args=asked))
+                run = {"name": name, "seed": seed, **facts, **found}
+                runs.keep(
+                    run,
+                    less_controls,
+                    settings=asked.shareable(),
+                    picks=args.captions * EACH // 2,
+                    judged=[args.judged, EACH],
                 )
-                runs.sort(key=lambda run: (KINDS.index(run["name"]), run["seed"]))
-                document = {
-                    "machine": f"{platform.machine()}, one thread",
-                    "python": platform.python_version(),
-                    "torch": torch.__version__,
-                    "settings": settings(model, picks, seed, args.updates, work).shareable(),
-                    "picks": args.captions * EACH // 2,
-                    "judged": [args.judged, EACH],
-                    "area over all seeds": less_controls(runs),
-                    "runs": runs,
-                }
-                target.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-                print(*(row(run) for run in runs if (run["name"], run["seed"]) == (name, seed)), flush=True)
+                print(row(run), flush=True)
 
 
 def row(run: dict[str, Any], learnt_from: str = "") -> str:

@@ -11,13 +11,10 @@ the file holds already are kept.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
-import platform
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -90,64 +87,37 @@ def _changes(runs: list[dict[str, Any]], name: str) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--captions", type=int, default=50, help="training captions, half of EACH picks of each")
-    parser.add_argument("--judged", type=int, default=15, help="held-out captions, EACH pictures of each")
-    parser.add_argument("--updates", type=int, default=60)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", choices=KINDS, nargs="+", default=KINDS, help="runs of these kinds")
-    parser.add_argument("--work", type=Path, help="folder for pictures and runs; default one that is removed")
-    parser.add_argument("--out", type=Path, required=True)
+    parser = dpo.arguments(60, KINDS, "half of EACH picks of each")
+    parser.description = __doc__
     args = parser.parse_args()
     torch.set_num_threads(1)
-    target, beside = args.out / "dpo_taste.json", args.out / "dpo_small_world.json"
-    runs: list[dict[str, Any]] = json.loads(target.read_text(encoding="utf-8"))["runs"] if target.is_file() else []
+    beside = args.out / "dpo_small_world.json"
     of_picks = json.loads(beside.read_text(encoding="utf-8"))["runs"] if beside.is_file() else []
-    done = {(run["name"], run["seed"]) for run in runs}
+    runs = dpo.Runs(args.out / "dpo_taste.json", KINDS)
     read = dpo.Reader()
-    judged = [scene for scene in dpo.scenes(args.judged, held_out=True) for _ in range(dpo.EACH)]
     with tempfile.TemporaryDirectory() as made:
         work = args.work or Path(made)
         work.mkdir(parents=True, exist_ok=True)
-        before = read(judged, dpo.draw(TINY_SD, judged, dpo.JUDGED_SEED))
+        judged = dpo.Judged(TINY_SD, args.judged, read)
         for seed in args.seeds:
             picks, facts = dpo.write_picks(TINY_SD, work, args.captions, seed, read)[dpo.PICKS]
             for name in args.only:
-                if (name, seed) in done:
+                if (name, seed) in runs:
                     continue
                 taste, about = fitted(picks, work, seed) if name.startswith(TASTE) else (TINY_REWARD, None)
                 told = {} if about is None else {**facts, "foretells": about.accuracy, "state": about.state}
                 out, rule = work / f"reward-{KINDS.index(name)}-{seed}", not name.endswith(RULE_OFF)
                 asked = settings(TINY_SD, taste, args.captions, seed, args.updates, out, rule)
-                started = time.process_time()
-                result = Trainer(args=asked).train()
-                seconds = time.process_time() - started
-                if result.exported is None:
-                    raise SystemExit(f"{name} {seed} left no result: {result.reason}")
-                after = read(judged, dpo.draw(result.exported, judged, dpo.JUDGED_SEED))
-                run = {
-                    "name": name,
-                    "seed": seed,
-                    **told,
-                    "ended": result.state,
-                    "updates": result.step,
-                    "why": result.reason,
-                    "seconds of CPU": round(seconds, 1),
-                    "evaluations": [item.summary() for item in result.evaluations],
-                    **{key: dpo.compare(b, a) for key, b, a in zip(dpo.MEASURES, before, after, strict=True)},
-                }
-                runs = sorted([*runs, run], key=lambda run: (KINDS.index(run["name"]), run["seed"]))
-                document = {
-                    "machine": f"{platform.machine()}, one thread",
-                    "python": platform.python_version(),
-                    "torch": torch.__version__,
-                    "settings": asked.shareable(),
-                    "picks": args.captions * dpo.EACH // 2,
-                    "judged": [args.judged, dpo.EACH],
-                    "area over all seeds": worth(runs, of_picks),
-                    "runs": runs,
-                }
-                target.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+                result, found = judged.run(Trainer(args=asked))
+                ended = {"ended": result.state, "updates": result.step, "why": result.reason}
+                run = {"name": name, "seed": seed, **told, **ended, **found}
+                runs.keep(
+                    run,
+                    lambda rows: worth(rows, of_picks),
+                    settings=asked.shareable(),
+                    picks=args.captions * dpo.EACH // 2,
+                    judged=[args.judged, dpo.EACH],
+                )
                 print(dpo.row(run), flush=True)
 
 

@@ -22,10 +22,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import platform
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -240,72 +238,44 @@ def row(run: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--captions", type=int, default=50, help="training captions, two picks and four marks of each")
-    parser.add_argument("--judged", type=int, default=15, help="held-out captions, EACH pictures of each")
-    parser.add_argument("--updates", type=int, default=60)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", choices=KINDS, nargs="+", default=KINDS, help="runs of these kinds")
-    parser.add_argument("--work", type=Path, help="folder for pictures and runs; default one that is removed")
-    parser.add_argument("--out", type=Path, required=True)
+    parser = dpo.arguments(60, KINDS, "two picks and four marks of each")
+    parser.description, parser.formatter_class = __doc__, argparse.RawDescriptionHelpFormatter
     args = parser.parse_args()
     torch.set_num_threads(1)
-    target = args.out / "kto_small_world.json"
-    runs: list[dict[str, Any]] = json.loads(target.read_text(encoding="utf-8"))["runs"] if target.is_file() else []
-    done = {(run["name"], run["seed"]) for run in runs}
+    runs = dpo.Runs(args.out / "kto_small_world.json", KINDS)
     read = dpo.Reader()
-    judged = [scene for scene in dpo.scenes(args.judged, held_out=True) for _ in range(dpo.EACH)]
     with tempfile.TemporaryDirectory() as made:
         work = args.work or Path(made)
         work.mkdir(parents=True, exist_ok=True)
-        before = read(judged, dpo.draw(TINY_SD, judged, dpo.JUDGED_SEED))
+        judged = dpo.Judged(TINY_SD, args.judged, read)
         for seed in args.seeds:
             duels = half_of(dpo.write_picks(TINY_SD, work, args.captions, seed, read)[dpo.PICKS][0])
             marks = judged_alone(work, args.captions, seed, read)
             implied, held_out = as_pairs(marks), judging(args.captions)
             for name in args.only:
-                if (name, seed) in done:
+                if (name, seed) in runs:
                     continue
                 picks = work / f"duels-{KINDS.index(name)}-{seed}.jsonl"
                 lines = [line for line in duels if name != PAIRED_ALONE or json.loads(line)["prompt"] in held_out]
                 lines += implied if name in (PAIRED, PAIRED_ALONE) else []
                 picks.write_text("\n".join(lines) + "\n", encoding="utf-8")
-                out = work / f"marks-{KINDS.index(name)}-{seed}"
                 asked = dataclasses.replace(
-                    dpo.settings(TINY_SD, picks, seed, args.updates, out), eval_steps=args.updates // 2
+                    dpo.settings(TINY_SD, picks, seed, args.updates, work / f"marks-{KINDS.index(name)}-{seed}"),
+                    eval_steps=args.updates // 2,
                 )
-                trains = Trainer(args=asked)
+                trainer = Trainer(args=asked)
                 if name in (MIXED, ALONE, SHUFFLED):
                     trained_on = shuffled(marks, seed) if name == SHUFFLED else marks
-                    trains = Marked(trained_on, pairs=name == MIXED, args=asked)
-                started = time.process_time()
-                result = trains.train()
-                seconds = time.process_time() - started
-                if result.exported is None:
-                    raise SystemExit(f"{name} {seed} left no result: {result.reason}")
-                after = read(judged, dpo.draw(result.exported, judged, dpo.JUDGED_SEED))
-                run = {
-                    "name": name,
-                    "seed": seed,
+                    trainer = Marked(trained_on, pairs=name == MIXED, args=asked)
+                _, found = judged.run(trainer)
+                learnt_from = {
                     "picks": len(duels),
                     "marks": 0 if name == DROPPED else len(marks),
                     "kept": sum(mark.kept for mark in marks) / len(marks),
                     "pairs of marks": len(implied) if name in (PAIRED, PAIRED_ALONE) else 0,
-                    "seconds of CPU": round(seconds, 1),
-                    "evaluations": [item.summary() for item in result.evaluations],
-                    **{key: dpo.compare(b, a) for key, b, a in zip(dpo.MEASURES, before, after, strict=True)},
                 }
-                runs = sorted([*runs, run], key=lambda run: (KINDS.index(run["name"]), run["seed"]))
-                document = {
-                    "machine": f"{platform.machine()}, one thread",
-                    "python": platform.python_version(),
-                    "torch": torch.__version__,
-                    "settings": asked.shareable(),
-                    "judged": [args.judged, dpo.EACH],
-                    "area over all seeds": worth(runs),
-                    "runs": runs,
-                }
-                target.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+                run = {"name": name, "seed": seed, **learnt_from, **found}
+                runs.keep(run, worth, settings=asked.shareable(), judged=[args.judged, dpo.EACH])
                 print(row(run), flush=True)
 
 

@@ -127,17 +127,21 @@ def compare(before: dict[str, list[float]], after: dict[str, list[float]]) -> di
     return found
 
 
-def measured(name: str, config: ReFLConfig, oracle: Oracle) -> list[dict[str, Any]]:
-    """One run, as one or two rows."""
-    seed = config.seed
-    judges: list[Any] = [
+def watching(oracle: Oracle) -> list[Any]:
+    """The judges of a run: what no run is trained on."""
+    return [
         Seen(oracle, "attributes right", every=False),
         Seen(oracle, "every attribute right", every=True),
         Cleanliness(),
         Spread(),
     ]
+
+
+def measured(name: str, config: ReFLConfig, oracle: Oracle) -> list[dict[str, Any]]:
+    """One run, as one or two rows."""
+    seed = config.seed
     started = time.process_time()
-    trainer = Trainer(args=config, rewards=load_rewards([str(TINY_REWARD)], "cpu"), judges=judges)
+    trainer = Trainer(args=config, rewards=load_rewards([str(TINY_REWARD)], "cpu"), judges=watching(oracle))
     result = trainer.train()
     seconds = round(time.process_time() - started, 1)
     base, last = trainer.base, result.evaluations[-1]

@@ -25,8 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
-from benchmarks.refl_anchors import MEASURES, Seen, Spread, compare, row, settings  # noqa: E402
-from benchmarks.refl_small_world import Cleanliness  # noqa: E402
+from benchmarks.refl_anchors import MEASURES, compare, row, settings, watching  # noqa: E402
 from refl import Trainer, lora, setup  # noqa: E402
 from refl.metrics import MIXED, Evaluation  # noqa: E402
 from refl.rewards import load_rewards  # noqa: E402
@@ -74,14 +73,8 @@ def scores_of(found: Evaluation) -> dict[str, list[float]]:
 def measured(form: str, seed: int, updates: int, oracle: Oracle, work: Path) -> list[dict[str, Any]]:
     """One run, as one or two rows."""
     config = settings({"anchor": "kl", "base_precision": form}, seed, updates, work, work / f"run-{form}-{seed}")
-    judges: list[Any] = [
-        Seen(oracle, "attributes right", every=False),
-        Seen(oracle, "every attribute right", every=True),
-        Cleanliness(),
-        Spread(),
-    ]
     started = time.process_time()
-    trainer = Trainer(args=config, rewards=load_rewards([str(TINY_REWARD)], "cpu"), judges=judges)
+    trainer = Trainer(args=config, rewards=load_rewards([str(TINY_REWARD)], "cpu"), judges=watching(oracle))
     result = trainer.train()
     base, last = trainer.base, result.evaluations[-1]
     shared = {"seed": seed, "seconds of CPU": round(time.process_time() - started, 1)}
