@@ -91,6 +91,8 @@ def test_single_files_are_renamed_as_diffusers_does(folder):
 def test_the_published_network_has_the_sizes_that_are_read_off_it():
     from refl.checkpoints.modules import empty
 
+    if not hasattr(pytest.importorskip("diffusers"), ANIMA.network):
+        pytest.skip(f"this diffusers has no {ANIMA.network}")
     net = empty(ANIMA.network, ANIMA.unet)
     assert ANIMA.sizes(net.state_dict()) == ANIMA.unet
     assert sum(part.numel() for part in net.parameters()) == 1956405248  # two billion, as its name says
