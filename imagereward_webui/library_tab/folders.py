@@ -26,7 +26,7 @@ class Folders:
         parent, name = os.path.split(path)
         try:
             linked = stat.S_ISLNK(os.lstat(path).st_mode)
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a name that can be none, with a NUL in it
             return False
         if linked:
             return self._below(os.path.realpath(path))
@@ -39,7 +39,10 @@ class Folders:
 
     def inside(self, folder: str) -> str:
         """A known folder, or one below it, as a real path. It need not exist. Raises ConfigError for any other."""
-        real = os.path.realpath(folder)
+        try:
+            real = os.path.realpath(folder)
+        except ValueError:  # a name that can be none, with a NUL in it
+            real = ""
         if not os.path.isabs(folder) or not (real in self.real or self._below(real)):
             raise ConfigError(
                 f"{folder!r} does not lie below the WebUI's output folders, nor below those that Settings > ImageReward"

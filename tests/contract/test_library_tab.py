@@ -89,6 +89,17 @@ def test_from_nothing_to_a_grid(tab, tmp_path):
     assert bad.status_code == 422 and bad.json()["detail"]
 
 
+@pytest.mark.parametrize("folder", ["/\0", "a\0b"])
+def test_a_folder_that_can_be_none_is_refused_by_name(tab, folder):
+    client, _, api = tab
+    read_all(client, api)
+    for answer in (
+        client.post(f"{URL}/read", json={"folder": folder}),
+        client.get(f"{URL}/pictures", params={"folder": folder}),
+    ):
+        assert answer.status_code == 422 and "output folders" in answer.json()["detail"], answer.text
+
+
 def test_only_the_output_folders_are_shown(tab, tmp_path):
     """Whatever else the library knows: by its path, by a link in an output folder, by its number."""
     client, _, api = tab
