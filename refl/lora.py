@@ -14,6 +14,7 @@ from .families.base import Family
 from .families.flow import FlowFamily
 from .families.names import Rule, places
 from .families.unet import TARGETS, UNetFamily
+from .imports import before_others
 from .ldm import UNetLayout, unet_module_to_ldm
 from .quantised import is_quantised
 
@@ -22,6 +23,7 @@ ADAPTER = "default"
 
 def _peft() -> Any:
     try:
+        before_others()
         import peft
     except ImportError as error:
         raise MissingDependency(
@@ -61,9 +63,8 @@ def assign(unet: nn.Module, values: dict[str, Tensor]) -> None:
 
 def layers(unet: nn.Module) -> dict[str, Any]:
     """Name in the UNet → adapted layer."""
-    from peft.tuners.lora import LoraLayer
-
-    return {name: module for name, module in unet.named_modules() if isinstance(module, LoraLayer)}
+    kind = _peft().tuners.lora.LoraLayer
+    return {name: module for name, module in unet.named_modules() if isinstance(module, kind)}
 
 
 @contextlib.contextmanager

@@ -6,10 +6,8 @@ place (`quantise`), the memory estimate hollow ones of the same size that need t
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 
 from .checkpoints.modules import numbers
 from .errors import MissingDependency
+from .imports import fetching_nothing
 
 OLDEST = "0.46"  # the first bitsandbytes with 8 bit and nf4 on the CPU too, where a paused run waits
 OUTLIER = 6.0  # LLM.int8(): columns of the input with larger values are multiplied in half precision
@@ -30,29 +29,13 @@ def bitsandbytes(what: str, oldest: str = "0") -> Any:
     wanted = f"{what} needs the library bitsandbytes" + (f" {oldest} or newer" if oldest != "0" else "")
     advice = f"install it for the training process: pip install --no-deps 'bitsandbytes>={max(oldest, OLDEST)}'"
     try:
-        with _without("kernels"):
+        with fetching_nothing():
             import bitsandbytes as library
     except (ImportError, RuntimeError, OSError) as error:  # old ones end so where they find no CUDA
         raise MissingDependency(f"{wanted}, which cannot be imported ({error}): {advice}") from error
     if numbers(library.__version__) < numbers(oldest):
         raise MissingDependency(f"{wanted}, here {library.__version__}: {advice}")
     return library
-
-
-@contextlib.contextmanager
-def _without(name: str) -> Iterator[None]:
-    """Within, that module cannot be imported. On some CPUs bitsandbytes fetches machine code from the hub as it is
-    imported, where it finds the package kernels, and complains where not; nothing is downloaded here.
-    """
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    modules: dict[str, Any] = sys.modules  # type: ignore[assignment]
-    kept = {key: modules[key] for key in (name,) if key in modules}
-    modules[name] = None
-    try:
-        yield
-    finally:
-        del modules[name]
-        modules.update(kept)
 
 
 def check(form: str) -> None:

@@ -14,6 +14,7 @@ from imagereward_core.weights.checkpoint import Differences, differences, first
 
 from .. import ldm
 from ..errors import CheckpointError, MissingDependency
+from ..imports import before_others
 from ..log import logger
 
 PARTS = {  # what the classes are called in messages
@@ -28,6 +29,7 @@ OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "
 def diffusers() -> Any:
     """The library, or MissingDependency."""
     try:
+        before_others()
         import diffusers
     except ImportError as error:
         raise MissingDependency(

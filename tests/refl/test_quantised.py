@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -29,6 +31,7 @@ from refl.memory import StorageTracker, estimate
 from refl.resolved import resolve
 from refl.rollout import SampleNoise
 from refl.settings import BASES, Settings
+from tests.conftest import ROOT
 
 from . import flows
 from .test_export import outputs
@@ -92,6 +95,31 @@ def test_the_library_fetches_nothing_as_it_is_imported(monkeypatch, tmp_path):
     import kernels
 
     assert kernels.__file__ == str(tmp_path / "kernels.py")
+
+
+ADAPTED = """
+import sys
+from refl import lora
+from refl.checkpoints.modules import empty
+from tests.refl.tiny import unet_config
+
+net = empty("UNet2DConditionModel", unet_config()).to_empty(device="cpu")
+lora.inject(net, 4, 4.0, "attention", 0)
+print("bitsandbytes" in sys.modules)
+"""
+
+
+def test_adapters_are_made_without_fetching_anything(tmp_path):
+    """peft and diffusers import bitsandbytes, if it is there, for a base in any form."""
+    pytest.importorskip("bitsandbytes")
+    (tmp_path / "kernels.py").write_text("def get_kernel(*_, **__):\n    raise SystemExit('fetched')\n")
+    places = os.pathsep.join((str(ROOT), str(tmp_path)))
+    command = [sys.executable, "-c", ADAPTED]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": places}, check=False
+    )
+    assert (done.returncode, done.stdout.split()) == (0, ["True"]), done.stderr
+    assert "gemm_4bit" not in done.stderr
 
 
 def test_settings_that_do_not_go_together_are_named():
